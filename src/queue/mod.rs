@@ -1,0 +1,9 @@
+//! The model of a queue: what names mean, what can be configured, which states a message passes through.
+//!
+//! No I/O, no locks and no clock: everything here is a function of its arguments.
+
+pub mod config;
+pub mod duration;
+pub mod name;
+pub mod state;
+pub mod worker;

@@ -1,0 +1,214 @@
+//! What a name in a queue directory means, and how a message's listed name is made.
+//!
+//! Names are bytes, not text. A listed name is the message's sequence number in 16 digits, then `-` and the name that
+//! its producer gave it, if any: `0000000000000042-a.csv`. Sorted as bytes, listed names are in order of delivery.
+
+use crate::error::{Error, Result};
+
+/// The longest name a producer may give: with the sequence number and the dash it makes the 255 bytes that a directory
+/// entry can have.
+pub const MAX_NAME: usize = 255 - DIGITS - 1;
+
+/// The name of a queue's control directory, the only reserved name.
+pub const CONTROL: &[u8] = b".mq";
+
+const DIGITS: usize = 16;
+
+/// What a name asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Name<'a> {
+    /// `.mq`.
+    Control,
+    /// Anything else that begins with `.`: a draft (or a queue), with the whole name.
+    Draft(&'a [u8]),
+    /// A name in sequence form.
+    Sequence {
+        /// The number that the 16 digits say.
+        seq: u64,
+        /// What follows the dash; nothing when the digits stand alone.
+        name: Option<&'a [u8]>,
+    },
+    /// Any other name: a producer's bare name (or a queue).
+    Plain(&'a [u8]),
+}
+
+/// Tells what `name` asks for.
+pub fn classify(name: &[u8]) -> Name<'_> {
+    if name == CONTROL {
+        Name::Control
+    } else if name.starts_with(b".") {
+        Name::Draft(name)
+    } else if let Some((seq, name)) = split(name) {
+        Name::Sequence { seq, name }
+    } else {
+        Name::Plain(name)
+    }
+}
+
+/// The name under which the message `seq` is listed, given its producer's name (empty if it has none).
+pub fn listed(seq: u64, name: &[u8]) -> Vec<u8> {
+    let mut listed = Vec::with_capacity(DIGITS + 1 + name.len());
+    listed.extend_from_slice(format!("{seq:016}").as_bytes());
+    // At a million messages a second, 16 digits last for 300 years.
+    debug_assert_eq!(listed.len(), DIGITS, "sequence number {seq} is too large to list");
+    if !name.is_empty() {
+        listed.push(b'-');
+        listed.extend_from_slice(name);
+    }
+    listed
+}
+
+/// Refuses a producer's name that is too long to be listed.
+pub fn check_producer_name(name: &[u8]) -> Result<()> {
+    if name.len() > MAX_NAME {
+        Err(Error::NameTooLong)
+    } else {
+        Ok(())
+    }
+}
+
+/// The producer's part of a name: without its sequence prefix, or prefixes if it collected several, so that a message
+/// copied or moved from queue to queue does not grow a longer name each time. Empty if the digits stand alone.
+pub fn stripped(name: &[u8]) -> &[u8] {
+    let mut rest = name;
+    while let Some((_, inner)) = split(rest) {
+        rest = inner.unwrap_or_default();
+    }
+    rest
+}
+
+/// Takes a name in sequence form apart.
+fn split(name: &[u8]) -> Option<(u64, Option<&[u8]>)> {
+    let (digits, rest) = name.split_at_checked(DIGITS)?;
+    let mut seq = 0;
+    for digit in digits {
+        if !digit.is_ascii_digit() {
+            return None;
+        }
+        // 16 digits cannot overflow.
+        seq = seq * 10 + u64::from(digit - b'0');
+    }
+    match rest {
+        [] => Some((seq, None)),
+        [b'-', name @ ..] => Some((seq, Some(name))),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const LARGEST: u64 = 9_999_999_999_999_999;
+
+    #[test]
+    fn names_are_told_apart() {
+        assert_eq!(classify(b".mq"), Name::Control);
+        for draft in [&b".a.csv"[..], b".mqx", b".", b".0000000000000042-a"] {
+            assert_eq!(classify(draft), Name::Draft(draft));
+        }
+        assert_eq!(classify(b"0000000000000042"), Name::Sequence { seq: 42, name: None });
+        assert_eq!(
+            classify(b"0000000000000042-a.csv"),
+            Name::Sequence {
+                seq: 42,
+                name: Some(b"a.csv")
+            }
+        );
+        assert_eq!(
+            classify(b"0000000000000042-"),
+            Name::Sequence {
+                seq: 42,
+                name: Some(b"")
+            }
+        );
+        assert_eq!(
+            classify(b"0000000000000042-.mq"),
+            Name::Sequence {
+                seq: 42,
+                name: Some(b".mq")
+            }
+        );
+        assert_eq!(
+            classify(b"9999999999999999"),
+            Name::Sequence {
+                seq: LARGEST,
+                name: None
+            }
+        );
+        for plain in [
+            &b"a.csv"[..],
+            b"",
+            b"mq",
+            b"42",
+            b"42-a",
+            b"000000000000042-a",
+            b"00000000000000042-a",
+            b"00000000000000042",
+            b"0000000000000042a",
+            b"000000000000004x-a",
+            b"+000000000000042-a",
+            b" 000000000000042",
+            b"\xff\xfe",
+        ] {
+            assert_eq!(classify(plain), Name::Plain(plain));
+        }
+    }
+
+    #[test]
+    fn listed_names_carry_the_producers_name_if_there_is_one() {
+        assert_eq!(listed(42, b"a.csv"), b"0000000000000042-a.csv");
+        assert_eq!(listed(42, b""), b"0000000000000042");
+        assert_eq!(listed(LARGEST, b"a"), b"9999999999999999-a");
+    }
+
+    #[test]
+    fn a_name_as_long_as_allowed_is_listed_in_255_bytes() {
+        assert_eq!(MAX_NAME, 238);
+        let longest = [b'x'; MAX_NAME];
+        assert!(check_producer_name(&longest).is_ok());
+        assert!(check_producer_name(b"").is_ok());
+        assert_eq!(listed(LARGEST, &longest).len(), 255);
+        assert!(matches!(
+            check_producer_name(&[b'x'; MAX_NAME + 1]),
+            Err(Error::NameTooLong)
+        ));
+    }
+
+    #[test]
+    fn prefixes_are_stripped_however_many() {
+        assert_eq!(stripped(b"a.csv"), b"a.csv");
+        assert_eq!(stripped(b".a.csv"), b".a.csv");
+        assert_eq!(stripped(b"0000000000000042-a.csv"), b"a.csv");
+        assert_eq!(stripped(b"0000000000000042-0000000000000007-a"), b"a");
+        assert_eq!(stripped(b"0000000000000042"), b"");
+        assert_eq!(stripped(b"0000000000000042-"), b"");
+        assert_eq!(stripped(b"0000000000000042-0000000000000007"), b"");
+        assert_eq!(stripped(b"0000000000000042-42-a"), b"42-a");
+        assert_eq!(stripped(b""), b"");
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_listed_is_classified_back(seq in 0..=LARGEST, name: Vec<u8>) {
+            let expected = Name::Sequence { seq, name: (!name.is_empty()).then_some(&name[..]) };
+            let listed = listed(seq, &name);
+            prop_assert_eq!(classify(&listed), expected);
+        }
+
+        #[test]
+        fn what_is_stripped_is_the_producers_name_and_stays_as_it_is(seq in 0..=LARGEST, name: Vec<u8>) {
+            let bare = stripped(&name);
+            prop_assert_eq!(stripped(bare), bare);
+            let listed = listed(seq, &name);
+            prop_assert_eq!(stripped(&listed), bare);
+        }
+
+        #[test]
+        fn listed_names_sort_as_their_numbers(a in 0..=LARGEST, b in 0..=LARGEST, x: Vec<u8>, y: Vec<u8>) {
+            prop_assume!(a != b);
+            prop_assert_eq!(listed(a, &x).cmp(&listed(b, &y)), a.cmp(&b));
+        }
+    }
+}
