@@ -1,0 +1,130 @@
+//! The files of the store's own: drafts, and message bodies too large for the database.
+//!
+//! A file is named by its number, in hexadecimal, below `bodies/` in one of 256 directories by its last byte. It belongs to the
+//! draft of that number, or to the message that the `b` key of that number names; a file that belongs to neither was left by
+//! a crash and is removed at the next start.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+
+/// A body of at most this many bytes is kept in the database, a larger one in a file. An inline body is written three times
+/// (log, table, compaction) but needs no sync of its own.
+pub const INLINE_MAX: usize = 32 * 1024;
+
+/// The directory of the body files.
+#[derive(Clone, Debug)]
+pub struct Bodies {
+    root: PathBuf,
+}
+
+impl Bodies {
+    /// Opens the directory, made when it is missing.
+    pub fn open(root: PathBuf) -> io::Result<Self> {
+        let complete = root.join("ff");
+        if !complete.is_dir() {
+            for shard in 0..=u8::MAX {
+                std::fs::create_dir_all(root.join(format!("{shard:02x}")))?;
+            }
+            File::open(&root)?.sync_all()?;
+            if let Some(parent) = root.parent() {
+                File::open(parent)?.sync_all()?;
+            }
+        }
+        Ok(Self { root })
+    }
+
+    /// The path of a body file.
+    pub fn path(&self, id: u64) -> PathBuf {
+        self.shard(id).join(format!("{id:016x}"))
+    }
+
+    fn shard(&self, id: u64) -> PathBuf {
+        self.root.join(format!("{:02x}", id & 0xff))
+    }
+
+    /// Makes a new file.
+    pub fn create(&self, id: u64) -> Result<File> {
+        Ok(OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(self.path(id))?)
+    }
+
+    /// Opens a file for reading.
+    pub fn open_read(&self, id: u64) -> Result<File> {
+        self.opened(id, OpenOptions::new().read(true))
+    }
+
+    /// Opens a file for reading and writing.
+    pub fn open_write(&self, id: u64) -> Result<File> {
+        self.opened(id, OpenOptions::new().read(true).write(true))
+    }
+
+    fn opened(&self, id: u64, options: &OpenOptions) -> Result<File> {
+        options.open(self.path(id)).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => Error::Damaged(format!("body file {id:016x} is missing")),
+            _ => error.into(),
+        })
+    }
+
+    /// Makes a file's bytes and its name survive a power cut.
+    pub fn sync(&self, id: u64, file: &File) -> Result<()> {
+        file.sync_data()?;
+        File::open(self.shard(id))?.sync_all()?;
+        Ok(())
+    }
+
+    /// Removes the files below `before` for which `wanted` answers false; gives how many.
+    ///
+    /// `before` is the first number that this run gives out, so a file that is being made now is never looked at.
+    pub fn sweep(&self, before: u64, wanted: impl Fn(u64) -> Result<bool>) -> Result<usize> {
+        let mut removed = 0;
+        for shard in 0..=u8::MAX {
+            for entry in std::fs::read_dir(self.root.join(format!("{shard:02x}")))? {
+                let entry = entry?;
+                let name = entry.file_name();
+                let Some(id) = name.to_str().and_then(|name| u64::from_str_radix(name, 16).ok()) else {
+                    tracing::warn!(file = %entry.path().display(), "not a body file; left alone");
+                    continue;
+                };
+                if id < before && !wanted(id)? {
+                    remove(&entry.path());
+                    removed += 1;
+                }
+            }
+        }
+        Ok(removed)
+    }
+}
+
+/// Removes a body file; a failure costs disk space until the next start, and is logged.
+pub fn remove(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(file = %path.display(), %error, "body file not removed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sweep_removes_only_what_nobody_owns() {
+        let dir = tempfile::tempdir().unwrap();
+        let bodies = Bodies::open(dir.path().join("bodies")).unwrap();
+        for id in [1, 2, 0x101, 9] {
+            bodies.create(id).unwrap();
+        }
+        assert_eq!(bodies.sweep(9, |id| Ok(id == 2)).unwrap(), 1);
+        assert!(bodies.open_read(2).is_ok() && bodies.open_read(9).is_ok() && bodies.open_read(0x101).is_ok());
+        assert!(matches!(bodies.open_read(1), Err(Error::Damaged(_))));
+    }
+}

@@ -1,0 +1,197 @@
+//! RocksDB as this store uses it: its column families, their settings, and errors in the project's words.
+//!
+//! No write here is synced by itself: [`Db::sync`] makes everything durable that was written before it, and does not hold
+//! up writers meanwhile. So one sync serves all who wait ([`super::syncer`]).
+
+use std::path::Path;
+
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBPinnableSlice, DBRecoveryMode, Options,
+    ReadOptions, WriteBatch, WriteOptions,
+};
+
+use crate::error::{Error, Result};
+
+use super::keys;
+
+/// A column family of the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// Queues, drafts, counters, numbers.
+    Meta,
+    /// Message records.
+    Messages,
+    /// Small bodies.
+    Bodies,
+    /// Listings of states.
+    Index,
+    /// What is due when.
+    Deadlines,
+}
+
+impl Family {
+    const ALL: [Family; 5] = [
+        Family::Meta,
+        Family::Messages,
+        Family::Bodies,
+        Family::Index,
+        Family::Deadlines,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Family::Meta => "default",
+            Family::Messages => "messages",
+            Family::Bodies => "bodies",
+            Family::Index => "index",
+            Family::Deadlines => "deadlines",
+        }
+    }
+}
+
+/// Memory for blocks read from disk, index and filter blocks included.
+const BLOCK_CACHE_BYTES: usize = 32 << 20;
+/// Memory for what is written and not yet in table files, over all column families.
+const WRITE_BUFFER_BYTES: usize = 48 << 20;
+/// The log is at most about this long: an idle column family is flushed rather than keep old logs.
+const LOG_BYTES: u64 = 128 << 20;
+
+/// The open database.
+pub struct Db {
+    db: DB,
+    unsynced: WriteOptions,
+}
+
+/// One atomic change. It is applied whole by [`Db::write`] or not at all.
+pub struct Batch<'a> {
+    db: &'a Db,
+    batch: WriteBatch,
+}
+
+impl Db {
+    /// Opens the database in `dir`, made when it is missing.
+    pub fn open(dir: &Path) -> std::result::Result<Self, rocksdb::Error> {
+        let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
+        let mut options = Options::default();
+        options.create_if_missing(true);
+        options.create_missing_column_families(true);
+        options.set_db_write_buffer_size(WRITE_BUFFER_BYTES);
+        options.set_max_total_wal_size(LOG_BYTES);
+        options.set_max_background_jobs(2);
+        options.set_keep_log_file_num(4);
+        options.set_max_log_file_size(4 << 20);
+        options.set_max_open_files(256);
+        options.set_bytes_per_sync(1 << 20);
+        options.set_stats_dump_period_sec(0);
+        // A torn end of the log is what a crash leaves; damage before the end is not, and must be told.
+        options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
+        let families =
+            Family::ALL.map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(family, &cache)));
+        let db = DB::open_cf_descriptors(&options, dir, families)?;
+        let mut unsynced = WriteOptions::default();
+        unsynced.set_sync(false);
+        Ok(Self { db, unsynced })
+    }
+
+    fn handle(&self, family: Family) -> &ColumnFamily {
+        self.db
+            .cf_handle(family.name())
+            .expect("every family is opened with the database")
+    }
+
+    /// The value of a key.
+    pub fn get(&self, family: Family, key: &[u8]) -> Result<Option<DBPinnableSlice<'_>>> {
+        self.db.get_pinned_cf(self.handle(family), key).map_err(db_error)
+    }
+
+    /// Starts a change.
+    pub fn batch(&self) -> Batch<'_> {
+        Batch {
+            db: self,
+            batch: WriteBatch::default(),
+        }
+    }
+
+    /// Applies a change. It survives a crash of this process at once, a power cut after the next [`Db::sync`].
+    pub fn write(&self, batch: Batch<'_>) -> Result<()> {
+        self.db.write_opt(batch.batch, &self.unsynced).map_err(db_error)
+    }
+
+    /// Makes every change applied so far survive a power cut.
+    pub fn sync(&self) -> Result<()> {
+        self.db.flush_wal(true).map_err(db_error)
+    }
+
+    /// Calls `each` with keys and values from `from` (inclusive) to the end of `prefix`, in order, until it answers false.
+    pub fn scan(
+        &self,
+        family: Family,
+        prefix: &[u8],
+        from: &[u8],
+        mut each: impl FnMut(&[u8], &[u8]) -> Result<bool>,
+    ) -> Result<()> {
+        let mut options = ReadOptions::default();
+        let end = keys::after_prefix(prefix);
+        if !end.is_empty() {
+            options.set_iterate_upper_bound(end);
+        }
+        let mut iterator = self.db.raw_iterator_cf_opt(self.handle(family), options);
+        iterator.seek(from);
+        while let Some((key, value)) = iterator.item() {
+            if !each(key, value)? {
+                return Ok(());
+            }
+            iterator.next();
+        }
+        iterator.status().map_err(db_error)
+    }
+}
+
+impl Batch<'_> {
+    /// Sets a key.
+    pub fn put(&mut self, family: Family, key: &[u8], value: &[u8]) {
+        self.batch.put_cf(self.db.handle(family), key, value);
+    }
+
+    /// Removes a key.
+    pub fn delete(&mut self, family: Family, key: &[u8]) {
+        self.batch.delete_cf(self.db.handle(family), key);
+    }
+
+    /// Removes a key that was set exactly once: cheaper, as both vanish together at the next flush.
+    pub fn delete_once_set(&mut self, family: Family, key: &[u8]) {
+        self.batch.single_delete_cf(self.db.handle(family), key);
+    }
+}
+
+fn family_options(family: Family, cache: &Cache) -> Options {
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(cache);
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    table.set_format_version(6);
+    if family != Family::Index && family != Family::Deadlines {
+        table.set_bloom_filter(10.0, false);
+    }
+    let mut options = Options::default();
+    options.set_block_based_table_factory(&table);
+    options.set_write_buffer_size(16 << 20);
+    options.set_max_write_buffer_number(3);
+    options.set_level_compaction_dynamic_level_bytes(true);
+    options.set_level_zero_slowdown_writes_trigger(40);
+    options.set_level_zero_stop_writes_trigger(80);
+    // A consumed queue is a run of tombstones: table files full of them are compacted away, so that a listing does not
+    // have to walk over the graves and the disk space comes back.
+    options.add_compact_on_deletion_collector_factory(4096, 2048, 0.5);
+    options
+}
+
+/// RocksDB's errors as the project's. The binding gives a text only, so a full disk is told by its words; what is
+/// accepted is decided before, by [`super::space`].
+fn db_error(error: rocksdb::Error) -> Error {
+    match error.kind() {
+        rocksdb::ErrorKind::Corruption => Error::Damaged(error.to_string()),
+        _ if error.to_string().contains("No space left on device") => Error::NoSpace,
+        _ => Error::Io(std::io::Error::other(error.to_string())),
+    }
+}

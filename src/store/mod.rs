@@ -1,0 +1,149 @@
+//! Messages, queues and drafts on disk.
+//!
+//! What the view asks of the store is a short list of whole operations; each is one atomic change of the database, applied when the call
+//! returns (it then survives a crash of this process) and durable after [`Store::after_sync`] (it then survives a power
+//! cut). Nothing of RocksDB shows through.
+//!
+//! Memory does not grow with what is queued: the store remembers queues that are in use, and of messages only those whose
+//! last close is awaited.
+
+pub mod bodies;
+mod db;
+pub mod deadlines;
+mod drafts;
+mod enqueue;
+mod keys;
+mod listing;
+mod open;
+mod queues;
+pub mod record;
+mod space;
+mod state;
+mod syncer;
+mod transitions;
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
+
+pub use bodies::{Bodies, INLINE_MAX};
+pub use deadlines::{Due, Wake};
+pub use drafts::Published;
+pub use enqueue::NewBody;
+pub use keys::DeadlineKind;
+pub use listing::Entry;
+pub use open::{FORMAT, OpenError};
+pub use queues::{NewQueue, QueueInfo};
+pub use space::{Space, Usage};
+pub use syncer::Done;
+pub use transitions::{Body, Taker};
+
+use crate::error::Result;
+use crate::queue::config::QueueConfig;
+use db::{Db, Family};
+use deadlines::DeadlineWatch;
+use state::State;
+use syncer::Syncer;
+
+/// The number of the root of the mount among the queues. It holds queues and no messages.
+pub const ROOT: u64 = 1;
+
+/// An open store.
+pub struct Store {
+    /// Stopped before the database is closed, as fields are dropped in order.
+    syncer: Syncer,
+    db: Arc<Db>,
+    bodies: Bodies,
+    space: Space,
+    deadlines: DeadlineWatch,
+    /// What is remembered of queues, and the next numbers.
+    ///
+    /// Every change of the database is computed and applied under this lock, so what was read under it is still true when
+    /// the change is applied. Nothing waits for a sync or for another thread while it holds the lock.
+    state: Mutex<State>,
+    defaults: QueueConfig,
+    /// The first number that this run gives to a body or draft.
+    first_id: u64,
+    /// Held for its lock.
+    _lock: File,
+}
+
+impl Store {
+    /// Opens the store in `dir`, made when it is missing. `defaults` is the configuration of queues made in the root.
+    pub fn open(dir: &Path, defaults: QueueConfig) -> std::result::Result<Self, OpenError> {
+        let lock = open::prepare(dir)?;
+        let db = Db::open(&dir.join("db")).map_err(|error| match error.kind() {
+            rocksdb::ErrorKind::Corruption => OpenError::Damaged(error.to_string()),
+            _ => OpenError::Io(std::io::Error::other(error.to_string())),
+        })?;
+        let db = Arc::new(db);
+        let state = State::load(&db)?;
+        let store = Self {
+            syncer: Syncer::start(db.clone())?,
+            db,
+            bodies: Bodies::open(dir.join("bodies"))?,
+            space: Space::new(dir.to_path_buf()),
+            deadlines: DeadlineWatch::default(),
+            first_id: state.next_id(),
+            state: Mutex::new(state),
+            defaults,
+            _lock: lock,
+        };
+        store.make_root()?;
+        Ok(store)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    /// The body files.
+    pub fn bodies(&self) -> &Bodies {
+        &self.bodies
+    }
+
+    /// The file system under the store.
+    pub fn space(&self) -> &Space {
+        &self.space
+    }
+
+    /// Calls `done` once everything written before this call survives a power cut. Calls that wait at the same time share
+    /// one sync.
+    pub fn after_sync(&self, done: Done) {
+        self.syncer.after_sync(done);
+    }
+
+    /// Removes a body file that no record names any more, once that is durable.
+    pub fn discard_body(&self, id: u64) {
+        self.syncer.remove_file(self.bodies.path(id));
+    }
+
+    /// Starts a sync that nobody waits for.
+    pub fn sync_soon(&self) {
+        self.syncer.after_sync(Box::new(|_| ()));
+    }
+
+    /// A new number for a body or draft; never given out twice.
+    pub fn next_id(&self) -> Result<u64> {
+        self.lock().take_id(&self.db)
+    }
+
+    /// Removes the body files that a crash left without an owner; gives how many. Safe while the store is in use.
+    pub fn sweep(&self) -> Result<usize> {
+        self.bodies.sweep(self.first_id, |id| {
+            Ok(self.db.get(Family::Meta, &keys::body_file(id))?.is_some()
+                || self.db.get(Family::Meta, &keys::draft(id))?.is_some())
+        })
+    }
+
+    /// Makes everything durable and the numbers exact, for a clean end. Nothing may be written afterwards.
+    pub fn close(&self) -> Result<()> {
+        self.deadlines.stop();
+        self.lock().save_numbers(&self.db)?;
+        self.db.sync()?;
+        self.syncer.stop();
+        Ok(())
+    }
+}

@@ -1,0 +1,170 @@
+//! Opening a store: its layout, its format version, its lock.
+//!
+//! ```text
+//! STORE/format   the version of the whole layout, one decimal line
+//! STORE/lock     locked (flock) by the one process that has the store open
+//! STORE/db/      RocksDB
+//! STORE/bodies/  the files of `bodies.rs`
+//! ```
+
+use std::fmt;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+
+use rustix::fs::FlockOperation;
+
+/// The version of the layout and of the keys that this code writes. Version 1 is the first; an older one is upgraded here.
+pub const FORMAT: u32 = 1;
+
+/// Why a store could not be opened. The text is one line for the user.
+#[derive(Debug)]
+pub enum OpenError {
+    /// Another process has the store open.
+    InUse,
+    /// The store was written by a newer mqfs.
+    NewerFormat {
+        /// The version found.
+        found: u32,
+        /// The newest that this code knows.
+        known: u32,
+    },
+    /// The directory holds something else; the text says what.
+    NotAStore(String),
+    /// The database cannot be opened because it is damaged; the text is RocksDB's.
+    Damaged(String),
+    /// The system refused.
+    Io(io::Error),
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            OpenError::InUse => f.write_str("the store is in use by another process"),
+            OpenError::NewerFormat { found, known } => {
+                write!(
+                    f,
+                    "the store has format {found}, this mqfs knows formats up to {known}: use a newer mqfs"
+                )
+            }
+            OpenError::NotAStore(why) => write!(f, "not an mqfs store: {why}"),
+            OpenError::Damaged(what) => write!(f, "the store is damaged: {what}"),
+            OpenError::Io(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for OpenError {}
+
+impl From<io::Error> for OpenError {
+    fn from(error: io::Error) -> Self {
+        OpenError::Io(error)
+    }
+}
+
+impl From<crate::error::Error> for OpenError {
+    fn from(error: crate::error::Error) -> Self {
+        match error {
+            crate::error::Error::Io(error) => OpenError::Io(error),
+            other => OpenError::Damaged(other.to_string()),
+        }
+    }
+}
+
+/// Makes the directory a store when it is missing or empty, checks that it is one, and locks it. The lock lasts as long as
+/// the file.
+pub fn prepare(dir: &Path) -> Result<File, OpenError> {
+    match DirBuilder::new().mode(0o700).create(dir) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {}
+        Err(error) => return Err(error.into()),
+    }
+    let format = dir.join("format");
+    if !format.exists() {
+        let foreign = std::fs::read_dir(dir)?
+            .filter_map(|entry| entry.ok().map(|entry| entry.file_name()))
+            .find(|name| !matches!(name.to_str(), Some("lock" | "format.new" | "lost+found")));
+        if let Some(name) = foreign {
+            return Err(OpenError::NotAStore(format!(
+                "the directory holds {name:?} and no `format` file"
+            )));
+        }
+    }
+    let lock = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(dir.join("lock"))?;
+    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => return Err(OpenError::InUse),
+        Err(errno) => return Err(io::Error::from(errno).into()),
+    }
+    if format.exists() {
+        check_format(&format)?
+    } else {
+        write_format(dir)?
+    }
+    Ok(lock)
+}
+
+fn check_format(format: &Path) -> Result<(), OpenError> {
+    let text = std::fs::read_to_string(format)?;
+    let found: u32 = text
+        .trim()
+        .parse()
+        .map_err(|_| OpenError::NotAStore(format!("its `format` file says {:?}", text.trim())))?;
+    match found {
+        FORMAT => Ok(()),
+        0 => Err(OpenError::NotAStore("its `format` file says 0".into())),
+        _ => Err(OpenError::NewerFormat { found, known: FORMAT }),
+    }
+}
+
+/// Writes the version so that a crash leaves the whole file or none.
+fn write_format(dir: &Path) -> io::Result<()> {
+    let new = dir.join("format.new");
+    let mut file = File::create(&new)?;
+    writeln!(file, "{FORMAT}")?;
+    file.sync_all()?;
+    std::fs::rename(&new, dir.join("format"))?;
+    File::open(dir)?.sync_all()?;
+    if let Some(parent) = dir.canonicalize()?.parent() {
+        // The parent may not be readable by an ordinary user; its entry then is as durable as mkdir made it.
+        if let Ok(parent) = File::open(parent) {
+            parent.sync_all()?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_is_made_once_and_locked() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = dir.path().join("store");
+        let lock = prepare(&store).unwrap();
+        assert!(matches!(prepare(&store), Err(OpenError::InUse)));
+        drop(lock);
+        assert!(prepare(&store).is_ok());
+    }
+
+    #[test]
+    fn what_is_not_a_store_of_this_version_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("thesis.tex"), "x").unwrap();
+        assert!(matches!(prepare(dir.path()), Err(OpenError::NotAStore(_))));
+        std::fs::write(dir.path().join("format"), "2\n").unwrap();
+        assert!(matches!(
+            prepare(dir.path()),
+            Err(OpenError::NewerFormat { found: 2, known: 1 })
+        ));
+        std::fs::write(dir.path().join("format"), "x\n").unwrap();
+        assert!(matches!(prepare(dir.path()), Err(OpenError::NotAStore(_))));
+    }
+}

@@ -1,0 +1,254 @@
+//! Queues: a tree of directories below the root.
+
+use std::sync::Arc;
+
+use crate::clock;
+use crate::error::{Error, Result};
+use crate::queue::config::QueueConfig;
+
+use super::db::{Batch, Family};
+use super::keys;
+use super::record::{self, Counters, QueueRecord};
+use super::state::Queue;
+use super::{ROOT, Store};
+
+/// A queue to be made.
+#[derive(Clone, Debug)]
+pub struct NewQueue<'a> {
+    /// The queue it is nested in.
+    pub parent: u64,
+    /// Its name there.
+    pub name: &'a [u8],
+    /// Its owner.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+    /// Its permission bits.
+    pub mode: u32,
+}
+
+/// What is asked of a queue often.
+#[derive(Clone, Debug)]
+pub struct QueueInfo {
+    /// The queue it is nested in; 0 for the root.
+    pub parent: u64,
+    /// Its owner.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+    /// Its permission bits.
+    pub mode: u32,
+    /// When it was made, in milliseconds since the epoch.
+    pub created: u64,
+    /// Its configuration.
+    pub config: Arc<QueueConfig>,
+    /// What users can see in it, and what has happened: hidden messages are taken off.
+    pub counters: Counters,
+    /// Committed messages whose last close is awaited.
+    pub hidden: u64,
+}
+
+impl Store {
+    pub(super) fn make_root(&self) -> Result<()> {
+        let mut state = self.lock();
+        if self.db.get(Family::Meta, &keys::queue(ROOT))?.is_some() {
+            return Ok(());
+        }
+        let now = clock::now_ms();
+        let record = QueueRecord {
+            parent: 0,
+            name: Vec::new(),
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+            mode: 0o755,
+            created: now,
+            config: QueueConfig::default().render(),
+            rejected: String::new(),
+            attributes: Vec::new(),
+        };
+        let mut batch = self.db.batch();
+        batch.put(Family::Meta, &keys::queue(ROOT), &record::encode(&record));
+        state.remember(ROOT, Queue::new(record, Counters::default())?);
+        state.commit(&self.db, batch, &[ROOT], now)
+    }
+
+    /// What is asked of a queue often.
+    pub fn queue(&self, id: u64) -> Result<QueueInfo> {
+        let mut state = self.lock();
+        let queue = state.queue(&self.db, id)?;
+        let mut counters = queue.counters;
+        let hidden = queue.hidden.len() as u64;
+        counters.ready -= hidden.min(counters.ready);
+        Ok(QueueInfo {
+            parent: queue.record.parent,
+            uid: queue.record.uid,
+            gid: queue.record.gid,
+            mode: queue.record.mode,
+            created: queue.record.created,
+            config: queue.config.clone(),
+            counters,
+            hidden,
+        })
+    }
+
+    /// The configuration of a queue.
+    pub fn config(&self, id: u64) -> Result<Arc<QueueConfig>> {
+        Ok(self.lock().queue(&self.db, id)?.config.clone())
+    }
+
+    /// The whole record of a queue.
+    pub fn queue_record(&self, id: u64) -> Result<QueueRecord> {
+        Ok(self.lock().queue(&self.db, id)?.record.clone())
+    }
+
+    /// The queue of a name in a queue.
+    pub fn find_queue(&self, parent: u64, name: &[u8]) -> Result<u64> {
+        if self.lock().queue(&self.db, parent)?.counters.queues == 0 {
+            return Err(Error::NotFound);
+        }
+        self.child(parent, name)?.ok_or(Error::NotFound)
+    }
+
+    fn child(&self, parent: u64, name: &[u8]) -> Result<Option<u64>> {
+        let found = self.db.get(Family::Meta, &keys::child_by_name(parent, name))?;
+        Ok(found.and_then(|id| keys::last_number(&id)))
+    }
+
+    /// Every queue of the store, the root included.
+    pub fn all_queues(&self) -> Result<Vec<u64>> {
+        let mut all = Vec::new();
+        self.db.scan(Family::Meta, keys::QUEUES, keys::QUEUES, |key, _| {
+            all.extend(keys::last_number(key));
+            Ok(true)
+        })?;
+        Ok(all)
+    }
+
+    /// Makes a queue with the configuration of its parent (in the root: the defaults of the mount); gives its number.
+    pub fn make_queue(&self, new: NewQueue<'_>) -> Result<u64> {
+        let now = clock::now_ms();
+        let mut state = self.lock();
+        if self.name_taken(new.parent, new.name)? {
+            return Err(Error::Exists);
+        }
+        let parent = state.queue(&self.db, new.parent)?;
+        let config = if new.parent == ROOT {
+            self.defaults.render()
+        } else {
+            parent.record.config.clone()
+        };
+        let id = state.take_id(&self.db)?;
+        let record = QueueRecord {
+            parent: new.parent,
+            name: new.name.to_vec(),
+            uid: new.uid,
+            gid: new.gid,
+            mode: new.mode,
+            created: now,
+            config,
+            rejected: String::new(),
+            attributes: Vec::new(),
+        };
+        let mut batch = self.db.batch();
+        enter(&mut batch, id, &record);
+        state.queue(&self.db, new.parent)?.counters.queues += 1;
+        state.remember(id, Queue::new(record, Counters::default())?);
+        let made = state.commit(&self.db, batch, &[id, new.parent], now);
+        if made.is_err() {
+            state.forget(id);
+        }
+        made.map(|()| id)
+    }
+
+    /// Whether a nested queue or a draft has that name.
+    pub(super) fn name_taken(&self, queue: u64, name: &[u8]) -> Result<bool> {
+        Ok(self.child(queue, name)?.is_some()
+            || self.db.get(Family::Meta, &keys::draft_by_name(queue, name))?.is_some())
+    }
+
+    /// Removes a queue; [`Error::NotEmpty`] while it holds anything at all.
+    pub fn remove_queue(&self, parent: u64, name: &[u8]) -> Result<u64> {
+        let mut state = self.lock();
+        let id = self.child(parent, name)?.ok_or(Error::NotFound)?;
+        let mut batch = self.db.batch();
+        self.leave(&mut state, &mut batch, id)?;
+        state.commit(&self.db, batch, &[parent], clock::now_ms())?;
+        state.forget(id);
+        Ok(id)
+    }
+
+    /// Adds to a change: an empty queue vanishes.
+    fn leave(&self, state: &mut super::state::State, batch: &mut Batch<'_>, id: u64) -> Result<()> {
+        let queue = state.queue(&self.db, id)?;
+        let c = &queue.counters;
+        if c.ready + c.claimed + c.delayed + c.dead + c.drafts + c.queues > 0 {
+            return Err(Error::NotEmpty);
+        }
+        let (parent, name) = (queue.record.parent, queue.record.name.clone());
+        batch.delete(Family::Meta, &keys::queue(id));
+        batch.delete(Family::Meta, &keys::counters(id));
+        batch.delete(Family::Meta, &keys::child(parent, id));
+        batch.delete(Family::Meta, &keys::child_by_name(parent, &name));
+        let siblings = &mut state.queue(&self.db, parent)?.counters.queues;
+        *siblings = siblings.saturating_sub(1);
+        Ok(())
+    }
+
+    /// Renames a queue, with all that it holds. An empty queue of the new name is replaced unless `keep`.
+    pub fn rename_queue(&self, from: (u64, &[u8]), to: (u64, &[u8]), keep: bool) -> Result<()> {
+        let now = clock::now_ms();
+        let mut state = self.lock();
+        let id = self.child(from.0, from.1)?.ok_or(Error::NotFound)?;
+        let mut batch = self.db.batch();
+        let replaced = self.child(to.0, to.1)?;
+        match replaced {
+            Some(same) if same == id => return Ok(()),
+            Some(_) if keep => return Err(Error::Exists),
+            Some(other) => self.leave(&mut state, &mut batch, other)?,
+            None if self.name_taken(to.0, to.1)? => return Err(Error::Exists),
+            None => {}
+        }
+        batch.delete(Family::Meta, &keys::child(from.0, id));
+        batch.delete(Family::Meta, &keys::child_by_name(from.0, from.1));
+        let left = &mut state.queue(&self.db, from.0)?.counters.queues;
+        *left = left.saturating_sub(1);
+        state.queue(&self.db, to.0)?.counters.queues += 1;
+        let mut record = state.queue(&self.db, id)?.record.clone();
+        record.parent = to.0;
+        record.name = to.1.to_vec();
+        enter(&mut batch, id, &record);
+        state.commit(&self.db, batch, &[from.0, to.0], now)?;
+        state.queue(&self.db, id)?.record = record;
+        if let Some(replaced) = replaced {
+            state.forget(replaced);
+        }
+        Ok(())
+    }
+
+    /// Changes the record of a queue; a new configuration takes effect at once.
+    pub fn alter_queue(&self, id: u64, change: impl FnOnce(&mut QueueRecord) -> Result<()>) -> Result<()> {
+        let mut state = self.lock();
+        let mut record = state.queue(&self.db, id)?.record.clone();
+        change(&mut record)?;
+        let mut config = QueueConfig::default();
+        config.apply(&record.config)?;
+        let mut batch = self.db.batch();
+        batch.put(Family::Meta, &keys::queue(id), &record::encode(&record));
+        state.commit(&self.db, batch, &[id], clock::now_ms())?;
+        let queue = state.queue(&self.db, id)?;
+        queue.record = record;
+        queue.config = Arc::new(config);
+        Ok(())
+    }
+}
+
+/// Adds to a change: a queue's record and its entries in its parent.
+fn enter(batch: &mut Batch<'_>, id: u64, record: &QueueRecord) {
+    batch.put(Family::Meta, &keys::queue(id), &record::encode(record));
+    batch.put(Family::Meta, &keys::child(record.parent, id), &record.name);
+    batch.put(
+        Family::Meta,
+        &keys::child_by_name(record.parent, &record.name),
+        &id.to_be_bytes(),
+    );
+}

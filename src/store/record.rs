@@ -1,0 +1,299 @@
+//! The formats of the store's records, and their version.
+//!
+//! A record is one byte, [`VERSION`], and the fields in the order below in the postcard format
+//! (<https://postcard.jamesmunns.com/wire-format>). A change of the fields gets a new version, and decoding the versions
+//! before it stays here, beside it.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::queue::state::State;
+use crate::queue::worker::ProcessId;
+
+/// The version of every record that this code writes.
+pub const VERSION: u8 = 1;
+
+/// Where the bytes of a message are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BodyPlace {
+    /// Nowhere: the message is empty.
+    Empty,
+    /// In the `bodies` column family, under this number.
+    Inline(u64),
+    /// In a file of the store's own, of this number.
+    File(u64),
+}
+
+/// Who holds a claimed message, and until when.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// The process that claimed; `None` when it is not visible from here (another pid namespace).
+    pub process: Option<ProcessId>,
+    /// The parent of that process at the time.
+    pub parent: u32,
+    /// The session of that process at the time.
+    pub session: u32,
+    /// The user that claimed.
+    pub uid: u32,
+    /// When, in milliseconds since the epoch.
+    pub at: u64,
+    /// When the lease ends unless it is renewed, in milliseconds since the epoch.
+    pub deadline: u64,
+}
+
+/// A message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MessageRecord {
+    /// Stays with the message through every move; unique in the store.
+    pub id: u64,
+    /// The queue it is in.
+    pub queue: u64,
+    /// Its state, as [`State`]'s number.
+    state: u8,
+    /// How often it was claimed.
+    pub deliveries: u32,
+    /// The name that its producer gave it.
+    pub name: Vec<u8>,
+    /// Its owner: the producer.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+    /// Its permission bits.
+    pub mode: u32,
+    /// Length of the body in bytes.
+    pub size: u64,
+    /// Where the body is.
+    pub body: BodyPlace,
+    /// CRC-32 of an inline body; 0 for others.
+    pub crc: u32,
+    /// When it was enqueued, in milliseconds since the epoch.
+    pub enqueued_at: u64,
+    /// What `stat` shows as its time of modification, in nanoseconds since the epoch.
+    pub modified_ns: i64,
+    /// The process that produced it.
+    pub producer_pid: u32,
+    /// Who holds it, when it is claimed.
+    pub claim: Option<Claim>,
+    /// Writable `user.mq.*` properties and headers, by the attribute's whole name.
+    pub attributes: Vec<(String, Vec<u8>)>,
+}
+
+/// The fields that a new message starts with.
+#[derive(Clone, Debug)]
+pub struct NewMessage {
+    /// Stays with the message through every move; from [`next_id`](super::Store::next_id).
+    pub id: u64,
+    /// The queue it goes to.
+    pub queue: u64,
+    /// The name that its producer gave it.
+    pub name: Vec<u8>,
+    /// Its owner.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+    /// Its permission bits.
+    pub mode: u32,
+    /// What `stat` is to show as its time of modification, in nanoseconds since the epoch; `None`: the time of the enqueue.
+    pub modified_ns: Option<i64>,
+    /// The process that produced it.
+    pub producer_pid: u32,
+    /// Properties and headers.
+    pub attributes: Vec<(String, Vec<u8>)>,
+}
+
+impl MessageRecord {
+    /// A ready message with an empty body.
+    pub fn new(new: NewMessage, now: u64) -> Self {
+        let now_ns = i64::try_from(now).unwrap_or(i64::MAX).saturating_mul(1_000_000);
+        Self {
+            id: new.id,
+            queue: new.queue,
+            state: State::Ready as u8,
+            deliveries: 0,
+            name: new.name,
+            uid: new.uid,
+            gid: new.gid,
+            mode: new.mode,
+            size: 0,
+            body: BodyPlace::Empty,
+            crc: 0,
+            enqueued_at: now,
+            modified_ns: new.modified_ns.unwrap_or(now_ns),
+            producer_pid: new.producer_pid,
+            claim: None,
+            attributes: new.attributes,
+        }
+    }
+
+    /// Its state.
+    pub fn state(&self) -> State {
+        State::from_u8(self.state).expect("checked when the record was decoded")
+    }
+
+    /// Puts it into a state.
+    pub fn set_state(&mut self, state: State) {
+        self.state = state as u8;
+    }
+}
+
+/// A queue.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueRecord {
+    /// The queue it is nested in; 0 for the root of the mount.
+    pub parent: u64,
+    /// Its name there.
+    pub name: Vec<u8>,
+    /// Its owner.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+    /// Its permission bits, set-group-id and sticky bit included.
+    pub mode: u32,
+    /// When it was made, in milliseconds since the epoch.
+    pub created: u64,
+    /// Its configuration, as the text of its `config` file.
+    pub config: String,
+    /// Why the newest write to `config` was refused; empty when it was not.
+    pub rejected: String,
+    /// Extended attributes that users set on the directory.
+    pub attributes: Vec<(String, Vec<u8>)>,
+}
+
+/// What a queue holds and what has happened in it. Written with every operation, so that it is never wrong.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    /// Ready messages (those whose last close is still awaited included).
+    pub ready: u64,
+    /// Their bytes.
+    pub ready_bytes: u64,
+    /// Claimed messages.
+    pub claimed: u64,
+    /// Their bytes.
+    pub claimed_bytes: u64,
+    /// Delayed messages.
+    pub delayed: u64,
+    /// Their bytes.
+    pub delayed_bytes: u64,
+    /// Dead messages.
+    pub dead: u64,
+    /// Their bytes.
+    pub dead_bytes: u64,
+    /// Drafts.
+    pub drafts: u64,
+    /// Nested queues.
+    pub queues: u64,
+    /// Messages enqueued, ever.
+    pub enqueued_total: u64,
+    /// Claims, ever.
+    pub claims_total: u64,
+    /// Messages unlinked, ever.
+    pub acked_total: u64,
+    /// Messages given back by their claimers, ever.
+    pub nacked_total: u64,
+    /// Leases that expired, ever.
+    pub expired_total: u64,
+    /// Messages that went to dead, ever.
+    pub dead_lettered_total: u64,
+    /// Messages that came back from dead, ever.
+    pub redriven_total: u64,
+    /// Messages moved to another queue, ever.
+    pub moved_out_total: u64,
+    /// Messages dropped before they were enqueued because a writer was killed or failed, ever.
+    pub aborted_total: u64,
+    /// No ready message has a smaller sequence number.
+    pub head: u64,
+    /// When the queue last changed, in milliseconds since the epoch.
+    pub changed: u64,
+}
+
+/// A draft.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DraftRecord {
+    /// The queue it is in.
+    pub queue: u64,
+    /// Its name.
+    pub name: Vec<u8>,
+    /// Its owner.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+    /// Its permission bits.
+    pub mode: u32,
+    /// When it was made, in milliseconds since the epoch.
+    pub created: u64,
+    /// When it is removed (`draft_ttl`), in milliseconds since the epoch; 0: never.
+    pub due: u64,
+    /// Properties and headers.
+    pub attributes: Vec<(String, Vec<u8>)>,
+}
+
+/// The bytes of a record.
+pub fn encode<T: Serialize>(record: &T) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(192);
+    bytes.push(VERSION);
+    postcard::to_extend(record, bytes).expect("records are plain data")
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T> {
+    match bytes.split_first() {
+        Some((&VERSION, fields)) => {
+            postcard::from_bytes(fields).map_err(|error| Error::Damaged(format!("{what}: {error}")))
+        }
+        Some((version, _)) => Err(Error::Damaged(format!("{what}: unknown version {version}"))),
+        None => Err(Error::Damaged(format!("{what}: empty"))),
+    }
+}
+
+/// Reads a message's record.
+pub fn decode_message(bytes: &[u8]) -> Result<MessageRecord> {
+    let record: MessageRecord = decode(bytes, "message record")?;
+    match State::from_u8(record.state) {
+        Some(_) => Ok(record),
+        None => Err(Error::Damaged(format!(
+            "message record: unknown state {}",
+            record.state
+        ))),
+    }
+}
+
+/// Reads a queue's record.
+pub fn decode_queue(bytes: &[u8]) -> Result<QueueRecord> {
+    decode(bytes, "queue record")
+}
+
+/// Reads a queue's counters.
+pub fn decode_counters(bytes: &[u8]) -> Result<Counters> {
+    decode(bytes, "queue counters")
+}
+
+/// Reads a draft's record.
+pub fn decode_draft(bytes: &[u8]) -> Result<DraftRecord> {
+    decode(bytes, "draft record")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_round_trip_and_damage_is_told() {
+        let new = NewMessage {
+            id: 7,
+            queue: 3,
+            name: b"a\xff b".to_vec(),
+            uid: 1,
+            gid: 2,
+            mode: 0o640,
+            modified_ns: None,
+            producer_pid: 9,
+            attributes: vec![("user.x".into(), b"y".to_vec())],
+        };
+        let record = MessageRecord::new(new, 12);
+        let bytes = encode(&record);
+        assert_eq!(decode_message(&bytes).unwrap(), record);
+        assert!(matches!(decode_message(&bytes[..9]), Err(Error::Damaged(_))));
+        assert!(matches!(decode_message(&[9, 9]), Err(Error::Damaged(_))));
+        assert!(matches!(decode_message(&[]), Err(Error::Damaged(_))));
+    }
+}
