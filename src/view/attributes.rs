@@ -1,0 +1,198 @@
+//! What `stat` shows of each node.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::error::{Error, Result};
+use crate::store::record::{DraftRecord, MessageRecord};
+use crate::store::{QueueInfo, ROOT};
+
+use super::access::Owner;
+use super::writer::Writer;
+use super::{Node, View};
+
+/// A directory or a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A directory.
+    Directory,
+    /// A regular file.
+    File,
+}
+
+/// What `stat` shows.
+#[derive(Clone, Copy, Debug)]
+pub struct Attributes {
+    /// The node.
+    pub node: Node,
+    /// A directory or a file.
+    pub kind: Kind,
+    /// Length in bytes.
+    pub size: u64,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Links: one, and for a directory one more for each nested queue.
+    pub links: u32,
+    /// Time of the last change of the bytes.
+    pub modified: SystemTime,
+    /// Time of the last change of the rest.
+    pub changed: SystemTime,
+}
+
+/// The permission bits of a file: no set-id bits, no sticky bit.
+pub const FILE_MODE: u32 = 0o777;
+/// The permission bits of a directory.
+pub const DIRECTORY_MODE: u32 = 0o7777;
+
+impl Attributes {
+    /// How long the kernel may believe this without asking. A name of a file must be asked for each time, as it may mean
+    /// something else to the next process, or after the next rename; directories change through this kernel only.
+    pub fn name_valid(&self) -> Duration {
+        match self.kind {
+            Kind::Directory => Duration::from_secs(60),
+            Kind::File => Duration::ZERO,
+        }
+    }
+
+    /// How long the kernel may believe the attributes without asking.
+    pub fn valid(&self) -> Duration {
+        match self.node {
+            Node::Writer(_) | Node::Draft(_) | Node::Config(_) | Node::Stats(_) | Node::Version => Duration::ZERO,
+            _ => Duration::from_secs(1),
+        }
+    }
+}
+
+/// A time from milliseconds since the epoch.
+pub fn time_ms(ms: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(ms)
+}
+
+/// A time from nanoseconds since the epoch.
+pub fn time_ns(ns: i64) -> SystemTime {
+    let since = Duration::from_nanos(ns.unsigned_abs());
+    if ns < 0 { UNIX_EPOCH - since } else { UNIX_EPOCH + since }
+}
+
+/// Nanoseconds since the epoch of a time.
+pub fn ns_of(time: SystemTime) -> i64 {
+    let ns = |d: Duration| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX);
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(since) => ns(since),
+        Err(before) => -ns(before.duration()),
+    }
+}
+
+impl View {
+    /// Who a queue belongs to, as the mount shows it: this also decides who may consume.
+    pub(super) fn owner(&self, queue: &QueueInfo) -> Owner {
+        Owner {
+            uid: self.options.uid.unwrap_or(queue.uid),
+            gid: self.options.gid.unwrap_or(queue.gid),
+            mode: self.mode(queue.mode),
+        }
+    }
+
+    fn mode(&self, mode: u32) -> u32 {
+        match self.options.umask {
+            Some(mask) => (mode & !0o777) | (0o777 & !mask),
+            None => mode,
+        }
+    }
+
+    fn file(&self, node: Node, size: u64, owner: (u32, u32, u32), modified: SystemTime) -> Attributes {
+        let (uid, gid, mode) = owner;
+        Attributes {
+            node,
+            kind: Kind::File,
+            size,
+            mode: self.mode(mode & FILE_MODE),
+            uid: self.options.uid.unwrap_or(uid),
+            gid: self.options.gid.unwrap_or(gid),
+            links: 1,
+            modified,
+            changed: modified,
+        }
+    }
+
+    pub(super) fn message_attributes(&self, node: Node, message: &MessageRecord) -> Attributes {
+        let owner = (message.uid, message.gid, message.mode);
+        let shown = self.file(node, message.size, owner, time_ns(message.modified_ns));
+        Attributes {
+            changed: time_ms(message.enqueued_at),
+            ..shown
+        }
+    }
+
+    pub(super) fn writer_attributes(&self, writer: &Writer) -> Attributes {
+        let owner = (writer.uid, writer.gid, writer.mode);
+        self.file(Node::Writer(writer.id()), writer.size(), owner, writer.modified())
+    }
+
+    pub(super) fn draft_attributes(&self, id: u64, draft: &DraftRecord) -> Result<Attributes> {
+        let file = std::fs::metadata(self.store.bodies().path(id))?;
+        let modified = file.modified()?;
+        Ok(self.file(
+            Node::Draft(id),
+            file.len(),
+            (draft.uid, draft.gid, draft.mode),
+            modified,
+        ))
+    }
+
+    /// What a directory or control file of a queue shows: the queue's owner and group, the mode derived for each class.
+    pub(super) fn queue_attributes(&self, node: Node, id: u64) -> Result<Attributes> {
+        let queue = self.store.queue(id)?;
+        let owner = self.owner(&queue);
+        let readable = owner.mode & 0o444;
+        let (kind, mode, size) = match node {
+            Node::Config(_) => (Kind::File, readable | 0o200, self.config_text(id)?.len()),
+            Node::Stats(_) | Node::Version => (Kind::File, readable, self.status_text(node)?.len()),
+            _ => (Kind::Directory, owner.mode & DIRECTORY_MODE, 4096),
+        };
+        let changed = time_ms(queue.counters.changed.max(queue.created));
+        Ok(Attributes {
+            node,
+            kind,
+            size: size as u64,
+            mode,
+            uid: owner.uid,
+            gid: owner.gid,
+            links: match node {
+                Node::Queue(_) => u32::try_from(queue.counters.queues).unwrap_or(u32::MAX - 2) + 2,
+                _ => 1 + u32::from(kind == Kind::Directory),
+            },
+            modified: changed,
+            changed,
+        })
+    }
+
+    /// What `stat` shows of a node.
+    pub fn attributes(&self, node: Node) -> Result<Attributes> {
+        match node {
+            Node::Queue(id)
+            | Node::Control(id)
+            | Node::Peek(id)
+            | Node::Claimed(id)
+            | Node::Dead(id)
+            | Node::Config(id)
+            | Node::Stats(id) => self.queue_attributes(node, id),
+            Node::Version => self.queue_attributes(node, ROOT),
+            Node::Message(seq, _) => match self.store.message(seq) {
+                Ok(message) => Ok(self.message_attributes(node, &message)),
+                // A message that is gone is still what an open descriptor shows.
+                Err(Error::NotFound) => self.handles.attributes_of(seq).ok_or(Error::NotFound),
+                Err(error) => Err(error),
+            },
+            Node::Writer(id) => {
+                let writer = self.writer(id)?;
+                let writer = writer.lock();
+                Ok(self.writer_attributes(&writer))
+            }
+            Node::Draft(id) => self.any_draft_attributes(id),
+        }
+    }
+}

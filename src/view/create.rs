@@ -1,0 +1,100 @@
+//! Creating a file: a new message, or a draft.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::error::{Error, Result};
+use crate::queue::name::{Name, check_producer_name, classify, stripped};
+use crate::store::record::NewMessage;
+use crate::store::{QueueInfo, ROOT};
+
+use super::access::Caller;
+use super::attributes::FILE_MODE;
+use super::handles::Handle;
+use super::open::{Flags, Opened};
+use super::writer::Writer;
+use super::{Attributes, Node, View};
+
+/// Every open writer is sure of this much room before its first byte.
+const ROOM_FOR_ONE: u64 = 64 * 1024;
+
+impl View {
+    /// The group of what a caller makes in a queue: that of a set-group-id queue, the caller's elsewhere.
+    pub(super) fn group_in(&self, queue: &QueueInfo, caller: &Caller) -> u32 {
+        if queue.mode & 0o2000 != 0 {
+            queue.gid
+        } else {
+            caller.gid
+        }
+    }
+
+    /// The name under which a producer's file is enqueued: a name in sequence form loses its prefix.
+    pub(super) fn producer_name(name: &[u8]) -> Result<&[u8]> {
+        let name = stripped(name);
+        check_producer_name(name)?;
+        if matches!(classify(name), Name::Control | Name::Draft(_)) {
+            return Err(Error::NotPermitted("a message's name does not begin with a dot"));
+        }
+        Ok(name)
+    }
+
+    /// Creates and opens a file.
+    pub fn create(
+        self: &Arc<Self>,
+        caller: &Caller,
+        directory: Node,
+        name: &[u8],
+        mode: u32,
+        flags: i32,
+    ) -> Result<(Attributes, Opened)> {
+        self.refuse_read_only()?;
+        let queue = match directory {
+            Node::Queue(ROOT) => return Err(Error::NotPermitted("the root of the mount holds queues only")),
+            Node::Queue(queue) => queue,
+            _ => return Err(Error::NotPermitted("nothing is created in a control directory")),
+        };
+        let flags = Flags(flags);
+        match classify(name) {
+            Name::Control => Err(Error::IsDirectory),
+            Name::Draft(name) => match self.create_draft(caller, queue, name, mode) {
+                Ok((id, file)) => {
+                    let attributes = self.attributes(Node::Draft(id))?;
+                    let handle = self.handles.add(Handle::Draft { id, file, writes: true });
+                    Ok((attributes, Opened::plain(handle)))
+                }
+                // Somebody else made it between the kernel's lookup and now.
+                Err(Error::Exists) if !flags.exclusive() => {
+                    let id = self.store.find_draft(queue, name)?;
+                    let opened = self.open(caller, Node::Draft(id), flags.0)?;
+                    Ok((self.attributes(Node::Draft(id))?, opened))
+                }
+                Err(error) => Err(error),
+            },
+            // `touch` of a message that somebody has just taken must not make another.
+            Name::Sequence { .. } if !flags.exclusive() && !flags.truncates() => Err(Error::NotFound),
+            _ => self.create_message(caller, queue, Self::producer_name(name)?, mode),
+        }
+    }
+
+    fn create_message(&self, caller: &Caller, queue: u64, name: &[u8], mode: u32) -> Result<(Attributes, Opened)> {
+        let info = self.store.queue(queue)?;
+        self.store.space().admit(ROOM_FOR_ONE)?;
+        let id = self.store.next_id()?;
+        let new = NewMessage {
+            id,
+            queue,
+            name: name.to_vec(),
+            uid: caller.uid,
+            gid: self.group_in(&info, caller),
+            mode: mode & FILE_MODE,
+            modified_ns: None,
+            producer_pid: 0,
+            attributes: Vec::new(),
+        };
+        let writer = Writer::new(id, new, info.config, caller.pid);
+        let attributes = self.writer_attributes(&writer);
+        self.writers.lock().insert(id, Arc::new(Mutex::new(writer)));
+        Ok((attributes, Opened::plain(self.handles.add(Handle::Writer(id)))))
+    }
+}

@@ -1,0 +1,256 @@
+//! Drafts: ordinary files until one is renamed (or linked) to a visible name, which publishes it.
+
+use std::collections::hash_map::Entry;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use crate::clock;
+use crate::error::{Error, Result};
+use crate::queue::config::Durability;
+use crate::store::record::{DraftRecord, NewMessage};
+use crate::store::{Done, INLINE_MAX, NewBody, Published};
+
+use super::access::Caller;
+use super::attributes::{FILE_MODE, ns_of};
+use super::staging::read_file_at;
+use super::{Attributes, View, process};
+
+/// A draft that somebody has open, or that is being published.
+#[derive(Default)]
+pub(super) struct DraftUse {
+    /// Open files that can write.
+    writes: u32,
+    /// It was renamed to a visible name: from then on it is neither listed nor found.
+    publishing: Option<Target>,
+}
+
+/// Where and how a draft is published.
+#[derive(Clone)]
+pub(super) struct Target {
+    /// The queue.
+    pub queue: u64,
+    /// The producer's name.
+    pub name: Vec<u8>,
+    /// Whether the draft stays, as after `link`.
+    pub then: Published,
+    /// The producer's session, for the bare name.
+    pub session: Option<u32>,
+    /// The producer's process.
+    pub pid: u32,
+}
+
+impl Target {
+    /// For a rename or link that `caller` asked for.
+    pub fn new(caller: &Caller, queue: u64, name: Vec<u8>, then: Published) -> Self {
+        let session = process::stat(caller.pid).map(|stat| stat.session);
+        Self {
+            queue,
+            name,
+            then,
+            session,
+            pid: process::tgid(caller.pid),
+        }
+    }
+}
+
+impl View {
+    /// Makes a draft, open; gives its number and file.
+    pub(super) fn create_draft(&self, caller: &Caller, queue: u64, name: &[u8], mode: u32) -> Result<(u64, Arc<File>)> {
+        let now = clock::now_ms();
+        let info = self.store.queue(queue)?;
+        let ttl = u64::try_from(info.config.draft_ttl.as_millis()).unwrap_or(u64::MAX);
+        let record = DraftRecord {
+            queue,
+            name: name.to_vec(),
+            uid: caller.uid,
+            gid: self.group_in(&info, caller),
+            mode: mode & FILE_MODE,
+            created: now,
+            due: if ttl == 0 { 0 } else { now.saturating_add(ttl) },
+            attributes: Vec::new(),
+        };
+        self.store.space().admit(0)?;
+        let (id, file) = self.store.make_draft(&record)?;
+        self.drafts.lock().entry(id).or_default().writes += 1;
+        Ok((id, Arc::new(file)))
+    }
+
+    /// Opens a draft's file.
+    pub(super) fn open_draft(&self, id: u64, writes: bool, truncate: bool) -> Result<Arc<File>> {
+        let mut drafts = self.drafts.lock();
+        if drafts.get(&id).is_some_and(|used| used.publishing.is_some()) {
+            return Err(Error::Stale);
+        }
+        self.store.draft(id)?;
+        let file = if writes {
+            self.store.bodies().open_write(id)?
+        } else {
+            self.store.bodies().open_read(id)?
+        };
+        if truncate && writes {
+            file.set_len(0)?;
+        }
+        if writes {
+            drafts.entry(id).or_default().writes += 1;
+        }
+        Ok(Arc::new(file))
+    }
+
+    /// Writes into a draft.
+    pub(super) fn write_draft(&self, id: u64, file: &File, offset: u64, data: &[u8]) -> Result<()> {
+        let end = offset.checked_add(data.len() as u64).ok_or(Error::MessageTooLarge)?;
+        // An unlinked draft has no queue to set a limit.
+        if let Ok(draft) = self.store.draft(id) {
+            self.admit(&self.store.queue(draft.queue)?.config, end, data.len() as u64)?;
+        }
+        file.write_all_at(data, offset)?;
+        Ok(())
+    }
+
+    /// `fsync` on a draft: its bytes, its name and its record.
+    pub(super) fn sync_draft(self: &Arc<Self>, id: u64, file: Arc<File>, done: Done) {
+        let view = self.clone();
+        self.offload
+            .run(Box::new(move || match view.store.bodies().sync(id, &file) {
+                Ok(()) => view.store.after_sync(done),
+                Err(error) => done(Err(error)),
+            }));
+    }
+
+    /// An open file on a draft was closed for the last time.
+    pub(super) fn release_draft(self: &Arc<Self>, id: u64, writes: bool) {
+        if !writes {
+            return;
+        }
+        let target = {
+            let mut drafts = self.drafts.lock();
+            let Entry::Occupied(mut used) = drafts.entry(id) else {
+                return;
+            };
+            used.get_mut().writes -= 1;
+            if used.get().writes > 0 {
+                return;
+            }
+            match used.get().publishing.clone() {
+                None => {
+                    used.remove();
+                    return;
+                }
+                Some(target) => target,
+            }
+        };
+        let report = Box::new(move |result: Result<()>| {
+            if let Err(error) = result {
+                tracing::error!(draft = id, %error, "a renamed draft could not be enqueued at its last close");
+            }
+        });
+        self.publish_now(id, target, report);
+    }
+
+    /// Whether a draft has been renamed to a visible name already.
+    pub(super) fn is_publishing(&self, id: u64) -> bool {
+        let drafts = self.drafts.lock();
+        drafts
+            .get(&id)
+            .is_some_and(|used| used.publishing.as_ref().is_some_and(|to| to.then == Published::Gone))
+    }
+
+    /// What `stat` shows of a draft.
+    pub(super) fn any_draft_attributes(&self, id: u64) -> Result<Attributes> {
+        let draft = self.store.draft(id).map_err(|error| match error {
+            Error::NotFound => Error::Stale, // published or removed since the name was looked up
+            other => other,
+        })?;
+        self.draft_attributes(id, &draft)
+    }
+
+    /// Makes a draft a message: at once, or when its last writer closes it. `done` when that is as durable as the queue
+    /// promises.
+    pub(super) fn publish(self: &Arc<Self>, id: u64, target: Target, done: Done) {
+        {
+            let mut drafts = self.drafts.lock();
+            let used = drafts.entry(id).or_default();
+            if used.publishing.is_some() {
+                return done(Err(Error::Busy));
+            }
+            if used.writes > 0 && target.then == Published::Gone {
+                used.publishing = Some(target);
+                return done(Ok(()));
+            }
+            used.publishing = Some(target.clone());
+        }
+        self.publish_now(id, target, done);
+    }
+
+    fn publish_now(self: &Arc<Self>, id: u64, target: Target, done: Done) {
+        let view = self.clone();
+        let finish = move |result: Result<Durability>, done: Done| {
+            let mut drafts = view.drafts.lock();
+            if let Entry::Occupied(mut used) = drafts.entry(id) {
+                used.get_mut().publishing = None;
+                if used.get().writes == 0 {
+                    used.remove();
+                }
+            }
+            drop(drafts);
+            match result {
+                Ok(Durability::Sync) => view.store.after_sync(done),
+                Ok(Durability::Async) => done(Ok(())),
+                Err(error) => done(Err(error)),
+            }
+        };
+        let small = std::fs::metadata(self.store.bodies().path(id)).map_or(0, |file| file.len()) <= INLINE_MAX as u64;
+        if small && target.then == Published::Gone {
+            return finish(self.publish_draft(id, &target), done);
+        }
+        let view = self.clone();
+        self.offload
+            .run(Box::new(move || finish(view.publish_draft(id, &target), done)));
+    }
+
+    /// Does it. May wait for the disk when the body is large.
+    fn publish_draft(&self, id: u64, target: &Target) -> Result<Durability> {
+        let draft = self.store.draft(id)?;
+        let config = self.store.config(target.queue)?;
+        let bodies = self.store.bodies();
+        let file = bodies.open_read(id)?;
+        let stat = file.metadata()?;
+        let size = stat.len();
+        if config.max_message_bytes > 0 && size > config.max_message_bytes {
+            return Err(Error::MessageTooLarge);
+        }
+        let moves = target.then == Published::Gone;
+        let new = NewMessage {
+            id: if moves { id } else { self.store.next_id()? },
+            queue: target.queue,
+            name: target.name.clone(),
+            uid: draft.uid,
+            gid: draft.gid,
+            mode: draft.mode,
+            modified_ns: Some(ns_of(stat.modified()?)),
+            producer_pid: target.pid,
+            attributes: draft.attributes,
+        };
+        let now = clock::now_ms();
+        let seq = if size <= INLINE_MAX as u64 {
+            let bytes = read_file_at(&file, 0, INLINE_MAX)?;
+            self.store.publish(id, new, NewBody::Inline(&bytes), target.then, now)?
+        } else {
+            let body = if moves { id } else { self.store.next_id()? };
+            if moves {
+                bodies.sync(body, &file)?;
+            } else {
+                let mut copy = bodies.create(body)?;
+                std::io::copy(&mut &file, &mut copy)?;
+                bodies.sync(body, &copy)?;
+            }
+            self.store
+                .publish(id, new, NewBody::File { id: body, size }, target.then, now)?
+        };
+        if let Some(session) = target.session {
+            self.names.lock().set(target.queue, &target.name, session, seq);
+        }
+        Ok(config.durability)
+    }
+}

@@ -1,0 +1,139 @@
+//! Open files.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::error::{Error, Result};
+use crate::queue::worker::ProcessId;
+use crate::store::Body;
+
+use super::Attributes;
+use super::control::ConfigEdit;
+
+/// What an open file is.
+pub enum Handle {
+    /// A committed message, being read.
+    Reader(Reader),
+    /// A message that is being written.
+    Writer(u64),
+    /// A draft.
+    Draft {
+        /// Its number.
+        id: u64,
+        /// Its file.
+        file: Arc<File>,
+        /// It was opened for writing.
+        writes: bool,
+    },
+    /// A control file, as it was when it was opened.
+    Text(Vec<u8>),
+    /// A queue's configuration, open for writing.
+    Config(Mutex<ConfigEdit>),
+}
+
+/// An open message. It can be read for as long as it is open, whatever happens to the message.
+pub struct Reader {
+    /// Its sequence number when it was opened.
+    pub seq: u64,
+    /// Its bytes.
+    pub body: Body,
+    /// What `stat` showed.
+    pub attributes: Attributes,
+    /// The lease that this descriptor keeps alive.
+    pub lease: Option<Lease>,
+}
+
+/// A lease that an open descriptor keeps alive while its process lives.
+#[derive(Clone, Copy, Debug)]
+pub struct Lease {
+    /// The process that opened it; `None` when it is not visible from here: then the descriptor alone counts.
+    pub process: Option<ProcessId>,
+    /// When the lease ended as of the open, in milliseconds since the epoch.
+    pub deadline: u64,
+    /// The visibility timeout then, in milliseconds.
+    pub timeout: u64,
+}
+
+/// The table of open files.
+#[derive(Default)]
+pub struct Handles {
+    next: AtomicU64,
+    open: Mutex<Open>,
+}
+
+#[derive(Default)]
+struct Open {
+    by_number: HashMap<u64, Arc<Handle>>,
+    /// The numbers of the readers of each message.
+    readers: HashMap<u64, Vec<u64>>,
+}
+
+impl Handles {
+    /// Enters an open file; gives its number.
+    pub fn add(&self, handle: Handle) -> u64 {
+        // Relaxed: only the number's being new matters.
+        let number = self.next.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut open = self.open.lock();
+        if let Handle::Reader(reader) = &handle {
+            open.readers.entry(reader.seq).or_default().push(number);
+        }
+        open.by_number.insert(number, Arc::new(handle));
+        number
+    }
+
+    /// The open file of a number.
+    pub fn get(&self, number: u64) -> Result<Arc<Handle>> {
+        self.open.lock().by_number.get(&number).cloned().ok_or(Error::Aborted)
+    }
+
+    /// Takes an open file out.
+    pub fn remove(&self, number: u64) -> Option<Arc<Handle>> {
+        let mut open = self.open.lock();
+        let handle = open.by_number.remove(&number)?;
+        if let Handle::Reader(reader) = &*handle
+            && let Some(numbers) = open.readers.get_mut(&reader.seq)
+        {
+            numbers.retain(|other| *other != number);
+            if numbers.is_empty() {
+                open.readers.remove(&reader.seq);
+            }
+        }
+        Some(handle)
+    }
+
+    fn readers_of(&self, seq: u64) -> Vec<Arc<Handle>> {
+        let open = self.open.lock();
+        let numbers = open.readers.get(&seq);
+        numbers
+            .into_iter()
+            .flatten()
+            .filter_map(|number| open.by_number.get(number).cloned())
+            .collect()
+    }
+
+    /// What `stat` showed of a message that somebody has open.
+    pub fn attributes_of(&self, seq: u64) -> Option<Attributes> {
+        self.readers_of(seq).iter().find_map(|handle| match &**handle {
+            Handle::Reader(reader) => Some(reader.attributes),
+            _ => None,
+        })
+    }
+
+    /// The leases that open descriptors of a message keep alive.
+    pub fn leases_of(&self, seq: u64) -> Vec<Lease> {
+        let lease = |handle: &Arc<Handle>| match &**handle {
+            Handle::Reader(reader) => reader.lease,
+            _ => None,
+        };
+        self.readers_of(seq).iter().filter_map(lease).collect()
+    }
+
+    /// How many files are open.
+    pub fn len(&self) -> usize {
+        self.open.lock().by_number.len()
+    }
+}

@@ -1,0 +1,163 @@
+//! From a name in a directory to a node.
+//!
+//! A lookup cannot know what it is for, and its answer is shared by all processes: it never changes anything, except that
+//! nothing is answered to those who may not know (`Without r on the queue, other people's messages do not resolve`).
+
+use crate::error::{Error, Result};
+use crate::queue::name::{Name, classify};
+use crate::queue::state::State;
+use crate::store::record::MessageRecord;
+use crate::store::{QueueInfo, ROOT};
+
+use super::access::{Caller, READ};
+use super::{Attributes, Node, Via, View, process};
+
+/// A name in the control directory of a queue.
+pub(super) const QUEUE_CONTROLS: &[&str] = &["config", "stats", "peek", "claimed", "dead"];
+/// A name in the control directory of the mount.
+pub(super) const ROOT_CONTROLS: &[&str] = &["stats", "version"];
+
+/// The node of a control name.
+pub(super) fn control(queue: u64, name: &[u8]) -> Option<Node> {
+    let name = std::str::from_utf8(name).ok()?;
+    let known = if queue == ROOT { ROOT_CONTROLS } else { QUEUE_CONTROLS };
+    if !known.contains(&name) {
+        return None;
+    }
+    Some(match name {
+        "config" => Node::Config(queue),
+        "stats" => Node::Stats(queue),
+        "peek" => Node::Peek(queue),
+        "claimed" => Node::Claimed(queue),
+        "dead" => Node::Dead(queue),
+        _ => Node::Version,
+    })
+}
+
+/// What a name in a queue's directory means to a caller.
+pub(super) enum Found {
+    /// `.mq`.
+    Control,
+    /// A nested queue.
+    Queue(u64),
+    /// A draft.
+    Draft(u64),
+    /// A message by its listed name, ready or claimed.
+    Message(u64, MessageRecord),
+    /// A message by the bare name that the caller's session wrote, and that session.
+    Bare(u64, MessageRecord, u32),
+}
+
+impl View {
+    /// The message `seq`, when it is in `queue`, under that name (`None`: any), in one of `states`, and the caller may know.
+    pub(super) fn resolve(
+        &self,
+        caller: &Caller,
+        queue: (u64, &QueueInfo),
+        seq: u64,
+        name: Option<&[u8]>,
+        states: &[State],
+    ) -> Result<MessageRecord> {
+        let message = self.store.message(seq)?;
+        let there = message.queue == queue.0
+            && name.is_none_or(|name| message.name == name)
+            && states.contains(&message.state());
+        let known = there && (message.uid == caller.uid || self.owner(queue.1).allows(caller, READ));
+        if known { Ok(message) } else { Err(Error::NotFound) }
+    }
+
+    /// The message that a bare name means to the caller's session, and that session.
+    fn resolve_bare(
+        &self,
+        caller: &Caller,
+        queue: (u64, &QueueInfo),
+        name: &[u8],
+    ) -> Result<(u64, MessageRecord, u32)> {
+        if !self.names.lock().knows(queue.0, name) {
+            return Err(Error::NotFound);
+        }
+        let session = process::stat(caller.pid).ok_or(Error::NotFound)?.session;
+        let seq = self.names.lock().get(queue.0, name, session).ok_or(Error::NotFound)?;
+        match self.resolve(caller, queue, seq, Some(name), &[State::Ready, State::Claimed]) {
+            Ok(message) => Ok((seq, message, session)),
+            Err(error) => {
+                self.names.lock().forget(queue.0, name, session);
+                Err(error)
+            }
+        }
+    }
+
+    /// What a name in a queue's directory, or the root, means to a caller.
+    pub(super) fn find(&self, caller: &Caller, queue: u64, name: &[u8]) -> Result<Found> {
+        let kind = classify(name);
+        if kind == Name::Control {
+            return Ok(Found::Control);
+        }
+        if let Name::Sequence { seq, name } = kind
+            && queue != ROOT
+        {
+            let info = self.store.queue(queue)?;
+            let message = self.resolve(caller, (queue, &info), seq, name, &[State::Ready, State::Claimed])?;
+            return Ok(Found::Message(seq, message));
+        }
+        match self.store.find_queue(queue, name) {
+            Ok(nested) => return Ok(Found::Queue(nested)),
+            Err(Error::NotFound) if queue != ROOT => {}
+            Err(error) => return Err(error),
+        }
+        if let Name::Draft(name) = kind {
+            let draft = self.store.find_draft(queue, name)?;
+            // A draft that was renamed while it is open for writing is no draft any more.
+            return if self.is_publishing(draft) {
+                Err(Error::NotFound)
+            } else {
+                Ok(Found::Draft(draft))
+            };
+        }
+        if !self.names.lock().knows(queue, name) {
+            return Err(Error::NotFound);
+        }
+        let info = self.store.queue(queue)?;
+        let (seq, message, session) = self.resolve_bare(caller, (queue, &info), name)?;
+        Ok(Found::Bare(seq, message, session))
+    }
+
+    /// Which messages a directory of a state shows, and by which path.
+    pub(super) fn state_directory(directory: Node) -> Option<(u64, &'static [State], Via)> {
+        match directory {
+            Node::Claimed(queue) => Some((queue, &[State::Claimed], Via::Claimed)),
+            Node::Dead(queue) => Some((queue, &[State::Dead], Via::Dead)),
+            Node::Peek(queue) => Some((queue, &State::ALL, Via::Peek)),
+            _ => None,
+        }
+    }
+
+    /// The message of a name in the directory of a state.
+    pub(super) fn find_in_state(&self, caller: &Caller, directory: Node, name: &[u8]) -> Result<(u64, MessageRecord)> {
+        let (queue, states, _) = Self::state_directory(directory).ok_or(Error::NotDirectory)?;
+        let Name::Sequence { seq, name } = classify(name) else {
+            return Err(Error::NotFound);
+        };
+        let info = self.store.queue(queue)?;
+        Ok((seq, self.resolve(caller, (queue, &info), seq, name, states)?))
+    }
+
+    /// Looks a name up.
+    pub fn lookup(&self, caller: &Caller, directory: Node, name: &[u8]) -> Result<Attributes> {
+        match directory {
+            Node::Queue(queue) => match self.find(caller, queue, name)? {
+                Found::Control => self.attributes(Node::Control(queue)),
+                Found::Queue(nested) => self.attributes(Node::Queue(nested)),
+                Found::Draft(draft) => self.attributes(Node::Draft(draft)),
+                Found::Message(seq, message) => Ok(self.message_attributes(Node::Message(seq, Via::Queue), &message)),
+                Found::Bare(seq, message, _) => Ok(self.message_attributes(Node::Message(seq, Via::Bare), &message)),
+            },
+            Node::Control(queue) => self.attributes(control(queue, name).ok_or(Error::NotFound)?),
+            _ => {
+                let (_, _, via) = Self::state_directory(directory).ok_or(Error::NotDirectory)?;
+                let (seq, message) = self.find_in_state(caller, directory, name)?;
+                Ok(self.message_attributes(Node::Message(seq, via), &message))
+            }
+        }
+    }
+}

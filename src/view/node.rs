@@ -1,0 +1,132 @@
+//! Node ids: what the kernel calls a file by. An id says by itself what it stands for, so no table of them is needed, and
+//! none is ever given to something else: the numbers in it are never used twice.
+//!
+//! The top byte is the kind; the rest a queue, a sequence number, a writer or a draft. The same message has a different id
+//! on each path that leads to it, because `open` gets an id only and must do a different thing on each.
+
+use crate::store::ROOT;
+
+/// The path on which a message was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Via {
+    /// By its listed name in the queue.
+    Queue,
+    /// In the queue by the name that its producer gave it.
+    Bare,
+    /// In `.mq/claimed`.
+    Claimed,
+    /// In `.mq/dead`.
+    Dead,
+    /// In `.mq/peek`.
+    Peek,
+}
+
+/// What a node id stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Node {
+    /// A queue's directory, or the root's.
+    Queue(u64),
+    /// A queue's `.mq`.
+    Control(u64),
+    /// A queue's `.mq/peek`.
+    Peek(u64),
+    /// A queue's `.mq/claimed`.
+    Claimed(u64),
+    /// A queue's `.mq/dead`.
+    Dead(u64),
+    /// A queue's `.mq/config`.
+    Config(u64),
+    /// A queue's `.mq/stats`, or the whole mount's.
+    Stats(u64),
+    /// The mount's `.mq/version`.
+    Version,
+    /// A committed message.
+    Message(u64, Via),
+    /// A message that is being written.
+    Writer(u64),
+    /// A draft.
+    Draft(u64),
+}
+
+const KIND_SHIFT: u32 = 56;
+const NUMBER: u64 = (1 << KIND_SHIFT) - 1;
+
+impl Node {
+    /// The root of the mount; the kernel demands that its id is 1.
+    pub const ROOT: Node = Node::Queue(ROOT);
+
+    /// The id that the kernel gets.
+    pub fn id(self) -> u64 {
+        let (kind, number) = match self {
+            Node::Queue(queue) => (0, queue),
+            Node::Control(queue) => (1, queue),
+            Node::Peek(queue) => (2, queue),
+            Node::Claimed(queue) => (3, queue),
+            Node::Dead(queue) => (4, queue),
+            Node::Config(queue) => (8, queue),
+            Node::Stats(queue) => (9, queue),
+            Node::Version => (10, 0),
+            Node::Message(seq, Via::Queue) => (16, seq),
+            Node::Message(seq, Via::Bare) => (17, seq),
+            Node::Message(seq, Via::Claimed) => (18, seq),
+            Node::Message(seq, Via::Dead) => (19, seq),
+            Node::Message(seq, Via::Peek) => (20, seq),
+            Node::Writer(id) => (32, id),
+            Node::Draft(id) => (33, id),
+        };
+        (kind << KIND_SHIFT) | (number & NUMBER)
+    }
+
+    /// What an id stands for; `None` for one that was never given out.
+    pub fn from_id(id: u64) -> Option<Node> {
+        let number = id & NUMBER;
+        Some(match id >> KIND_SHIFT {
+            0 => Node::Queue(number),
+            1 => Node::Control(number),
+            2 => Node::Peek(number),
+            3 => Node::Claimed(number),
+            4 => Node::Dead(number),
+            8 => Node::Config(number),
+            9 => Node::Stats(number),
+            10 => Node::Version,
+            16 => Node::Message(number, Via::Queue),
+            17 => Node::Message(number, Via::Bare),
+            18 => Node::Message(number, Via::Claimed),
+            19 => Node::Message(number, Via::Dead),
+            20 => Node::Message(number, Via::Peek),
+            32 => Node::Writer(number),
+            33 => Node::Draft(number),
+            _ => return None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_round_trip_and_the_root_is_1() {
+        let via = [Via::Queue, Via::Bare, Via::Claimed, Via::Dead, Via::Peek];
+        let mut nodes: Vec<Node> = via.iter().map(|via| Node::Message(7, *via)).collect();
+        nodes.extend([
+            Node::Queue(7),
+            Node::Control(7),
+            Node::Peek(7),
+            Node::Claimed(7),
+            Node::Dead(7),
+        ]);
+        nodes.extend([
+            Node::Config(7),
+            Node::Stats(7),
+            Node::Version,
+            Node::Writer(7),
+            Node::Draft(7),
+        ]);
+        for node in nodes {
+            assert_eq!(Node::from_id(node.id()), Some(node));
+        }
+        assert_eq!(Node::ROOT.id(), 1);
+        assert_eq!(Node::from_id(u64::MAX), None);
+    }
+}

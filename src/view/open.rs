@@ -1,0 +1,215 @@
+//! Opening a file. Opening a ready message for reading claims it.
+
+use std::sync::Arc;
+
+use crate::clock;
+use crate::error::{Error, Result};
+use crate::queue::config::ClaimMode;
+use crate::queue::state::State;
+use crate::queue::worker::{ProcessId, Worker};
+use crate::store::Taker;
+use crate::store::record::{Claim, MessageRecord};
+
+use super::access::Caller;
+use super::control::ConfigEdit;
+use super::handles::{Handle, Lease, Reader};
+use super::{Node, Via, View, process};
+
+/// The flags of `open(2)`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Flags(pub i32);
+
+impl Flags {
+    /// Opened for writing, reading as well or not.
+    pub fn writes(self) -> bool {
+        self.0 & libc::O_ACCMODE != libc::O_RDONLY
+    }
+
+    /// `O_TRUNC`.
+    pub fn truncates(self) -> bool {
+        self.0 & libc::O_TRUNC != 0
+    }
+
+    /// `O_EXCL`.
+    pub fn exclusive(self) -> bool {
+        self.0 & libc::O_EXCL != 0
+    }
+}
+
+/// An open file, and how the kernel is to treat it.
+#[derive(Clone, Copy, Debug)]
+pub struct Opened {
+    /// Its number.
+    pub handle: u64,
+    /// The bytes never change: the kernel may keep them and need not tell of closes.
+    pub immutable: bool,
+    /// The length is not known beforehand: the kernel must not cache.
+    pub direct: bool,
+}
+
+impl Opened {
+    pub(super) fn plain(handle: u64) -> Self {
+        Self {
+            handle,
+            immutable: false,
+            direct: false,
+        }
+    }
+}
+
+/// The process that asks, as a claim remembers it; `None` when it is not visible from here.
+pub(super) fn worker(caller: &Caller) -> Option<Worker> {
+    let tgid = process::tgid(caller.pid);
+    let leader = process::stat(tgid)?;
+    let process = ProcessId {
+        tgid,
+        start: leader.start,
+    };
+    Some(Worker {
+        process,
+        parent: leader.parent,
+        session: leader.session,
+    })
+}
+
+/// Whether `asker` may read what is claimed so (see [`Worker::shares_claim_of`]).
+fn shares(asker: Option<Worker>, claim: &Claim) -> bool {
+    // Processes that are not visible cannot be told apart.
+    let (Some(asker), Some(process)) = (asker, claim.process) else {
+        return asker.is_none() && claim.process.is_none();
+    };
+    let claimer = Worker {
+        process,
+        parent: claim.parent,
+        session: claim.session,
+    };
+    asker.shares_claim_of(
+        &claimer,
+        || process::alive(process),
+        |parent| process::stat(parent).map(|stat| stat.session),
+    )
+}
+
+impl View {
+    /// Opens a file.
+    pub fn open(self: &Arc<Self>, caller: &Caller, node: Node, flags: i32) -> Result<Opened> {
+        let flags = Flags(flags);
+        if flags.writes() || flags.truncates() {
+            self.refuse_read_only()?;
+        }
+        match node {
+            Node::Message(seq, via) if flags.writes() || flags.truncates() => self.refuse_rewrite(seq, via),
+            Node::Message(seq, via) => self.open_message(caller, seq, via),
+            Node::Writer(id) => self.reopen_writer(id, flags),
+            Node::Draft(id) => {
+                let file = self.open_draft(id, flags.writes(), flags.truncates())?;
+                Ok(Opened::plain(self.handles.add(Handle::Draft {
+                    id,
+                    file,
+                    writes: flags.writes(),
+                })))
+            }
+            Node::Config(queue) if flags.writes() => {
+                let edit = ConfigEdit::new(queue, caller.uid);
+                Ok(Opened {
+                    direct: true,
+                    ..Opened::plain(self.handles.add(Handle::Config(edit.into())))
+                })
+            }
+            Node::Config(_) | Node::Stats(_) | Node::Version if flags.writes() => {
+                Err(Error::NotPermitted("this control file is read-only"))
+            }
+            Node::Config(queue) => Ok(self.open_text(self.config_text(queue)?)),
+            Node::Stats(_) | Node::Version => Ok(self.open_text(self.status_text(node)?)),
+            _ => Err(Error::IsDirectory),
+        }
+    }
+
+    fn open_text(&self, text: String) -> Opened {
+        Opened {
+            direct: true,
+            ..Opened::plain(self.handles.add(Handle::Text(text.into_bytes())))
+        }
+    }
+
+    /// A committed message never changes. Under its bare name it does not stand in the way of a new one: the name is
+    /// forgotten, and the kernel looks it up again, finds nothing and creates.
+    fn refuse_rewrite(&self, seq: u64, via: Via) -> Result<Opened> {
+        if via == Via::Bare {
+            let message = self.store.message(seq)?;
+            self.names.lock().forget_message(message.queue, &message.name, seq);
+            return Err(Error::Stale);
+        }
+        self.store.message(seq)?;
+        Err(Error::NotPermitted("a committed message never changes"))
+    }
+
+    /// The same message opened once more, as `/dev/stdout` does.
+    fn reopen_writer(&self, id: u64, flags: Flags) -> Result<Opened> {
+        let writer = self.writer(id)?;
+        let mut writer = writer.lock();
+        if flags.truncates() {
+            self.truncate_message(&mut writer, 0)?;
+        }
+        writer.reopened();
+        Ok(Opened::plain(self.handles.add(Handle::Writer(id))))
+    }
+
+    fn open_message(&self, caller: &Caller, seq: u64, via: Via) -> Result<Opened> {
+        let found = self.store.message(seq)?;
+        let (message, lease) = match via {
+            Via::Peek | Via::Dead => (found, None),
+            Via::Queue | Via::Bare | Via::Claimed => self.take(caller, seq, via, found)?,
+        };
+        let node = Node::Message(seq, via);
+        let body = self
+            .store
+            .body(&message)
+            .inspect_err(|error| tracing::error!(seq, %error, "unreadable message"))?;
+        let attributes = self.message_attributes(node, &message);
+        let handle = self.handles.add(Handle::Reader(Reader {
+            seq,
+            body,
+            attributes,
+            lease,
+        }));
+        Ok(Opened {
+            handle,
+            immutable: true,
+            direct: false,
+        })
+    }
+
+    /// Claims a message for a reader, or lets the reader in on a claim that is there.
+    fn take(
+        &self,
+        caller: &Caller,
+        seq: u64,
+        via: Via,
+        found: MessageRecord,
+    ) -> Result<(MessageRecord, Option<Lease>)> {
+        let queue = self.store.queue(found.queue)?;
+        if self.options.read_only || !self.owner(&queue).may_consume(caller) {
+            return Ok((found, None));
+        }
+        let claims = queue.config.claim == ClaimMode::Read && via != Via::Claimed;
+        let asker = worker(caller);
+        let message = match (&found.claim, found.state()) {
+            (_, State::Ready) if claims => {
+                let taker = Taker {
+                    worker: asker,
+                    uid: caller.uid,
+                };
+                self.store.claim(found.queue, seq, taker, clock::now_ms())?
+            }
+            (Some(claim), _) if claims && !shares(asker, claim) => return Err(Error::Busy),
+            _ => found,
+        };
+        let lease = message.claim.as_ref().map(|claim| Lease {
+            process: asker.map(|asker| asker.process),
+            deadline: claim.deadline,
+            timeout: u64::try_from(queue.config.visibility_timeout.as_millis()).unwrap_or(u64::MAX),
+        });
+        Ok((message, lease))
+    }
+}

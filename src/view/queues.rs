@@ -1,0 +1,69 @@
+//! Directories: making and removing queues.
+
+use crate::error::{Error, Result};
+use crate::queue::name::{Name, classify};
+use crate::store::NewQueue;
+
+use super::access::Caller;
+use super::attributes::DIRECTORY_MODE;
+use super::{Attributes, Node, View};
+
+/// The longest name of a queue, as on other filesystems.
+pub(super) const QUEUE_NAME_MAX: usize = 255;
+
+impl View {
+    /// Refuses names that no queue can have.
+    pub(super) fn check_queue_name(name: &[u8]) -> Result<()> {
+        match classify(name) {
+            _ if name.len() > QUEUE_NAME_MAX => Err(Error::NameTooLong),
+            Name::Control => Err(Error::Exists),
+            Name::Sequence { .. } => Err(Error::Invalid("a queue's name does not look like a message's".into())),
+            Name::Draft(_) | Name::Plain(_) => Ok(()),
+        }
+    }
+
+    /// Makes a queue.
+    pub fn make_directory(&self, caller: &Caller, directory: Node, name: &[u8], mode: u32) -> Result<Attributes> {
+        self.refuse_read_only()?;
+        let Node::Queue(parent) = directory else {
+            return Err(Error::NotPermitted("nothing is created in a control directory"));
+        };
+        Self::check_queue_name(name)?;
+        let info = self.store.queue(parent)?;
+        self.store.space().admit(0)?;
+        // A set-group-id directory hands its group and the bit itself down.
+        let inherited = info.mode & 0o2000;
+        let new = NewQueue {
+            parent,
+            name,
+            uid: caller.uid,
+            gid: self.group_in(&info, caller),
+            mode: (mode & DIRECTORY_MODE) | inherited,
+        };
+        self.attributes(Node::Queue(self.store.make_queue(new)?))
+    }
+
+    /// Removes a queue that holds nothing.
+    pub fn remove_directory(&self, directory: Node, name: &[u8]) -> Result<()> {
+        self.refuse_read_only()?;
+        let Node::Queue(parent) = directory else {
+            return Err(Error::NotPermitted("control directories cannot be removed"));
+        };
+        if classify(name) == Name::Control {
+            return Err(Error::NotPermitted("control directories cannot be removed"));
+        }
+        let queue = self.store.find_queue(parent, name)?;
+        self.refuse_while_written(queue)?;
+        self.store.remove_queue(parent, name).map(|_| ())
+    }
+
+    /// A message that is being written is in its queue already, for those who want to remove that.
+    pub(super) fn refuse_while_written(&self, queue: u64) -> Result<()> {
+        let open: Vec<_> = self.writers.lock().values().cloned().collect();
+        if open.iter().any(|writer| writer.lock().queue == queue) {
+            Err(Error::NotEmpty)
+        } else {
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! `chmod`, `chown`, `truncate`, `utimes`. The kernel has checked who may (`default_permissions`).
+
+use std::time::SystemTime;
+
+use rustix::fs::{Timespec, Timestamps, UTIME_OMIT};
+
+use crate::clock;
+use crate::error::{Error, Result};
+
+use super::attributes::{DIRECTORY_MODE, FILE_MODE, ns_of};
+use super::{Attributes, Node, Via, View};
+
+/// What is to be changed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Change {
+    /// Permission bits.
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Length in bytes.
+    pub size: Option<u64>,
+    /// Time of the last access.
+    pub accessed: Option<SystemTime>,
+    /// Time of the last modification.
+    pub modified: Option<SystemTime>,
+}
+
+impl Change {
+    fn owner_or_mode(&self) -> bool {
+        self.mode.is_some() || self.uid.is_some() || self.gid.is_some()
+    }
+
+    fn times(&self) -> bool {
+        self.accessed.is_some() || self.modified.is_some()
+    }
+
+    fn apply(&self, mode: &mut u32, uid: &mut u32, gid: &mut u32, bits: u32) {
+        if let Some(new) = self.mode {
+            *mode = new & bits;
+        }
+        *uid = self.uid.unwrap_or(*uid);
+        *gid = self.gid.unwrap_or(*gid);
+    }
+}
+
+impl View {
+    /// Changes what `stat` shows of a node; gives what it shows now.
+    pub fn set_attributes(&self, node: Node, change: Change) -> Result<Attributes> {
+        self.refuse_read_only()?;
+        match node {
+            Node::Queue(queue) => {
+                if change.owner_or_mode() {
+                    self.store.alter_queue(queue, |record| {
+                        change.apply(&mut record.mode, &mut record.uid, &mut record.gid, DIRECTORY_MODE);
+                        Ok(())
+                    })?;
+                }
+            }
+            Node::Message(seq, via) => self.change_message(seq, via, change)?,
+            Node::Writer(id) => self.change_writer(id, change)?,
+            Node::Draft(id) => self.change_draft(id, change)?,
+            // `> config` truncates; what is written next names what is to change.
+            Node::Config(_) if !change.owner_or_mode() => {}
+            _ if change.owner_or_mode() || change.size.is_some() => {
+                return Err(Error::NotPermitted("control files follow their queue"));
+            }
+            _ => {}
+        }
+        self.attributes(node)
+    }
+
+    fn change_message(&self, seq: u64, via: Via, change: Change) -> Result<()> {
+        if change.size.is_some() {
+            return Err(Error::NotPermitted("a committed message never changes"));
+        }
+        let now = clock::now_ms();
+        let message = self.store.set_message_stat(seq, now, |mode, uid, gid, modified| {
+            change.apply(mode, uid, gid, FILE_MODE);
+            *modified = change.modified.map_or(*modified, ns_of);
+        })?;
+        // `touch -c` by its worker: another visibility timeout from now.
+        if change.times() && message.claim.is_some() && via != Via::Peek {
+            self.store.renew(seq, now)?;
+        }
+        Ok(())
+    }
+
+    fn change_writer(&self, id: u64, change: Change) -> Result<()> {
+        let writer = self.writer(id)?;
+        let mut writer = writer.lock();
+        if let Some(size) = change.size {
+            self.truncate_message(&mut writer, size)?;
+        }
+        if change.owner_or_mode() || change.modified.is_some() {
+            self.touched(&mut writer)?;
+            let writer = &mut *writer;
+            change.apply(&mut writer.mode, &mut writer.uid, &mut writer.gid, FILE_MODE);
+            writer.modified_ns = change.modified.map(ns_of).or(writer.modified_ns);
+        }
+        Ok(())
+    }
+
+    fn change_draft(&self, id: u64, change: Change) -> Result<()> {
+        if change.owner_or_mode() {
+            self.store.alter_draft(id, |draft| {
+                change.apply(&mut draft.mode, &mut draft.uid, &mut draft.gid, FILE_MODE);
+                Ok(())
+            })?;
+        }
+        if change.size.is_none() && !change.times() {
+            return Ok(());
+        }
+        let file = self.store.bodies().open_write(id)?;
+        if let Some(size) = change.size {
+            let config = self.store.config(self.store.draft(id)?.queue)?;
+            self.admit(&config, size, 0)?;
+            file.set_len(size)?;
+        }
+        if change.times() {
+            let times = Timestamps {
+                last_access: change.accessed.map_or(omitted(), timespec),
+                last_modification: change.modified.map_or(omitted(), timespec),
+            };
+            rustix::fs::futimens(&file, &times).map_err(std::io::Error::from)?;
+        }
+        Ok(())
+    }
+}
+
+fn omitted() -> Timespec {
+    Timespec {
+        tv_sec: 0,
+        tv_nsec: UTIME_OMIT as _,
+    }
+}
+
+fn timespec(time: SystemTime) -> Timespec {
+    let ns = ns_of(time);
+    Timespec {
+        tv_sec: ns.div_euclid(1_000_000_000),
+        tv_nsec: ns.rem_euclid(1_000_000_000),
+    }
+}

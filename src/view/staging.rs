@@ -1,0 +1,165 @@
+//! The bytes of a message that is being written: in memory while they are few, in a body file beyond that.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::store::{Bodies, INLINE_MAX, NewBody};
+
+/// Bytes on their way into a message.
+#[derive(Debug)]
+pub struct Staging {
+    id: u64,
+    size: u64,
+    place: Place,
+}
+
+#[derive(Debug)]
+enum Place {
+    Memory(Vec<u8>),
+    File(Arc<File>),
+}
+
+impl Staging {
+    /// Nothing yet. `id` is the number that a body file would get.
+    pub fn new(id: u64) -> Self {
+        Self {
+            id,
+            size: 0,
+            place: Place::Memory(Vec::new()),
+        }
+    }
+
+    /// Length in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Writes at an offset; a gap before it reads as zeros.
+    pub fn write_at(&mut self, bodies: &Bodies, offset: u64, data: &[u8]) -> Result<()> {
+        let end = offset + data.len() as u64;
+        if end > INLINE_MAX as u64 {
+            self.spill(bodies)?;
+        }
+        match &mut self.place {
+            Place::Memory(bytes) => {
+                // Both fit, as the end is within INLINE_MAX.
+                let (start, end) = (offset as usize, end as usize);
+                if bytes.len() < end {
+                    bytes.resize(end, 0);
+                }
+                bytes[start..end].copy_from_slice(data);
+            }
+            Place::File(file) => file.write_all_at(data, offset)?,
+        }
+        self.size = self.size.max(end);
+        Ok(())
+    }
+
+    /// Cuts or extends (with zeros).
+    pub fn truncate(&mut self, bodies: &Bodies, size: u64) -> Result<()> {
+        if size > INLINE_MAX as u64 {
+            self.spill(bodies)?;
+        }
+        match &mut self.place {
+            Place::Memory(bytes) => bytes.resize(size as usize, 0),
+            Place::File(file) => file.set_len(size)?,
+        }
+        self.size = size;
+        Ok(())
+    }
+
+    fn spill(&mut self, bodies: &Bodies) -> Result<()> {
+        if let Place::Memory(bytes) = &self.place {
+            let file = bodies.create(self.id)?;
+            file.write_all_at(bytes, 0)?;
+            self.place = Place::File(Arc::new(file));
+        }
+        Ok(())
+    }
+
+    /// Reads at an offset; fewer bytes than asked for only at the end.
+    pub fn read_at(&self, offset: u64, size: usize) -> Result<Vec<u8>> {
+        match &self.place {
+            Place::Memory(bytes) => {
+                let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+                let end = start.saturating_add(size).min(bytes.len());
+                Ok(bytes[start..end].to_vec())
+            }
+            Place::File(file) => read_file_at(file, offset, size),
+        }
+    }
+
+    /// The file, when there is one: to be synced before [`Staging::body`] is enqueued.
+    pub fn file(&self) -> Option<Arc<File>> {
+        match &self.place {
+            Place::Memory(_) => None,
+            Place::File(file) => Some(file.clone()),
+        }
+    }
+
+    /// The number that a body file has or would get.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The bytes as the store takes them.
+    pub fn body(&self) -> NewBody<'_> {
+        match &self.place {
+            Place::Memory(bytes) => NewBody::Inline(bytes),
+            Place::File(_) => NewBody::File {
+                id: self.id,
+                size: self.size,
+            },
+        }
+    }
+
+    /// Forgets the bytes. Gives the number of the file that held them, for the caller to remove.
+    pub fn discard(&mut self) -> Option<u64> {
+        self.size = 0;
+        match std::mem::replace(&mut self.place, Place::Memory(Vec::new())) {
+            Place::Memory(_) => None,
+            Place::File(_) => Some(self.id),
+        }
+    }
+}
+
+/// Reads from a file; fewer bytes than asked for only at the end.
+pub fn read_file_at(file: &File, offset: u64, size: usize) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; size];
+    let mut filled = 0;
+    while filled < size {
+        match file.read_at(&mut bytes[filled..], offset + filled as u64) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    bytes.truncate(filled);
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_the_same_in_memory_and_in_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let bodies = Bodies::open(dir.path().join("bodies")).unwrap();
+        let mut staging = Staging::new(1);
+        let mut model = Vec::new();
+        for (offset, data) in [(3, &b"abc"[..]), (0, b"x"), (INLINE_MAX - 1, b"yz"), (10, b"later")] {
+            staging.write_at(&bodies, offset as u64, data).unwrap();
+            model.resize(model.len().max(offset + data.len()), 0);
+            model[offset..offset + data.len()].copy_from_slice(data);
+            assert_eq!(staging.read_at(0, model.len() + 9).unwrap(), model);
+        }
+        assert!(staging.file().is_some());
+        staging.truncate(&bodies, 4).unwrap();
+        assert_eq!(staging.read_at(0, 9).unwrap(), model[..4]);
+        assert_eq!((staging.discard(), staging.size()), (Some(1), 0));
+    }
+}

@@ -1,0 +1,420 @@
+//! A message that is being written, from the open that creates it to its last close.
+//!
+//! ```text
+//!            write                 close by its opener, new bytes                    last close
+//!  (create) -------> open, dirty --------------------------------> committed, hidden -----------> visible
+//!                     |   ^                                           |    |
+//!                     |   '---- another write: the commit is retracted'    | a writer is killed, or the commit fails
+//!                     '--------------------------------------------------> aborted: nothing is enqueued
+//! ```
+//!
+//! The kernel does not mark the last close: each close of each duplicate of the descriptor, in whatever process, is a FLUSH, and
+//! only RELEASE says that it was the last. A close must be durable when it returns, and RELEASE comes too late for that: so
+//! the message is committed, hidden, at a close by the process that opened it that found new bytes, and revealed at RELEASE.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use parking_lot::Mutex;
+
+use crate::clock;
+use crate::error::{Error, Result};
+use crate::queue::config::{AbortOn, Durability, QueueConfig};
+use crate::store::Done;
+use crate::store::record::NewMessage;
+
+use super::attributes::time_ns;
+use super::staging::Staging;
+use super::{View, process};
+
+/// A message that is being written.
+pub struct Writer {
+    /// The queue it goes to.
+    pub queue: u64,
+    /// The name that its producer gave it.
+    pub name: Vec<u8>,
+    /// Its owner.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+    /// Its permission bits.
+    pub mode: u32,
+    /// The time of modification that was set, in nanoseconds since the epoch.
+    pub modified_ns: Option<i64>,
+    /// Properties and headers.
+    pub attributes: Vec<(String, Vec<u8>)>,
+    /// The configuration of the queue when it was opened.
+    pub config: Arc<QueueConfig>,
+    staging: Staging,
+    created: SystemTime,
+    /// The process that opened it; 0 when it is not visible from here.
+    opener: u32,
+    /// Its session, once known.
+    session: Option<u32>,
+    /// Threads that opened or wrote it, with their processes.
+    writers: Vec<(u32, u32)>,
+    state: Progress,
+    /// There are bytes, or attributes, that no commit covers.
+    dirty: bool,
+    /// Raised by each change; a commit that takes time compares it.
+    version: u64,
+    /// `fsync` was called: the commit is to be durable whatever the queue's durability.
+    synced: bool,
+    /// Open files on it.
+    opens: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    /// Not committed.
+    Open,
+    /// Committed and hidden under this sequence number. `later`: a close came after the one that committed.
+    Committed { seq: u64, later: bool },
+    /// Nothing will be enqueued.
+    Aborted,
+}
+
+impl Writer {
+    /// A new message, opened by the thread `tid`.
+    pub fn new(id: u64, new: NewMessage, config: Arc<QueueConfig>, tid: u32) -> Self {
+        let opener = process::tgid(tid);
+        Self {
+            queue: new.queue,
+            name: new.name,
+            uid: new.uid,
+            gid: new.gid,
+            mode: new.mode,
+            modified_ns: new.modified_ns,
+            attributes: new.attributes,
+            config,
+            staging: Staging::new(id),
+            created: SystemTime::now(),
+            opener,
+            session: None,
+            writers: vec![(tid, opener)],
+            state: Progress::Open,
+            dirty: true,
+            version: 0,
+            synced: false,
+            opens: 1,
+        }
+    }
+
+    /// Its number: that of its node, of its body file, and of the message to be.
+    pub fn id(&self) -> u64 {
+        self.staging.id()
+    }
+
+    /// Length so far, in bytes.
+    pub fn size(&self) -> u64 {
+        self.staging.size()
+    }
+
+    /// What `stat` shows as its time of modification.
+    pub fn modified(&self) -> SystemTime {
+        self.modified_ns.map_or(self.created, time_ns)
+    }
+
+    /// Another open file on it.
+    pub fn reopened(&mut self) {
+        self.opens += 1;
+    }
+
+    /// Reads back what was written.
+    pub fn read_at(&self, offset: u64, size: usize) -> Result<Vec<u8>> {
+        self.staging.read_at(offset, size)
+    }
+
+    /// The process that a thread belongs to, when it is one that wrote.
+    fn process_of(&self, tid: u32) -> u32 {
+        let known = self.writers.iter().find(|(thread, _)| *thread == tid);
+        known.map_or_else(|| process::tgid(tid), |(_, process)| *process)
+    }
+
+    fn has_written(&self, process: u32) -> bool {
+        self.writers.iter().any(|(_, writer)| *writer == process)
+    }
+
+    fn new_message(&self) -> NewMessage {
+        NewMessage {
+            id: self.id(),
+            queue: self.queue,
+            name: self.name.clone(),
+            uid: self.uid,
+            gid: self.gid,
+            mode: self.mode,
+            modified_ns: self.modified_ns,
+            producer_pid: self.opener,
+            attributes: self.attributes.clone(),
+        }
+    }
+
+    /// Whether a close promises durability.
+    fn durable(&self) -> bool {
+        self.synced || self.config.durability == Durability::Sync
+    }
+}
+
+impl View {
+    /// The writer of a number.
+    pub(super) fn writer(&self, id: u64) -> Result<Arc<Mutex<Writer>>> {
+        self.writers.lock().get(&id).cloned().ok_or(Error::Stale)
+    }
+
+    /// Notes a change that no commit covers yet: a commit made before is taken back, so that a crash from now on leaves nothing
+    /// rather than a part.
+    pub(super) fn touched(&self, writer: &mut Writer) -> Result<()> {
+        match writer.state {
+            Progress::Aborted => return Err(Error::Aborted),
+            Progress::Committed { seq, .. } => {
+                self.store.retract(writer.queue, seq, clock::now_ms())?;
+                writer.state = Progress::Open;
+                if writer.durable() {
+                    self.store.sync_soon();
+                }
+            }
+            Progress::Open => {}
+        }
+        writer.dirty = true;
+        writer.version += 1;
+        Ok(())
+    }
+
+    /// Checks that a message may become so long, and that there is room for `more` bytes.
+    pub(super) fn admit(&self, config: &QueueConfig, length: u64, more: u64) -> Result<()> {
+        if config.max_message_bytes > 0 && length > config.max_message_bytes {
+            return Err(Error::MessageTooLarge);
+        }
+        self.store.space().admit(more)
+    }
+
+    /// Writes bytes into a new message.
+    pub(super) fn write_message(&self, id: u64, tid: u32, offset: u64, data: &[u8]) -> Result<()> {
+        let writer = self.writer(id)?;
+        let mut writer = writer.lock();
+        if writer.state == Progress::Aborted {
+            return Err(Error::Aborted);
+        }
+        let end = offset.checked_add(data.len() as u64).ok_or(Error::MessageTooLarge)?;
+        self.admit(&writer.config, end, data.len() as u64)?;
+        if !writer.writers.iter().any(|(thread, _)| *thread == tid) {
+            let process = process::tgid(tid);
+            writer.writers.push((tid, process));
+        }
+        self.touched(&mut writer)?;
+        writer.staging.write_at(self.store.bodies(), offset, data)
+    }
+
+    /// Cuts or extends a new message.
+    pub(super) fn truncate_message(&self, writer: &mut Writer, size: u64) -> Result<()> {
+        let more = size.saturating_sub(writer.size());
+        self.admit(&writer.config, size, more)?;
+        self.touched(writer)?;
+        writer.staging.truncate(self.store.bodies(), size)
+    }
+
+    /// `fsync` on a new message: the bytes are durable now, and the message will be when it is closed.
+    pub(super) fn sync_message(&self, id: u64, done: Done) {
+        let file = match self.writer(id) {
+            Ok(writer) => {
+                let mut writer = writer.lock();
+                writer.synced = true;
+                writer.staging.file()
+            }
+            Err(error) => return done(Err(error)),
+        };
+        match file {
+            Some(file) => self
+                .offload
+                .run(Box::new(move || done(file.sync_data().map_err(Error::from)))),
+            None => done(Ok(())),
+        }
+    }
+
+    /// A close of one descriptor of a new message, by the thread `tid`. `done` gets what that close returns.
+    pub(super) fn close_message(self: &Arc<Self>, id: u64, tid: u32, done: Done) {
+        let shared = match self.writer(id) {
+            Ok(writer) => writer,
+            Err(error) => return done(Err(error)),
+        };
+        let mut writer = shared.lock();
+        let process = writer.process_of(tid);
+        let wrote = writer.has_written(process);
+        if wrote && writer.state != Progress::Aborted {
+            let stat = process::stat(tid);
+            if process == writer.opener {
+                writer.session = writer.session.or(stat.map(|stat| stat.session));
+            }
+            if writer.config.abort_on == AbortOn::Killed && stat.is_some_and(|stat| stat.killed()) {
+                tracing::warn!(
+                    queue = writer.queue,
+                    pid = process,
+                    "a writer was killed: its message is dropped"
+                );
+                self.abort(&mut writer);
+                return done(Ok(())); // to a dying process nothing is reported
+            }
+        }
+        match writer.state {
+            Progress::Aborted => return done(Err(Error::Aborted)),
+            Progress::Committed { seq, .. } if !writer.dirty => {
+                writer.state = Progress::Committed { seq, later: true };
+                return done(Ok(()));
+            }
+            _ => {}
+        }
+        // An empty message is committed at its last close only: shells close duplicates before they write.
+        // A process that is not visible cannot be told from the opener.
+        if !writer.dirty || writer.size() == 0 || (process != writer.opener && process != 0) {
+            return done(Ok(()));
+        }
+        match writer.staging.file() {
+            Some(file) if writer.durable() => {
+                let (view, version) = (self.clone(), writer.version);
+                drop(writer);
+                self.offload.run(Box::new(move || {
+                    let synced = view.store.bodies().sync(id, &file);
+                    let mut writer = shared.lock();
+                    match synced {
+                        // More was written meanwhile: a later close commits it.
+                        Ok(()) if writer.version != version => done(Ok(())),
+                        Ok(()) => view.commit(&mut writer, done),
+                        Err(error) => {
+                            view.abort(&mut writer);
+                            done(Err(error));
+                        }
+                    }
+                }));
+            }
+            _ => self.commit(&mut writer, done),
+        }
+    }
+
+    /// Commits a message, hidden; `done` when it is as durable as its queue promises.
+    fn commit(&self, writer: &mut Writer, done: Done) {
+        // Two closes may have waited for the sync of the same body: the second finds the work done.
+        let needed = match writer.state {
+            Progress::Aborted => return done(Err(Error::Aborted)),
+            Progress::Committed { .. } => writer.dirty,
+            Progress::Open => true,
+        };
+        if needed && let Err(error) = self.commit_now(writer) {
+            tracing::error!(queue = writer.queue, %error, "enqueue failed");
+            self.abort(writer);
+            return done(Err(error));
+        }
+        if writer.durable() {
+            self.store.after_sync(done)
+        } else {
+            done(Ok(()))
+        }
+    }
+
+    fn commit_now(&self, writer: &mut Writer) -> Result<u64> {
+        let seq = self
+            .store
+            .enqueue(writer.new_message(), writer.staging.body(), true, clock::now_ms())?;
+        writer.state = Progress::Committed { seq, later: false };
+        writer.dirty = false;
+        Ok(seq)
+    }
+
+    /// Drops a message: whatever was committed is taken back, and later writes and closes fail.
+    fn abort(&self, writer: &mut Writer) {
+        let now = clock::now_ms();
+        if let Progress::Committed { seq, .. } = writer.state
+            && let Err(error) = self.store.retract(writer.queue, seq, now)
+        {
+            tracing::error!(queue = writer.queue, seq, %error, "a dropped message could not be taken back");
+        }
+        if let Err(error) = self.store.count_aborted(writer.queue, now) {
+            tracing::debug!(queue = writer.queue, %error, "a dropped message was not counted");
+        }
+        if writer.durable() {
+            self.store.sync_soon();
+        }
+        writer.state = Progress::Aborted;
+        if let Some(file) = writer.staging.discard() {
+            self.store.discard_body(file);
+        }
+    }
+
+    /// The last close of an open file on a new message; when it was the last of them all, the message becomes visible.
+    pub(super) fn release_message(&self, id: u64) {
+        let Ok(shared) = self.writer(id) else { return };
+        let mut writer = shared.lock();
+        writer.opens -= 1;
+        if writer.opens > 0 {
+            return;
+        }
+        self.writers.lock().remove(&id);
+        match self.finish(&mut writer) {
+            Ok(Some(seq)) => self.remember_name(&writer, seq),
+            Ok(None) => {}
+            Err(error) => {
+                tracing::error!(queue = writer.queue, %error, "enqueue failed at the last close");
+                self.abort(&mut writer);
+            }
+        }
+    }
+
+    fn finish(&self, writer: &mut Writer) -> Result<Option<u64>> {
+        let seq = match writer.state {
+            Progress::Aborted => return Ok(None),
+            Progress::Committed { seq, later: false } => seq,
+            // FIFO is the order of last closes.
+            Progress::Committed { seq, later: true } => self.store.resequence(writer.queue, seq, clock::now_ms())?,
+            Progress::Open => {
+                let seq = self.commit_now(writer)?;
+                match writer.staging.file() {
+                    Some(file) => {
+                        let id = writer.id();
+                        let bodies = self.store.bodies().clone();
+                        self.offload.run(Box::new(move || {
+                            if let Err(error) = bodies.sync(id, &file) {
+                                tracing::error!(%error, "sync of a body failed");
+                            }
+                        }));
+                    }
+                    None if writer.durable() => self.store.sync_soon(),
+                    None => {}
+                }
+                seq
+            }
+        };
+        self.store.reveal(writer.queue, seq)?;
+        Ok(Some(seq))
+    }
+
+    /// The name goes on meaning this message to the session that wrote it.
+    fn remember_name(&self, writer: &Writer, seq: u64) {
+        let session = writer
+            .session
+            .or_else(|| process::stat(writer.opener).map(|stat| stat.session));
+        if let Some(session) = session {
+            self.names.lock().set(writer.queue, &writer.name, session, seq);
+        }
+    }
+
+    /// The mount ends while a message is being written.
+    pub(super) fn drop_unfinished(&self, writer: &mut Writer) {
+        match writer.state {
+            Progress::Aborted => {}
+            Progress::Committed { seq, .. } if !writer.dirty => {
+                // A close promised it: it stays, as after a crash.
+                if let Err(error) = self.store.reveal(writer.queue, seq) {
+                    tracing::error!(queue = writer.queue, seq, %error, "a committed message was not shown");
+                }
+            }
+            _ => {
+                tracing::warn!(
+                    queue = writer.queue,
+                    name = %String::from_utf8_lossy(&writer.name),
+                    bytes = writer.size(),
+                    "dropped a message that was still being written"
+                );
+                self.abort(writer);
+            }
+        }
+    }
+}

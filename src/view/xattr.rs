@@ -1,0 +1,269 @@
+//! Metadata as extended attributes.
+//!
+//! `user.mq.*` is the project's; any other `user.*` attribute of a message is a header that travels with it.
+
+use crate::clock;
+use crate::error::{Error, Result};
+use crate::queue::config::{KEYS, QueueConfig};
+use crate::store::ROOT;
+use crate::store::record::MessageRecord;
+
+use super::access::Caller;
+use super::stats::{COUNTERS, counter};
+use super::{Node, View};
+
+/// The prefix of the project's own attributes.
+pub const PREFIX: &str = "user.mq.";
+/// What a message tells about itself; set by mqfs only.
+pub const MESSAGE_ATTRIBUTES: &[&str] = &[
+    "id",
+    "seq",
+    "name",
+    "state",
+    "enqueued_at",
+    "deliveries",
+    "claimed_by",
+    "deadline",
+    "producer",
+];
+/// Properties that a producer may set on a new file or a draft.
+pub const PROPERTIES: &[&str] = &["content_type", "correlation_id", "reply_to", "group"];
+/// On the root of the mount: the process that serves it.
+pub const DAEMON_PID: &str = "user.mq.daemon_pid";
+
+/// All attributes of one file together are no longer than this, in bytes: what `listxattr` can list.
+const LONGEST: usize = 64 * 1024;
+
+/// What `setxattr` demands of the attribute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Demand {
+    /// Nothing.
+    None,
+    /// That it is not there (`XATTR_CREATE`).
+    New,
+    /// That it is there (`XATTR_REPLACE`).
+    Old,
+}
+
+type Pairs = Vec<(String, Vec<u8>)>;
+
+/// The names of the counters of a queue, without the prefix.
+pub fn counter_names() -> impl Iterator<Item = &'static str> {
+    COUNTERS.iter().map(|(name, _)| *name)
+}
+
+/// The name as text, when it is one of a kind that this filesystem keeps.
+fn kept(name: &[u8]) -> Result<&str> {
+    match std::str::from_utf8(name) {
+        Ok(name) if name.starts_with("user.") => Ok(name),
+        _ => Err(Error::NotSupported),
+    }
+}
+
+fn find(pairs: &Pairs, name: &str) -> Result<Vec<u8>> {
+    pairs
+        .iter()
+        .find(|(known, _)| known == name)
+        .map(|(_, value)| value.clone())
+        .ok_or(Error::NoAttribute)
+}
+
+fn set(pairs: &mut Pairs, name: &str, value: &[u8], demand: Demand) -> Result<()> {
+    let at = pairs.iter().position(|(known, _)| known == name);
+    match (demand, at) {
+        (Demand::New, Some(_)) => return Err(Error::Exists),
+        (Demand::Old, None) => return Err(Error::NoAttribute),
+        (_, Some(at)) => {
+            pairs.remove(at);
+        }
+        (_, None) => {}
+    }
+    let used: usize = pairs.iter().map(|(name, value)| name.len() + value.len() + 1).sum();
+    if used + name.len() + value.len() + 1 > LONGEST {
+        return Err(Error::NoSpace);
+    }
+    pairs.push((name.to_owned(), value.to_vec()));
+    Ok(())
+}
+
+fn unset(pairs: &mut Pairs, name: &str) -> Result<()> {
+    let at = pairs
+        .iter()
+        .position(|(known, _)| known == name)
+        .ok_or(Error::NoAttribute)?;
+    pairs.remove(at);
+    Ok(())
+}
+
+/// Sets an attribute of a file that is not a message yet. Those that mqfs sets are accepted and ignored, so that `mv` out
+/// of the mount and back works.
+fn set_on_new(pairs: &mut Pairs, name: &str, value: &[u8], demand: Demand) -> Result<()> {
+    match name.strip_prefix(PREFIX) {
+        Some(own) if MESSAGE_ATTRIBUTES.contains(&own) => Ok(()),
+        Some(own) if !PROPERTIES.contains(&own) => Err(Error::Invalid(format!(
+            "unknown property {own}: known are {}",
+            PROPERTIES.join(", ")
+        ))),
+        _ => set(pairs, name, value, demand),
+    }
+}
+
+fn own_attribute(seq: u64, message: &MessageRecord, name: &str) -> Option<Vec<u8>> {
+    let claim = message.claim.as_ref();
+    let text = match name {
+        "id" => format!("{:016x}", message.id),
+        "seq" => format!("{seq:016}"),
+        "name" => return Some(message.name.clone()),
+        "state" => message.state().word().to_owned(),
+        "enqueued_at" => clock::rfc3339(message.enqueued_at),
+        "deliveries" => message.deliveries.to_string(),
+        "claimed_by" => {
+            let claim = claim?;
+            format!(
+                "pid={} uid={}",
+                claim.process.map_or(0, |process| process.tgid),
+                claim.uid
+            )
+        }
+        "deadline" => clock::rfc3339(claim?.deadline),
+        "producer" => format!("pid={} uid={}", message.producer_pid, message.uid),
+        _ => return None,
+    };
+    Some(text.into_bytes())
+}
+
+impl View {
+    /// The value of an attribute.
+    pub fn get_xattr(&self, node: Node, name: &[u8]) -> Result<Vec<u8>> {
+        let name = kept(name)?;
+        let own = name.strip_prefix(PREFIX);
+        match node {
+            Node::Message(seq, _) => {
+                let message = self.store.message(seq)?;
+                match own.and_then(|own| own_attribute(seq, &message, own)) {
+                    Some(value) => Ok(value),
+                    None => find(&message.attributes, name),
+                }
+            }
+            Node::Writer(id) => find(&self.writer(id)?.lock().attributes, name),
+            Node::Draft(id) => find(&self.store.draft(id)?.attributes, name),
+            Node::Queue(ROOT) if name == DAEMON_PID => Ok(std::process::id().to_string().into_bytes()),
+            Node::Queue(queue) => match own {
+                Some(own) if queue != ROOT => {
+                    let info = self.store.queue(queue)?;
+                    let value = info
+                        .config
+                        .get(own)
+                        .or_else(|| counter(&info, own).map(|value| value.to_string()));
+                    value.map(String::into_bytes).ok_or(Error::NoAttribute)
+                }
+                _ => find(&self.store.queue_record(queue)?.attributes, name),
+            },
+            _ => Err(Error::NoAttribute),
+        }
+    }
+
+    /// The names of all attributes.
+    pub fn list_xattr(&self, node: Node) -> Result<Vec<String>> {
+        let own = |name: &&str| format!("{PREFIX}{name}");
+        let names = |pairs: Pairs| pairs.into_iter().map(|(name, _)| name);
+        Ok(match node {
+            Node::Message(seq, _) => {
+                let message = self.store.message(seq)?;
+                let there = |name: &&&str| own_attribute(seq, &message, name).is_some();
+                let mut all: Vec<String> = MESSAGE_ATTRIBUTES.iter().filter(there).map(own).collect();
+                all.extend(names(message.attributes));
+                all
+            }
+            Node::Writer(id) => names(self.writer(id)?.lock().attributes.clone()).collect(),
+            Node::Draft(id) => names(self.store.draft(id)?.attributes).collect(),
+            Node::Queue(ROOT) => vec![DAEMON_PID.to_owned()],
+            Node::Queue(queue) => {
+                let counters: Vec<&str> = counter_names().collect();
+                let mut all: Vec<String> = KEYS.iter().chain(&counters).map(own).collect();
+                all.extend(names(self.store.queue_record(queue)?.attributes));
+                all
+            }
+            _ => Vec::new(),
+        })
+    }
+
+    /// Sets an attribute.
+    pub fn set_xattr(&self, caller: &Caller, node: Node, name: &[u8], value: &[u8], demand: Demand) -> Result<()> {
+        self.refuse_read_only()?;
+        let name = kept(name)?;
+        match node {
+            Node::Writer(id) => {
+                let writer = self.writer(id)?;
+                let mut writer = writer.lock();
+                let mut attributes = writer.attributes.clone();
+                set_on_new(&mut attributes, name, value, demand)?;
+                self.touched(&mut writer)?;
+                writer.attributes = attributes;
+                Ok(())
+            }
+            Node::Draft(id) => self
+                .store
+                .alter_draft(id, |draft| set_on_new(&mut draft.attributes, name, value, demand))
+                .map(drop),
+            Node::Message(..) => Err(Error::NotPermitted("a committed message never changes")),
+            Node::Queue(ROOT) => Err(Error::NotPermitted(
+                "the root of the mount has no attributes of its own",
+            )),
+            Node::Queue(queue) => match name.strip_prefix(PREFIX) {
+                Some(own) => self.set_key(caller, queue, own, value),
+                None => self
+                    .store
+                    .alter_queue(queue, |record| set(&mut record.attributes, name, value, demand)),
+            },
+            _ => Err(Error::NotPermitted("control files have no attributes")),
+        }
+    }
+
+    /// Sets a configuration key of a queue.
+    fn set_key(&self, caller: &Caller, queue: u64, key: &str, value: &[u8]) -> Result<()> {
+        let info = self.store.queue(queue)?;
+        if counter(&info, key).is_some() {
+            return Err(Error::NotPermitted("a counter cannot be set"));
+        }
+        if !self.owner(&info).is_owner(caller) {
+            return Err(Error::AccessDenied);
+        }
+        let mut config: QueueConfig = (*info.config).clone();
+        let value = std::str::from_utf8(value).map_err(|_| Error::Invalid(format!("{key}: not UTF-8")));
+        if let Err(error) = value.and_then(|value| config.set(key, value)) {
+            self.note_refusal(queue, &error);
+            return Err(error);
+        }
+        self.store.alter_queue(queue, |record| {
+            record.config = config.render();
+            record.rejected.clear();
+            Ok(())
+        })
+    }
+
+    /// Removes an attribute.
+    pub fn remove_xattr(&self, node: Node, name: &[u8]) -> Result<()> {
+        self.refuse_read_only()?;
+        let name = kept(name)?;
+        match node {
+            Node::Writer(id) => {
+                let writer = self.writer(id)?;
+                let mut writer = writer.lock();
+                let mut attributes = writer.attributes.clone();
+                unset(&mut attributes, name)?;
+                self.touched(&mut writer)?;
+                writer.attributes = attributes;
+                Ok(())
+            }
+            Node::Draft(id) => self
+                .store
+                .alter_draft(id, |draft| unset(&mut draft.attributes, name))
+                .map(drop),
+            Node::Queue(queue) if queue != ROOT && !name.starts_with(PREFIX) => self
+                .store
+                .alter_queue(queue, |record| unset(&mut record.attributes, name)),
+            _ => Err(Error::NotPermitted("this attribute cannot be removed")),
+        }
+    }
+}
