@@ -1,0 +1,60 @@
+//! The verbs of the command line, one file each, and how each of them ends.
+
+pub mod exit;
+mod log;
+mod mount;
+mod umount;
+
+use std::ffi::OsString;
+use std::io::Write;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use crate::cli::{self, Cli, Command};
+use exit::{Exit, Failure};
+
+/// Runs the command line, the program's name first. A failure has been reported when this returns.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
+    let result = match Cli::try_parse_from(cli::with_verb(arguments)) {
+        Ok(Cli {
+            command: Command::Mount(arguments),
+        }) => mount::run(&arguments),
+        Ok(Cli {
+            command: Command::Umount(arguments),
+        }) => umount::run(&arguments),
+        Err(error) => not_a_command(&error),
+    };
+    match result {
+        Ok(()) => Exit::Success,
+        Err(failure) => {
+            // Nobody to tell when standard error is gone; the exit code still says it.
+            let _ = writeln!(std::io::stderr(), "mqfs: {}", failure.line());
+            failure.exit
+        }
+    }
+}
+
+/// `--help` and `--version` reach us as clap's errors. Of a real one the first line names the trouble; the usage that
+/// follows it is a screenful in a boot log.
+fn not_a_command(error: &clap::Error) -> Result<(), Failure> {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            let _ = error.print();
+            Ok(())
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
+            Err(Failure::new(Exit::Usage, "nothing to do; try mqfs --help"))
+        }
+        _ => {
+            let text = error.to_string();
+            let reason = text.split("\n\n").next().unwrap_or_default();
+            let reason = reason
+                .trim_start_matches("error: ")
+                .split_whitespace()
+                .collect::<Vec<_>>()
+                .join(" ");
+            Err(Failure::new(Exit::Usage, format_args!("{reason}; try mqfs --help")))
+        }
+    }
+}

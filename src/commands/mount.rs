@@ -1,0 +1,179 @@
+//! `mqfs mount`, and `mqfs STORE MOUNTPOINT -o OPTIONS` as mount(8) calls it.
+//!
+//! The order matters. What the arguments alone decide is checked first. Then the process forks, before it has a second
+//! thread; the background process opens the store, mounts, and tells the one in the foreground how it went.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use super::exit::{Exit, Failure};
+use super::log;
+use crate::cli::MountArgs;
+use crate::fuse::daemon::{self, Outcome, Report, Side};
+use crate::fuse::mount::{self, MountError};
+use crate::fuse::mountinfo;
+use crate::fuse::options::{Access, LogFormat, MountOptions};
+use crate::fuse::serve::{self, Control, Server};
+use crate::fuse::watcher;
+use crate::store::{OpenError, Store};
+use crate::view::process;
+
+/// How long a store may stay locked by a process whose mount is gone already: it is finishing.
+const STORE_PATIENCE: Duration = Duration::from_secs(3);
+const STORE_PAUSE: Duration = Duration::from_millis(20);
+
+/// A mount whose arguments are in order.
+struct Plan {
+    store: PathBuf,
+    point: PathBuf,
+    source: OsString,
+    options: MountOptions,
+    log_format: LogFormat,
+}
+
+/// Runs the command. In the foreground it returns when the mount is gone, else when it works.
+pub fn run(arguments: &MountArgs) -> Result<(), Failure> {
+    let options = MountOptions::parse(&arguments.options).map_err(|line| Failure::new(Exit::Usage, line))?;
+    let log_file = arguments.log_file.as_deref().or(options.log_file.as_deref());
+    let target = log::Target::choose(log_file, arguments.foreground)?;
+    let plan = check(arguments, options)?;
+    if arguments.foreground {
+        return serve(&plan, target, None);
+    }
+    let keep = if let log::Target::File(file) = &target {
+        vec![file.as_fd()]
+    } else {
+        Vec::new()
+    };
+    match daemon::fork(&keep).map_err(cannot("go to the background"))? {
+        Side::Caller(caller) => match caller.wait().map_err(cannot("learn whether the mount works"))? {
+            Outcome::Started => Ok(()),
+            Outcome::Failed(code, line) => Err(Failure::new(Exit::from_code(code), line)),
+            Outcome::Died(line) => Err(Failure::new(Exit::Failure, line)),
+        },
+        Side::Daemon(report) => {
+            drop(keep);
+            background(&plan, target, report)
+        }
+    }
+}
+
+fn cannot(what: &str) -> impl Fn(io::Error) -> Failure {
+    move |error| Failure::new(Exit::Failure, format_args!("cannot {what}: {error}"))
+}
+
+/// The checks that need no store.
+fn check(arguments: &MountArgs, options: MountOptions) -> Result<Plan, Failure> {
+    mount::check_fuse().map_err(mount_failure)?;
+    let point = mount::check_mount_point(&arguments.mountpoint, &options).map_err(mount_failure)?;
+    let store = mount::absolute_store(&arguments.store).map_err(|error| {
+        Failure::new(
+            Exit::StoreUnusable,
+            format_args!("store {}: {error}", arguments.store.display()),
+        )
+    })?;
+    mount::check_apart(&store, &point).map_err(mount_failure)?;
+    let source = mount::source(&store, &options);
+    let log_format = arguments.log_format.or(options.log_format).unwrap_or_default();
+    Ok(Plan {
+        store,
+        point,
+        source,
+        options,
+        log_format,
+    })
+}
+
+/// The background process, from the fork to its end. Nobody sees its exit code.
+fn background(plan: &Plan, target: log::Target, report: Report) -> Result<(), Failure> {
+    let mut report = Some(report);
+    let result = serve(plan, target, Some(&mut report));
+    match (result, report) {
+        // It never worked: the one who waits tells the user, and this process says nothing.
+        (Err(failure), Some(report)) => {
+            let _ = report.fail(failure.exit.code(), failure.line());
+            daemon::leave(failure.exit.code());
+        }
+        (result, _) => {
+            if let Err(failure) = &result {
+                tracing::error!("{}", failure.line());
+            }
+            result
+        }
+    }
+}
+
+/// Everything that the serving process does. `report`, if there is somebody to report to, is taken when the mount works.
+fn serve(plan: &Plan, target: log::Target, report: Option<&mut Option<Report>>) -> Result<(), Failure> {
+    log::init(target, plan.log_format)?;
+    daemon::prepare_process();
+    // Held until the process ends, in whatever way.
+    let _watched = match plan.options.auto_unmount {
+        true => {
+            Some(watcher::start(&plan.point, &plan.options.kind(), &plan.source).map_err(cannot("start the watcher"))?)
+        }
+        false => None,
+    };
+    let control = Control::new(Exit::Interrupted.code()).map_err(cannot("take over signals"))?;
+    let server = start(plan, control)?;
+    if let Some(report) = report.and_then(Option::take)
+        && report.succeed().is_err()
+    {
+        tracing::warn!("whoever asked for the mount is gone: unmounting");
+        // As if they had sent the signal to us; the server takes it from there.
+        rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM)
+            .map_err(|errno| cannot("end")(errno.into()))?;
+    }
+    server.run().map_err(cannot("go on serving"))
+}
+
+fn start(plan: &Plan, control: Control) -> Result<Server, Failure> {
+    let store = open_store(plan)?;
+    let server = serve::start(control, store, &plan.point, &plan.source, &plan.options).map_err(mount_failure)?;
+    tracing::info!("mounted {} at {}", plan.store.display(), plan.point.display());
+    if plan.options.access != Access::Owner && !process::sees_exit_codes_of_others() {
+        tracing::warn!(
+            "abort_on = killed works for processes of this user only: without CAP_SYS_PTRACE the exit codes of others \
+             are hidden, and what their killed writers wrote is enqueued"
+        );
+    }
+    Ok(server)
+}
+
+/// Opens the store. After umount(8) the old process needs a moment to let go of it; whoever mounts again right then
+/// waits for that moment instead of failing.
+fn open_store(plan: &Plan) -> Result<Store, Failure> {
+    let deadline = Instant::now() + STORE_PATIENCE;
+    loop {
+        match Store::open(&plan.store, plan.options.queue_defaults.clone()) {
+            Err(OpenError::InUse) if Instant::now() < deadline && !is_mounted(plan) => std::thread::sleep(STORE_PAUSE),
+            result => return result.map_err(|error| store_failure(plan, &error)),
+        }
+    }
+}
+
+fn is_mounted(plan: &Plan) -> bool {
+    mountinfo::is_mounted(&plan.options.kind(), &plan.source).unwrap_or(true)
+}
+
+fn store_failure(plan: &Plan, error: &OpenError) -> Failure {
+    let exit = match error {
+        OpenError::InUse => Exit::StoreInUse,
+        OpenError::NewerFormat { .. } | OpenError::NotAStore(_) | OpenError::Damaged(_) | OpenError::Io(_) => {
+            Exit::StoreUnusable
+        }
+    };
+    Failure::new(exit, format_args!("store {}: {error}", plan.store.display()))
+}
+
+fn mount_failure(error: MountError) -> Failure {
+    let exit = match error {
+        MountError::MountPoint(_) => Exit::MountPoint,
+        MountError::NotPermitted(_) => Exit::NotPermitted,
+        MountError::Other(_) => Exit::Failure,
+    };
+    Failure::new(exit, error)
+}

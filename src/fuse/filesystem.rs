@@ -1,0 +1,416 @@
+//! Each request of the kernel's: decode, call the view, reply.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use fuser::{
+    BsdFileFlags, Errno, FileHandle, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags,
+    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+
+use crate::error::{Error, Result};
+use crate::view::xattr::Demand;
+use crate::view::{Attributes, Change, View};
+
+use super::replies::{caller, errno, file_attr, file_type, node, open_flags, time};
+use super::spin::Spin;
+
+/// The largest write that the kernel sends at once, in bytes.
+const MAX_WRITE: u32 = 1 << 20;
+
+/// The view, as fuser calls it.
+pub struct Filesystem {
+    view: Arc<View>,
+    spin: Arc<Spin>,
+}
+
+impl Filesystem {
+    /// Serves a view. `spin` is told of each request.
+    pub fn new(view: Arc<View>, spin: Arc<Spin>) -> Self {
+        Self { view, spin }
+    }
+
+    fn begin(&self) {
+        self.spin.request();
+        self.view.served();
+    }
+}
+
+fn empty(reply: ReplyEmpty, result: Result<()>) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+fn entry(reply: ReplyEntry, result: Result<Attributes>) {
+    match result {
+        Ok(shown) => {
+            reply.entry_with_ttls(&shown.valid(), &shown.name_valid(), &file_attr(&shown), Generation(0));
+        }
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+fn attr(reply: ReplyAttr, result: Result<Attributes>) {
+    match result {
+        Ok(shown) => reply.attr(&shown.valid(), &file_attr(&shown)),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+fn xattr(reply: ReplyXattr, result: Result<Vec<u8>>, size: u32) {
+    match result {
+        Ok(value) if size == 0 => reply.size(u32::try_from(value.len()).unwrap_or(u32::MAX)),
+        Ok(value) if value.len() > size as usize => reply.error(errno(&Error::Range)),
+        Ok(value) => reply.data(&value),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+impl fuser::Filesystem for Filesystem {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        // A kernel that lacks one of them still works, only slower; but without the first, `>` on a message's bare name would
+        // be a truncation of it.
+        let wanted = [
+            InitFlags::FUSE_ATOMIC_O_TRUNC,
+            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+            InitFlags::FUSE_PARALLEL_DIROPS,
+        ];
+        for flag in wanted {
+            if config.add_capabilities(flag).is_err() {
+                tracing::warn!(?flag, "the kernel does not support this");
+            }
+        }
+        config
+            .set_max_write(MAX_WRITE)
+            .map_err(|_| io::Error::other("max_write refused"))?;
+        // A close must not wait for the answers to the closes before it: else later requests overtake it.
+        config
+            .set_max_background(u16::MAX)
+            .map_err(|_| io::Error::other("max_background refused"))?;
+        Ok(())
+    }
+
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.begin();
+        entry(
+            reply,
+            node(parent).and_then(|parent| self.view.lookup(&caller(req), parent, name.as_bytes())),
+        );
+    }
+
+    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        self.begin();
+        attr(reply, node(ino).and_then(|node| self.view.attributes(node)));
+    }
+
+    fn setattr(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        _fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        self.begin();
+        let change = Change {
+            mode,
+            uid,
+            gid,
+            size,
+            accessed: atime.map(time),
+            modified: mtime.map(time),
+        };
+        attr(reply, node(ino).and_then(|node| self.view.set_attributes(node, change)));
+    }
+
+    fn mknod(
+        &self,
+        _req: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        _rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        self.begin();
+        entry(reply, Err(Error::NotPermitted("a queue holds regular files only")));
+    }
+
+    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
+        self.begin();
+        let made = |parent| self.view.make_directory(&caller(req), parent, name.as_bytes(), mode);
+        entry(reply, node(parent).and_then(made));
+    }
+
+    fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.begin();
+        empty(
+            reply,
+            node(parent).and_then(|parent| self.view.unlink(&caller(req), parent, name.as_bytes())),
+        );
+    }
+
+    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.begin();
+        empty(
+            reply,
+            node(parent).and_then(|parent| self.view.remove_directory(parent, name.as_bytes())),
+        );
+    }
+
+    fn rename(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.begin();
+        if !RenameFlags::RENAME_NOREPLACE.contains(flags) {
+            return empty(reply, Err(Error::Invalid("messages cannot be exchanged".into())));
+        }
+        let keep = flags.contains(RenameFlags::RENAME_NOREPLACE);
+        match (node(parent), node(newparent)) {
+            (Ok(from), Ok(to)) => {
+                let (from, to) = ((from, name.as_bytes()), (to, newname.as_bytes()));
+                let done = Box::new(move |result| empty(reply, result));
+                self.view.rename(&caller(req), from, to, keep, done);
+            }
+            (Err(error), _) | (_, Err(error)) => empty(reply, Err(error)),
+        }
+    }
+
+    fn link(&self, req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
+        self.begin();
+        match (node(ino), node(newparent)) {
+            (Ok(from), Ok(to)) => {
+                let done = move |result| entry(reply, result);
+                self.view.link(&caller(req), from, (to, newname.as_bytes()), done);
+            }
+            (Err(error), _) | (_, Err(error)) => entry(reply, Err(error)),
+        }
+    }
+
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        self.begin();
+        match node(ino).and_then(|node| self.view.open(&caller(req), node, flags.0)) {
+            Ok(opened) => {
+                let writes = flags.0 & libc::O_ACCMODE != libc::O_RDONLY;
+                reply.opened(FileHandle(opened.handle), open_flags(&opened, writes));
+            }
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        self.begin();
+        let created = |parent| self.view.create(&caller(req), parent, name.as_bytes(), mode, flags);
+        match node(parent).and_then(created) {
+            Ok((shown, opened)) => reply.created(
+                // The name means the message to nobody but its writers, until it is enqueued.
+                &shown.name_valid(),
+                &file_attr(&shown),
+                Generation(0),
+                FileHandle(opened.handle),
+                open_flags(&opened, true),
+            ),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn read(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        self.begin();
+        // Either of the two takes the reply.
+        let mut reply = Some(reply);
+        let read = self.view.read(fh.0, offset, size as usize, |bytes| {
+            if let Some(reply) = reply.take() {
+                reply.data(bytes);
+            }
+        });
+        if let (Err(error), Some(reply)) = (read, reply) {
+            reply.error(errno(&error));
+        }
+    }
+
+    fn write(
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        self.begin();
+        match self.view.write(fh.0, req.pid(), offset, data) {
+            Ok(()) => reply.written(data.len() as u32),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn flush(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+        self.begin();
+        self.view
+            .flush(fh.0, req.pid(), Box::new(move |result| empty(reply, result)));
+    }
+
+    fn release(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.begin();
+        // Nobody waits for this answer, but the kernel counts it among those it waits for.
+        reply.ok();
+        self.view.release(fh.0);
+    }
+
+    fn fsync(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        self.begin();
+        self.view.fsync(fh.0, Box::new(move |result| empty(reply, result)));
+    }
+
+    fn opendir(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        self.begin();
+        reply.opened(FileHandle(0), FopenFlags::empty());
+    }
+
+    fn readdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        self.begin();
+        let listed = node(ino).and_then(|node| {
+            self.view.list(node, offset, |entry| {
+                let kind = file_type(entry.kind);
+                !reply.add(
+                    INodeNo(entry.node.id()),
+                    entry.cookie,
+                    kind,
+                    OsStr::from_bytes(&entry.name),
+                )
+            })
+        });
+        match listed {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn fsyncdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        self.begin();
+        match node(ino) {
+            Ok(node) => self
+                .view
+                .fsync_directory(node, Box::new(move |result| empty(reply, result))),
+            Err(error) => empty(reply, Err(error)),
+        }
+    }
+
+    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        self.begin();
+        match self.view.usage() {
+            Ok(usage) => {
+                let block = u32::try_from(usage.block).unwrap_or(4096);
+                reply.statfs(usage.blocks, usage.free, usage.free, 0, 0, block, 255, block);
+            }
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn setxattr(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        self.begin();
+        let demand = match flags {
+            libc::XATTR_CREATE => Demand::New,
+            libc::XATTR_REPLACE => Demand::Old,
+            _ => Demand::None,
+        };
+        let set = |node| self.view.set_xattr(&caller(req), node, name.as_bytes(), value, demand);
+        empty(reply, node(ino).and_then(set));
+    }
+
+    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        self.begin();
+        xattr(
+            reply,
+            node(ino).and_then(|node| self.view.get_xattr(node, name.as_bytes())),
+            size,
+        );
+    }
+
+    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        self.begin();
+        let names = node(ino).and_then(|node| self.view.list_xattr(node));
+        let listed = names.map(|names| {
+            let terminated = |name: String| name.into_bytes().into_iter().chain([0]);
+            names.into_iter().flat_map(terminated).collect()
+        });
+        xattr(reply, listed, size);
+    }
+
+    fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.begin();
+        empty(
+            reply,
+            node(ino).and_then(|node| self.view.remove_xattr(node, name.as_bytes())),
+        );
+    }
+
+    fn lseek(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _offset: i64, _whence: i32, reply: ReplyLseek) {
+        // The one ENOSYS that is right: nowhere on this mount are holes told from data, and the kernel then answers by itself.
+        reply.error(Errno::ENOSYS);
+    }
+}

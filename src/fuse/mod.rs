@@ -1,0 +1,15 @@
+//! Between the kernel and the view: requests decoded, replies sent, mounting, signals. Only here is `fuser` named.
+
+pub mod daemon;
+pub mod filesystem;
+pub mod fusermount;
+pub mod mount;
+pub mod mountinfo;
+pub mod option_list;
+pub mod options;
+mod replies;
+pub mod serve;
+pub mod signals;
+pub mod spin;
+pub mod trial;
+pub mod watcher;

@@ -1,0 +1,111 @@
+use std::time::Duration;
+
+use super::*;
+
+fn parse(list: &str) -> MountOptions {
+    MountOptions::parse(&[list]).unwrap_or_else(|error| panic!("{list}: {error}"))
+}
+
+fn refusal(list: &str) -> String {
+    match MountOptions::parse(&[list]) {
+        Ok(options) => panic!("{list} was taken: {options:?}"),
+        Err(line) => line,
+    }
+}
+
+#[test]
+fn without_options_a_mount_is_private_and_safe() {
+    let options = parse("");
+    assert_eq!(
+        options.flags,
+        MountFlags::NODEV | MountFlags::NOSUID | MountFlags::RELATIME
+    );
+    assert_eq!(options.access, Access::Owner);
+    assert_eq!(options.kind(), "fuse.mqfs");
+    assert!(!options.read_only() && !options.nonempty && !options.auto_unmount);
+}
+
+#[test]
+fn the_later_of_two_contradicting_words_counts() {
+    assert!(parse("rw,ro").read_only());
+    assert!(!parse("ro,rw").read_only());
+    let both = MountOptions::parse(&["ro,noexec", "rw"]).unwrap();
+    assert!(!both.read_only() && both.flags.contains(MountFlags::NOEXEC));
+}
+
+#[test]
+fn what_mount_and_fstab_pass_through_is_ignored() {
+    let list = "rw,defaults,auto,noauto,user,users,nouser,owner,group,_netdev,nofail,x-systemd.automount,\
+                x-foo=bar,X-mount.mkdir,comment=some text,user=somebody,uhelper=fuse,default_permissions";
+    assert_eq!(format!("{:?}", parse(list)), format!("{:?}", parse("")));
+}
+
+#[test]
+fn values_are_read() {
+    let options = parse(r#"uid=12,gid=34,umask=027,fsname="a,b",subtype=jobs,spin=off,log_file=/x\,y,log_format=json"#);
+    assert_eq!(
+        (options.uid, options.gid, options.umask),
+        (Some(12), Some(34), Some(0o027))
+    );
+    assert_eq!(options.fsname.as_deref(), Some(OsStr::new("a,b")));
+    assert_eq!(options.kind(), "fuse.jobs");
+    assert_eq!(options.spin, SpinMode::Off);
+    assert_eq!(options.log_file.as_deref(), Some(std::path::Path::new("/x,y")));
+    assert_eq!(options.log_format, Some(LogFormat::Json));
+}
+
+#[test]
+fn every_configuration_key_is_an_option() {
+    for key in config::KEYS {
+        let value = QueueConfig::default().get(key).unwrap();
+        assert_eq!(
+            parse(&format!("{key}={value}")).queue_defaults,
+            QueueConfig::default(),
+            "{key}"
+        );
+        assert_eq!(refusal(key), format!("mount option `{key}` needs a value"));
+    }
+    assert_eq!(
+        parse("visibility_timeout=5m").queue_defaults.visibility_timeout,
+        Duration::from_secs(300)
+    );
+}
+
+#[test]
+fn what_is_wrong_is_named() {
+    assert_eq!(refusal("ro,frobnicate"), "unknown mount option `frobnicate`");
+    assert_eq!(refusal("frobnicate=3"), "unknown mount option `frobnicate`");
+    assert_eq!(refusal("ro=1"), "mount option `ro` takes no value");
+    assert_eq!(refusal("uid"), "mount option `uid` needs a value");
+    assert_eq!(
+        refusal("uid=root"),
+        "mount option `uid=root`: allowed is the number of a user"
+    );
+    assert_eq!(
+        refusal("umask=8"),
+        "mount option `umask=8`: allowed is an octal number up to 0777"
+    );
+    assert_eq!(
+        refusal("subtype=a b"),
+        "mount option `subtype=a b`: allowed is letters, digits, `-`, `_` and `.`"
+    );
+    let line = refusal("max_deliveries=many");
+    assert!(
+        line.contains("max_deliveries") && line.contains("many") && line.contains("allowed is"),
+        "{line}"
+    );
+}
+
+#[test]
+fn every_name_is_known() {
+    for name in names() {
+        let known = [name.to_owned(), format!("{name}=1")];
+        let unknown = format!("unknown mount option `{name}`");
+        assert!(
+            known
+                .iter()
+                .all(|item| MountOptions::parse(&[item]).err().as_ref() != Some(&unknown)),
+            "{name}"
+        );
+    }
+}

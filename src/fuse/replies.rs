@@ -1,0 +1,83 @@
+//! The view's answers in fuser's types.
+
+use fuser::{Errno, FileAttr, FileType, FopenFlags, INodeNo, Request, TimeOrNow};
+
+use crate::error::Error;
+use crate::view::access::Caller;
+use crate::view::{Attributes, Kind, Node, Opened};
+
+/// The errno of an error. What an operator should know of is logged here, once for all requests.
+pub fn errno(error: &Error) -> Errno {
+    match error {
+        Error::Io(_) | Error::Damaged(_) => tracing::error!(%error, "request failed"),
+        Error::NotPermitted(why) => tracing::debug!(why, "request refused"),
+        _ => {}
+    }
+    Errno::from_i32(error.errno())
+}
+
+/// Who asks.
+pub fn caller(request: &Request) -> Caller {
+    Caller {
+        uid: request.uid(),
+        gid: request.gid(),
+        pid: request.pid(),
+    }
+}
+
+/// What a node id stands for.
+pub fn node(id: INodeNo) -> Result<Node, Error> {
+    Node::from_id(id.0).ok_or(Error::Stale)
+}
+
+/// The type of a directory entry.
+pub fn file_type(kind: Kind) -> FileType {
+    match kind {
+        Kind::Directory => FileType::Directory,
+        Kind::File => FileType::RegularFile,
+    }
+}
+
+/// What `stat` shows.
+pub fn file_attr(shown: &Attributes) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(shown.node.id()),
+        size: shown.size,
+        blocks: shown.size.div_ceil(512),
+        atime: shown.modified,
+        mtime: shown.modified,
+        ctime: shown.changed,
+        crtime: shown.changed,
+        kind: file_type(shown.kind),
+        perm: (shown.mode & 0o7777) as u16,
+        nlink: shown.links,
+        uid: shown.uid,
+        gid: shown.gid,
+        rdev: 0,
+        blksize: 4096,
+        flags: 0,
+    }
+}
+
+/// How the kernel is to treat an open file.
+pub fn open_flags(opened: &Opened, writes: bool) -> FopenFlags {
+    let mut flags = FopenFlags::empty();
+    if opened.direct {
+        flags |= FopenFlags::FOPEN_DIRECT_IO;
+    }
+    if opened.immutable {
+        flags |= FopenFlags::FOPEN_KEEP_CACHE;
+        if !writes {
+            flags |= FopenFlags::FOPEN_NOFLUSH;
+        }
+    }
+    flags
+}
+
+/// A time that is to be set.
+pub fn time(given: TimeOrNow) -> std::time::SystemTime {
+    match given {
+        TimeOrNow::SpecificTime(time) => time,
+        TimeOrNow::Now => std::time::SystemTime::now(),
+    }
+}

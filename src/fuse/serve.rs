@@ -1,0 +1,214 @@
+//! Serving one mount, from before the first request to after the last.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use fuser::{Config, Session, SessionACL};
+
+use super::daemon;
+use super::filesystem::Filesystem;
+use super::mount::{self, MountError};
+use super::mountinfo;
+use super::options::{Access, MountOptions};
+use super::signals::{Serving, Signals};
+use super::spin::Spin;
+use crate::store::Store;
+use crate::view::{View, ViewOptions};
+
+/// How long open files are served after the mount was taken off.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the kernel is given to end the session when no file is open: it covers who is in the middle of an open.
+const GRACE: Duration = Duration::from_millis(100);
+/// How often the open files are counted meanwhile.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// What the main thread waits for.
+#[derive(Debug)]
+enum Event {
+    /// A signal asked for the end.
+    Asked(i32),
+    /// The kernel ended the session: somebody unmounted.
+    Ended(io::Result<()>),
+}
+
+/// What has to be there before any other thread is.
+#[derive(Debug)]
+pub struct Control {
+    serving: Arc<Serving>,
+    sender: Sender<Event>,
+    events: Receiver<Event>,
+}
+
+impl Control {
+    /// Takes the signals over; see [`Signals::handle`] for `hurried`.
+    pub fn new(hurried: u8) -> io::Result<Control> {
+        let (sender, events) = channel();
+        let asked = sender.clone();
+        // The main thread is gone only when the process is ending anyway.
+        let serving = Signals::block()?.handle(hurried, move |signal| drop(asked.send(Event::Asked(signal))))?;
+        Ok(Control {
+            serving,
+            sender,
+            events,
+        })
+    }
+}
+
+/// A mount that works.
+pub struct Server {
+    view: Arc<View>,
+    point: PathBuf,
+    /// The mounted filesystem's `MAJOR:MINOR`, to know it again.
+    device: Option<String>,
+    events: Receiver<Event>,
+    session: JoinHandle<()>,
+}
+
+/// Mounts `store` at `point` and starts to serve it.
+pub fn start(
+    control: Control,
+    store: Store,
+    point: &Path,
+    source: &OsStr,
+    options: &MountOptions,
+) -> Result<Server, MountError> {
+    let view_options = ViewOptions {
+        read_only: options.read_only(),
+        uid: options.uid,
+        gid: options.gid,
+        umask: options.umask,
+    };
+    let view =
+        View::new(store, view_options).map_err(|error| MountError::Other(format!("cannot start serving: {error}")))?;
+    match start_session(&control, &view, point, source, options) {
+        Ok((session, device)) => Ok(Server {
+            view,
+            point: point.to_owned(),
+            device,
+            events: control.events,
+            session,
+        }),
+        Err(error) => {
+            view.begin_shutdown();
+            view.close();
+            Err(error)
+        }
+    }
+}
+
+fn start_session(
+    control: &Control,
+    view: &Arc<View>,
+    point: &Path,
+    source: &OsStr,
+    options: &MountOptions,
+) -> Result<(JoinHandle<()>, Option<String>), MountError> {
+    control.serving.begin();
+    let channel = mount::attach(point, source, options)?;
+    // A failure from here on leaves a mount behind, which has to go as well.
+    let undo = |error: io::Error| {
+        let _ = mount::detach(point);
+        MountError::Other(format!("cannot start serving: {error}"))
+    };
+    let device = mountinfo::at(point).map_err(undo)?.map(|entry| entry.device);
+    let spin = Spin::new(options.spin);
+    let filesystem = Filesystem::new(view.clone(), spin.clone());
+    let session = Session::from_fd(filesystem, channel, acl(options.access), config()).map_err(undo)?;
+    spin.attach(session.as_fd().try_clone_to_owned().map_err(undo)?)
+        .map_err(undo)?;
+    let sender = control.sender.clone();
+    let serve = move || drop(sender.send(Event::Ended(session.run())));
+    let session = thread::Builder::new()
+        .name("session".to_owned())
+        .spawn(serve)
+        .map_err(undo)?;
+    Ok((session, device))
+}
+
+/// Without `allow_other` the kernel lets in nobody but the owner, and `fuser` need not look: its own check would refuse
+/// the FLUSH of a process that changed its user after it opened a file, and `close` would fail for it.
+fn acl(access: Access) -> SessionACL {
+    match access {
+        Access::Owner | Access::AllowOther => SessionACL::All,
+        Access::AllowRoot => SessionACL::RootAndOwner,
+    }
+}
+
+fn config() -> Config {
+    let mut config = Config::default();
+    // The view relies on requests being handled in the order in which the kernel hands them out.
+    config.n_threads = Some(1);
+    config
+}
+
+impl Server {
+    /// Serves until somebody unmounts or a signal asks for the end, and finishes in order: what is committed is safe,
+    /// what is not is dropped and logged.
+    pub fn run(self) -> io::Result<()> {
+        let mut ended = match self.events.recv() {
+            Ok(Event::Asked(signal)) => {
+                tracing::info!("asked to end by signal {signal}");
+                None
+            }
+            Ok(Event::Ended(result)) => Some(result),
+            Err(_) => Some(Err(io::Error::other("bug: nobody watches the session"))),
+        };
+        self.view.begin_shutdown();
+        self.take_off();
+        if ended.is_none() {
+            ended = self.serve_the_rest();
+        }
+        self.view.close();
+        let Some(result) = ended else {
+            // The kernel still has files of ours open, and the thread that serves them still reads.
+            daemon::leave(0);
+        };
+        if self.session.join().is_err() {
+            return Err(io::Error::other("bug: the session's thread panicked"));
+        }
+        tracing::info!("unmounted {}", self.point.display());
+        match result {
+            // What `umount -f` leads to.
+            Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Takes the mount off its mount point, unless it is no longer there or another one covers it.
+    fn take_off(&self) {
+        let uppermost = mountinfo::at(&self.point).ok().flatten().map(|entry| entry.device);
+        if uppermost.is_none() || uppermost != self.device {
+            return;
+        }
+        if let Err(error) = mount::detach(&self.point) {
+            tracing::warn!("cannot take the mount off {}: {error}", self.point.display());
+        }
+    }
+
+    /// Serves open files for up to [`PATIENCE`]. Returns how the session ended if it did.
+    fn serve_the_rest(&self) -> Option<io::Result<()>> {
+        let start = Instant::now();
+        loop {
+            match self.events.recv_timeout(LOOK) {
+                Ok(Event::Ended(result)) => return Some(result),
+                // A second signal never gets here.
+                Ok(Event::Asked(_)) | Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return None,
+            }
+            let (open, waited) = (self.view.open_files(), start.elapsed());
+            if open == 0 && waited >= GRACE {
+                return None;
+            }
+            if waited >= PATIENCE {
+                tracing::warn!("{open} files are still open after {} s: leaving", PATIENCE.as_secs());
+                return None;
+            }
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! mqfs: a filesystem in which every directory is a message queue.
+//!
+//! Writing a file enqueues a message; reading it claims it; unlinking it acknowledges it. What the filesystem promises
+//! is stated in `man/mqfs.7`. The layers, from the outside in (each uses only those below it):
+//!
+//! - [`commands`]: one file per verb of the command line;
+//! - [`fuse`]: decodes the kernel's requests, calls the view, replies; mounting and signals;
+//! - [`view`]: the filesystem as users see it;
+//! - [`store`]: messages, queues and drafts on disk;
+//! - [`queue`]: the model: names, configuration, states;
+//! - [`error`] and [`clock`]: leaves.
+
+#![deny(missing_docs)]
+
+pub mod cli;
+pub mod clock;
+pub mod commands;
+pub mod error;
+pub mod fuse;
+pub mod queue;
+pub mod store;
+pub mod view;
