@@ -110,20 +110,11 @@ const FLAGS: &[(&str, MountFlags, MountFlags)] = {
     ]
 };
 
-/// Words of FUSE filesystems, and of ours.
+/// The words of our own and of other FUSE filesystems that take no value.
 const WORDS: &[&str] = &["allow_other", "allow_root", "auto_unmount", "nonempty"];
 
-/// The same with a value.
-const VALUES: &[&str] = &[
-    "uid",
-    "gid",
-    "umask",
-    "fsname",
-    "subtype",
-    "spin",
-    "log_file",
-    "log_format",
-];
+/// The same with a value; besides them, the keys of the queue configuration.
+const WITH_VALUE: &[&str] = &["uid", "gid", "umask", "fsname", "subtype", "spin", "log_file", "log_format"];
 
 /// Words that are for mount(8), fstab and the boot, or that say what is so anyway (`default_permissions`).
 const IGNORED: &[&str] = &[
@@ -147,6 +138,12 @@ const IGNORED: &[&str] = &[
 
 /// The same with a value: `user=` and the helper names are what libmount writes for an ordinary user's mount.
 const IGNORED_WITH_VALUE: &[&str] = &["user", "comment", "uhelper", "helper"];
+
+/// Every word that `-o` knows, but for the keys of the queue configuration: what the manual has to explain.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    let flags = FLAGS.iter().map(|(name, _, _)| *name);
+    flags.chain([WORDS, WITH_VALUE, IGNORED, IGNORED_WITH_VALUE].into_iter().flatten().copied())
+}
 
 impl MountOptions {
     /// Reads the arguments of all `-o` in their order; of two that contradict each other the later counts. The error
@@ -230,23 +227,11 @@ impl MountOptions {
 }
 
 fn takes_value(word: &str) -> bool {
-    VALUES.contains(&word) || config::KEYS.contains(&word)
+    WITH_VALUE.contains(&word) || config::KEYS.contains(&word)
 }
 
 fn is_word(key: &str) -> bool {
     WORDS.contains(&key) || IGNORED.contains(&key) || FLAGS.iter().any(|(name, _, _)| *name == key)
-}
-
-/// Every option by name, for the tests of the manual; the configuration's keys, which are options too, are not among
-/// them.
-pub fn names() -> impl Iterator<Item = &'static str> {
-    let flags = FLAGS.iter().map(|(name, _, _)| *name);
-    flags.chain(
-        [WORDS, VALUES, IGNORED, IGNORED_WITH_VALUE]
-            .into_iter()
-            .flatten()
-            .copied(),
-    )
 }
 
 fn umask(text: &str) -> Option<u32> {

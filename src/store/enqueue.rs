@@ -26,6 +26,16 @@ pub enum NewBody<'a> {
     },
 }
 
+impl NewBody<'_> {
+    /// Its length in bytes.
+    pub fn size(&self) -> u64 {
+        match self {
+            NewBody::Inline(bytes) => bytes.len() as u64,
+            NewBody::File { size, .. } => *size,
+        }
+    }
+}
+
 impl Store {
     /// Enqueues a message and gives its sequence number. `hidden`: nobody but the caller sees it before [`Store::reveal`].
     pub fn enqueue(&self, new: NewMessage, body: NewBody<'_>, hidden: bool, now: u64) -> Result<u64> {
@@ -35,7 +45,7 @@ impl Store {
         let seq = self.add(&mut state, &mut batch, new, body, now)?;
         state.commit(&self.db, batch, &[queue], now)?;
         if hidden {
-            state.queue(&self.db, queue)?.hidden.insert(seq);
+            state.queue(&self.db, queue)?.hidden.insert(seq, body.size());
         }
         Ok(seq)
     }
@@ -112,7 +122,7 @@ impl Store {
         state.commit(&self.db, batch, &[queue], now)?;
         let hidden = &mut state.queue(&self.db, queue)?.hidden;
         hidden.remove(&seq);
-        hidden.insert(new);
+        hidden.insert(new, record.size);
         Ok(new)
     }
 

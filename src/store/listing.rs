@@ -48,7 +48,7 @@ impl Store {
                     return Ok(true);
                 };
                 first.get_or_insert(seq);
-                Ok(hidden.contains(&seq) || each(Entry { id: seq, name }))
+                Ok(hidden.contains_key(&seq) || each(Entry { id: seq, name }))
             },
         )?;
         if state == MessageState::Ready && start == head {

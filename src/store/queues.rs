@@ -44,8 +44,6 @@ pub struct QueueInfo {
     pub config: Arc<QueueConfig>,
     /// What users can see in it, and what has happened: hidden messages are taken off.
     pub counters: Counters,
-    /// Committed messages whose last close is awaited.
-    pub hidden: u64,
 }
 
 impl Store {
@@ -78,7 +76,9 @@ impl Store {
         let queue = state.queue(&self.db, id)?;
         let mut counters = queue.counters;
         let hidden = queue.hidden.len() as u64;
-        counters.ready -= hidden.min(counters.ready);
+        counters.ready = counters.ready.saturating_sub(hidden);
+        counters.ready_bytes = counters.ready_bytes.saturating_sub(queue.hidden.values().sum());
+        counters.enqueued_total = counters.enqueued_total.saturating_sub(hidden);
         Ok(QueueInfo {
             parent: queue.record.parent,
             uid: queue.record.uid,
@@ -87,7 +87,6 @@ impl Store {
             created: queue.record.created,
             config: queue.config.clone(),
             counters,
-            hidden,
         })
     }
 

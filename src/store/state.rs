@@ -1,6 +1,6 @@
 //! What the store remembers between operations: queues in use, and the next numbers.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
@@ -26,8 +26,9 @@ pub struct Queue {
     pub config: Arc<QueueConfig>,
     /// Its counters, as on disk.
     pub counters: Counters,
-    /// Messages that are committed and await their last close: on disk they are ready, to users they are not there yet.
-    pub hidden: BTreeSet<u64>,
+    /// Messages that are committed and await their last close, with their bytes: on disk they are ready, to users they are
+    /// not there yet.
+    pub hidden: BTreeMap<u64, u64>,
     /// How often a message became ready, hidden or not, since the queue was read.
     pub placed: u64,
 }
@@ -98,7 +99,7 @@ impl Queue {
             record,
             config: Arc::new(config),
             counters,
-            hidden: BTreeSet::new(),
+            hidden: BTreeMap::new(),
             placed: 0,
         })
     }
@@ -185,7 +186,7 @@ impl State {
 
     /// Whether a message awaits its last close.
     pub fn is_hidden(&self, queue: u64, seq: u64) -> bool {
-        self.queues.get(&queue).is_some_and(|queue| queue.hidden.contains(&seq))
+        self.queues.get(&queue).is_some_and(|queue| queue.hidden.contains_key(&seq))
     }
 
     /// Puts a message where its record says: the record, the listing of its state, its lease, the counters.

@@ -1,5 +1,6 @@
 //! What `stat` shows of each node.
 
+use std::fs::Metadata;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::error::{Error, Result};
@@ -132,15 +133,9 @@ impl View {
         self.file(Node::Writer(writer.id()), writer.size(), owner, writer.modified())
     }
 
-    pub(super) fn draft_attributes(&self, id: u64, draft: &DraftRecord) -> Result<Attributes> {
-        let file = std::fs::metadata(self.store.bodies().path(id))?;
-        let modified = file.modified()?;
-        Ok(self.file(
-            Node::Draft(id),
-            file.len(),
-            (draft.uid, draft.gid, draft.mode),
-            modified,
-        ))
+    pub(super) fn draft_attributes(&self, id: u64, draft: &DraftRecord, file: &Metadata) -> Result<Attributes> {
+        let owner = (draft.uid, draft.gid, draft.mode);
+        Ok(self.file(Node::Draft(id), file.len(), owner, file.modified()?))
     }
 
     /// What a directory or control file of a queue shows: the queue's owner and group, the mode derived for each class.

@@ -94,6 +94,7 @@ impl View {
         };
         let writer = Writer::new(id, new, info.config, caller.pid);
         let attributes = self.writer_attributes(&writer);
+        self.names.lock().arrived(caller.pid);
         self.writers.lock().insert(id, Arc::new(Mutex::new(writer)));
         Ok((attributes, Opened::plain(self.handles.add(Handle::Writer(id)))))
     }

@@ -19,8 +19,12 @@ use super::{Attributes, View, process};
 /// A draft that somebody has open, or that is being published.
 #[derive(Default)]
 pub(super) struct DraftUse {
-    /// Open files that can write.
+    /// Open files.
+    opens: u32,
+    /// Those of them that can write.
     writes: u32,
+    /// Its file and its record when it was opened last: what `fstat` shows when it is a draft no more.
+    last: Option<(Arc<File>, DraftRecord)>,
     /// It was renamed to a visible name: from then on it is neither listed nor found.
     publishing: Option<Target>,
 }
@@ -38,6 +42,18 @@ pub(super) struct Target {
     pub session: Option<u32>,
     /// The producer's process.
     pub pid: u32,
+}
+
+impl DraftUse {
+    fn opened(&mut self, file: &Arc<File>, record: DraftRecord, writes: bool) {
+        self.opens += 1;
+        self.writes += u32::from(writes);
+        self.last = Some((file.clone(), record));
+    }
+
+    fn idle(&self) -> bool {
+        self.opens == 0 && self.publishing.is_none()
+    }
 }
 
 impl Target {
@@ -72,8 +88,14 @@ impl View {
         };
         self.store.space().admit(0)?;
         let (id, file) = self.store.make_draft(&record)?;
-        self.drafts.lock().entry(id).or_default().writes += 1;
-        Ok((id, Arc::new(file)))
+        let file = Arc::new(file);
+        self.drafts.lock().entry(id).or_default().opened(&file, record, true);
+        Ok((id, file))
+    }
+
+    /// The file of a draft, when somebody has it open.
+    pub(super) fn open_draft_file(&self, id: u64) -> Option<Arc<File>> {
+        self.drafts.lock().get(&id).and_then(|used| used.last.as_ref().map(|(file, _)| file.clone()))
     }
 
     /// Opens a draft's file.
@@ -120,26 +142,20 @@ impl View {
 
     /// An open file on a draft was closed for the last time.
     pub(super) fn release_draft(self: &Arc<Self>, id: u64, writes: bool) {
-        if !writes {
-            return;
-        }
         let target = {
             let mut drafts = self.drafts.lock();
-            let Entry::Occupied(mut used) = drafts.entry(id) else {
-                return;
-            };
-            used.get_mut().writes -= 1;
-            if used.get().writes > 0 {
-                return;
+            let Entry::Occupied(mut entry) = drafts.entry(id) else { return };
+            let used = entry.get_mut();
+            used.opens -= 1;
+            used.writes -= u32::from(writes);
+            let last_writer = writes && used.writes == 0;
+            let target = used.publishing.clone().filter(|target| last_writer && target.then == Published::Gone);
+            if used.idle() {
+                entry.remove();
             }
-            match used.get().publishing.clone() {
-                None => {
-                    used.remove();
-                    return;
-                }
-                Some(target) => target,
-            }
+            target
         };
+        let Some(target) = target else { return };
         let report = Box::new(move |result: Result<()>| {
             if let Err(error) = result {
                 tracing::error!(draft = id, %error, "a renamed draft could not be enqueued at its last close");
@@ -158,11 +174,16 @@ impl View {
 
     /// What `stat` shows of a draft.
     pub(super) fn any_draft_attributes(&self, id: u64) -> Result<Attributes> {
-        let draft = self.store.draft(id).map_err(|error| match error {
-            Error::NotFound => Error::Stale, // published or removed since the name was looked up
-            other => other,
-        })?;
-        self.draft_attributes(id, &draft)
+        match self.store.draft(id) {
+            Ok(draft) => self.draft_attributes(id, &draft, &std::fs::metadata(self.store.bodies().path(id))?),
+            // Published or removed; whoever has it open still sees it.
+            Err(Error::NotFound) => {
+                let last = self.drafts.lock().get(&id).and_then(|used| used.last.clone());
+                let (file, draft) = last.ok_or(Error::Stale)?;
+                self.draft_attributes(id, &draft, &file.metadata()?)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Makes a draft a message: at once, or when its last writer closes it. `done` when that is as durable as the queue
@@ -189,7 +210,7 @@ impl View {
             let mut drafts = view.drafts.lock();
             if let Entry::Occupied(mut used) = drafts.entry(id) {
                 used.get_mut().publishing = None;
-                if used.get().writes == 0 {
+                if used.get().idle() {
                     used.remove();
                 }
             }

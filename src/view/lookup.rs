@@ -73,7 +73,7 @@ impl View {
         queue: (u64, &QueueInfo),
         name: &[u8],
     ) -> Result<(u64, MessageRecord, u32)> {
-        if !self.names.lock().knows(queue.0, name) {
+        if self.names.lock().is_sent_back(caller.pid, queue.0, name) {
             return Err(Error::NotFound);
         }
         let session = process::stat(caller.pid).ok_or(Error::NotFound)?.session;

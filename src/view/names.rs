@@ -5,9 +5,13 @@
 //! may outlive its message; whoever follows it checks.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
 
 /// So many names are remembered for the whole mount.
 pub const REMEMBERED: usize = 16_384;
+
+/// A thread that was sent back to look a name up again finds nothing under it for so long, unless it creates it before.
+const SENT_BACK: Duration = Duration::from_secs(1);
 
 type Key = (u64, Vec<u8>);
 
@@ -24,9 +28,33 @@ pub struct BareNames {
     /// Age to key, oldest first.
     ages: BTreeMap<u64, (Key, u32)>,
     clock: u64,
+    /// Threads that want to write a name anew and were sent back for it.
+    ///
+    /// The kernel looks up again once only, and another process of the session may have written the name meanwhile: so
+    /// the thread must find nothing whatever the table says by then.
+    sent_back: HashMap<u32, (Key, Instant)>,
 }
 
 impl BareNames {
+    /// The thread `tid` is sent back to look the name up again and create it.
+    pub fn send_back(&mut self, tid: u32, queue: u64, name: &[u8]) {
+        self.sent_back.retain(|_, (_, since)| since.elapsed() < SENT_BACK);
+        self.sent_back.insert(tid, ((queue, name.to_vec()), Instant::now()));
+    }
+
+    /// Whether the thread was sent back for that name.
+    pub fn is_sent_back(&self, tid: u32, queue: u64, name: &[u8]) -> bool {
+        let entry = self.sent_back.get(&tid);
+        entry.is_some_and(|((of, called), since)| *of == queue && called == name && since.elapsed() < SENT_BACK)
+    }
+
+    /// The thread has created what it was sent back for.
+    pub fn arrived(&mut self, tid: u32) {
+        if !self.sent_back.is_empty() {
+            self.sent_back.remove(&tid);
+        }
+    }
+
     /// Whether any session wrote that name: asked first, because a caller's session costs a look into `/proc`.
     pub fn knows(&self, queue: u64, name: &[u8]) -> bool {
         // Looking up without building a key would need a borrowed pair; most mounts of one-name producers are empty here.

@@ -98,7 +98,7 @@ impl View {
             self.refuse_read_only()?;
         }
         match node {
-            Node::Message(seq, via) if flags.writes() || flags.truncates() => self.refuse_rewrite(seq, via),
+            Node::Message(seq, via) if flags.writes() || flags.truncates() => self.refuse_rewrite(caller, seq, via),
             Node::Message(seq, via) => self.open_message(caller, seq, via),
             Node::Writer(id) => self.reopen_writer(id, flags),
             Node::Draft(id) => {
@@ -134,10 +134,12 @@ impl View {
 
     /// A committed message never changes. Under its bare name it does not stand in the way of a new one: the name is
     /// forgotten, and the kernel looks it up again, finds nothing and creates.
-    fn refuse_rewrite(&self, seq: u64, via: Via) -> Result<Opened> {
+    fn refuse_rewrite(&self, caller: &Caller, seq: u64, via: Via) -> Result<Opened> {
         if via == Via::Bare {
             let message = self.store.message(seq)?;
-            self.names.lock().forget_message(message.queue, &message.name, seq);
+            let mut names = self.names.lock();
+            names.forget_message(message.queue, &message.name, seq);
+            names.send_back(caller.pid, message.queue, &message.name);
             return Err(Error::Stale);
         }
         self.store.message(seq)?;
@@ -157,6 +159,15 @@ impl View {
 
     fn open_message(&self, caller: &Caller, seq: u64, via: Via) -> Result<Opened> {
         let found = self.store.message(seq)?;
+        let gone = match via {
+            Via::Queue | Via::Bare => !matches!(found.state(), State::Ready | State::Claimed),
+            Via::Claimed => found.state() != State::Claimed,
+            Via::Dead => found.state() != State::Dead,
+            Via::Peek => false,
+        };
+        if gone {
+            return Err(Error::NotFound); // since the name was looked up
+        }
         let (message, lease) = match via {
             Via::Peek | Via::Dead => (found, None),
             Via::Queue | Via::Bare | Via::Claimed => self.take(caller, seq, via, found)?,

@@ -1,5 +1,6 @@
 //! `chmod`, `chown`, `truncate`, `utimes`. The kernel has checked who may (`default_permissions`).
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use rustix::fs::{Timespec, Timestamps, UTIME_OMIT};
@@ -112,10 +113,17 @@ impl View {
         if change.size.is_none() && !change.times() {
             return Ok(());
         }
-        let file = self.store.bodies().open_write(id)?;
+        let file = match self.store.draft(id) {
+            Ok(draft) => {
+                let config = self.store.config(draft.queue)?;
+                self.admit(&config, change.size.unwrap_or(0), 0)?;
+                Arc::new(self.store.bodies().open_write(id)?)
+            }
+            // Removed, and still open.
+            Err(Error::NotFound) => self.open_draft_file(id).ok_or(Error::Stale)?,
+            Err(error) => return Err(error),
+        };
         if let Some(size) = change.size {
-            let config = self.store.config(self.store.draft(id)?.queue)?;
-            self.admit(&config, size, 0)?;
             file.set_len(size)?;
         }
         if change.times() {
