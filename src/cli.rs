@@ -75,9 +75,7 @@ pub fn with_verb(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString>
     if first.as_bytes().starts_with(b"-") || is_verb(first) {
         return arguments;
     }
-    let has_options = arguments[2..]
-        .iter()
-        .any(|argument| argument.as_bytes().starts_with(b"-o"));
+    let has_options = arguments[2..].iter().any(|argument| argument.as_bytes().starts_with(b"-o"));
     if has_options || first.as_bytes().contains(&b'/') {
         arguments.insert(1, "mount".into());
     }
@@ -104,10 +102,7 @@ mod tests {
 
     #[test]
     fn the_form_of_the_mount_helper_is_a_mount() {
-        assert_eq!(
-            with_verb_of("mqfs store /mnt -o rw,dev"),
-            "mqfs mount store /mnt -o rw,dev"
-        );
+        assert_eq!(with_verb_of("mqfs store /mnt -o rw,dev"), "mqfs mount store /mnt -o rw,dev");
         assert_eq!(with_verb_of("mqfs store /mnt -orw"), "mqfs mount store /mnt -orw");
         assert_eq!(with_verb_of("mqfs /var/store /mnt"), "mqfs mount /var/store /mnt");
     }
@@ -128,22 +123,8 @@ mod tests {
 
     #[test]
     fn options_may_be_repeated_and_joined() {
-        let cli = Cli::try_parse_from([
-            "mqfs",
-            "mount",
-            "a",
-            "b",
-            "-o",
-            "ro",
-            "-oallow_other",
-            "--options=uid=1",
-        ]);
-        let Ok(Cli {
-            command: Command::Mount(arguments),
-        }) = cli
-        else {
-            panic!("{cli:?}")
-        };
+        let cli = Cli::try_parse_from(["mqfs", "mount", "a", "b", "-o", "ro", "-oallow_other", "--options=uid=1"]);
+        let Ok(Cli { command: Command::Mount(arguments) }) = cli else { panic!("{cli:?}") };
         assert_eq!(arguments.options, ["ro", "allow_other", "uid=1"]);
     }
 }

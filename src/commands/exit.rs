@@ -47,10 +47,7 @@ impl Exit {
 
     /// The code with this number; an unknown number is [`Exit::Failure`].
     pub fn from_code(code: u8) -> Exit {
-        Exit::ALL
-            .into_iter()
-            .find(|exit| exit.code() == code)
-            .unwrap_or(Exit::Failure)
+        Exit::ALL.into_iter().find(|exit| exit.code() == code).unwrap_or(Exit::Failure)
     }
 }
 
@@ -67,10 +64,7 @@ impl Failure {
     /// number that the standard library appends to the system's words is left out.
     pub fn new(exit: Exit, reason: impl fmt::Display) -> Failure {
         let line = reason.to_string().replace(['\n', '\r'], " ");
-        Failure {
-            exit,
-            line: without_os_error(line.trim()).to_owned(),
-        }
+        Failure { exit, line: without_os_error(line.trim()).to_owned() }
     }
 
     /// The reason, without a line break.
@@ -107,10 +101,7 @@ mod tests {
     #[test]
     fn a_failure_names_no_error_numbers() {
         let error = std::io::Error::from_raw_os_error(libc::ENOENT);
-        assert_eq!(
-            Failure::new(Exit::Failure, format_args!("x: {error}")).line(),
-            "x: No such file or directory"
-        );
+        assert_eq!(Failure::new(Exit::Failure, format_args!("x: {error}")).line(), "x: No such file or directory");
         assert_eq!(Failure::new(Exit::Failure, "x (os error y)").line(), "x (os error y)");
     }
 }

@@ -35,10 +35,9 @@ impl Target {
         };
         match OpenOptions::new().create(true).append(true).open(path) {
             Ok(file) => Ok(Target::File(file)),
-            Err(error) => Err(Failure::new(
-                Exit::Failure,
-                format_args!("cannot open the log file {}: {error}", path.display()),
-            )),
+            Err(error) => {
+                Err(Failure::new(Exit::Failure, format_args!("cannot open the log file {}: {error}", path.display())))
+            }
         }
     }
 }
@@ -65,10 +64,7 @@ fn install<W>(writer: W, colours: bool, filter: EnvFilter, format: LogFormat)
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(writer)
-        .with_ansi(colours);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(colours);
     // A second subscriber in one process can only come from a test; the first one stays.
     let _ = match format {
         LogFormat::Text => builder.try_init(),

@@ -17,12 +17,8 @@ use exit::{Exit, Failure};
 /// Runs the command line, the program's name first. A failure has been reported when this returns.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
     let result = match Cli::try_parse_from(cli::with_verb(arguments)) {
-        Ok(Cli {
-            command: Command::Mount(arguments),
-        }) => mount::run(&arguments),
-        Ok(Cli {
-            command: Command::Umount(arguments),
-        }) => umount::run(&arguments),
+        Ok(Cli { command: Command::Mount(arguments) }) => mount::run(&arguments),
+        Ok(Cli { command: Command::Umount(arguments) }) => umount::run(&arguments),
         Err(error) => not_a_command(&error),
     };
     match result {
@@ -49,11 +45,7 @@ fn not_a_command(error: &clap::Error) -> Result<(), Failure> {
         _ => {
             let text = error.to_string();
             let reason = text.split("\n\n").next().unwrap_or_default();
-            let reason = reason
-                .trim_start_matches("error: ")
-                .split_whitespace()
-                .collect::<Vec<_>>()
-                .join(" ");
+            let reason = reason.trim_start_matches("error: ").split_whitespace().collect::<Vec<_>>().join(" ");
             Err(Failure::new(Exit::Usage, format_args!("{reason}; try mqfs --help")))
         }
     }

@@ -43,11 +43,7 @@ pub fn run(arguments: &MountArgs) -> Result<(), Failure> {
     if arguments.foreground {
         return serve(&plan, target, None);
     }
-    let keep = if let log::Target::File(file) = &target {
-        vec![file.as_fd()]
-    } else {
-        Vec::new()
-    };
+    let keep = if let log::Target::File(file) = &target { vec![file.as_fd()] } else { Vec::new() };
     match daemon::fork(&keep).map_err(cannot("go to the background"))? {
         Side::Caller(caller) => match caller.wait().map_err(cannot("learn whether the mount works"))? {
             Outcome::Started => Ok(()),
@@ -70,21 +66,12 @@ fn check(arguments: &MountArgs, options: MountOptions) -> Result<Plan, Failure> 
     mount::check_fuse().map_err(mount_failure)?;
     let point = mount::check_mount_point(&arguments.mountpoint, &options).map_err(mount_failure)?;
     let store = mount::absolute_store(&arguments.store).map_err(|error| {
-        Failure::new(
-            Exit::StoreUnusable,
-            format_args!("store {}: {error}", arguments.store.display()),
-        )
+        Failure::new(Exit::StoreUnusable, format_args!("store {}: {error}", arguments.store.display()))
     })?;
     mount::check_apart(&store, &point).map_err(mount_failure)?;
     let source = mount::source(&store, &options);
     let log_format = arguments.log_format.or(options.log_format).unwrap_or_default();
-    Ok(Plan {
-        store,
-        point,
-        source,
-        options,
-        log_format,
-    })
+    Ok(Plan { store, point, source, options, log_format })
 }
 
 /// The background process, from the fork to its end. Nobody sees its exit code.

@@ -61,10 +61,7 @@ pub fn run(arguments: &UmountArgs) -> Result<(), Failure> {
         Ok(())
     } else {
         let seconds = PATIENCE.as_secs();
-        Err(failed(
-            Exit::StillRunning,
-            &format_args!("process {} still runs after {seconds} s", pid.as_raw_nonzero()),
-        ))
+        Err(failed(Exit::StillRunning, &format_args!("process {} still runs after {seconds} s", pid.as_raw_nonzero())))
     }
 }
 
@@ -126,10 +123,7 @@ fn open_daemon(pid: Pid, entry: &Entry) -> io::Result<OwnedFd> {
 
 /// Waits for the process's end.
 fn ends_within(process: &OwnedFd, patience: Duration) -> io::Result<bool> {
-    let timeout = Timespec {
-        tv_sec: patience.as_secs().cast_signed(),
-        tv_nsec: 0,
-    };
+    let timeout = Timespec { tv_sec: patience.as_secs().cast_signed(), tv_nsec: 0 };
     loop {
         match rustix::event::poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&timeout)) {
             Err(Errno::INTR) => {}

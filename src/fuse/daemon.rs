@@ -56,10 +56,7 @@ pub fn fork(keep: &[BorrowedFd<'_>]) -> io::Result<Side> {
     match fork_single_threaded()? {
         Some(child) => {
             drop(write);
-            Ok(Side::Caller(Caller {
-                pipe: read.into(),
-                child,
-            }))
+            Ok(Side::Caller(Caller { pipe: read.into(), child }))
         }
         None => {
             drop(read);
@@ -74,11 +71,7 @@ pub fn fork(keep: &[BorrowedFd<'_>]) -> io::Result<Side> {
 
 /// fork(2): the child's id in the parent, nothing in the child.
 pub(super) fn fork_single_threaded() -> io::Result<Option<Pid>> {
-    debug_assert_eq!(
-        std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count),
-        1,
-        "fork with threads"
-    );
+    debug_assert_eq!(std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count), 1, "fork with threads");
     // SAFETY: the process has one thread, so the child is a full copy with no lock held by a thread that is not there.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
@@ -105,10 +98,7 @@ impl Caller {
 fn describe(status: Option<WaitStatus>) -> String {
     match status {
         Some(status) if status.signaled() => {
-            format!(
-                "the background process was killed by signal {}",
-                status.terminating_signal().unwrap_or_default()
-            )
+            format!("the background process was killed by signal {}", status.terminating_signal().unwrap_or_default())
         }
         _ => "the background process ended before the mount worked".to_owned(),
     }
@@ -167,10 +157,7 @@ fn close_range(first: u32, last: u32) {
 /// that nobody else can read.
 pub fn prepare_process() {
     let limit = rustix::process::getrlimit(Resource::Nofile);
-    let raised = rustix::process::Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
+    let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
     if let Err(error) = rustix::process::setrlimit(Resource::Nofile, raised) {
         tracing::debug!("the limit of open files stays at {:?}: {error}", limit.current);
     }

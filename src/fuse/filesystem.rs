@@ -78,32 +78,22 @@ impl fuser::Filesystem for Filesystem {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
         // A kernel that lacks one of them still works, only slower; but without the first, `>` on a message's bare name would
         // be a truncation of it.
-        let wanted = [
-            InitFlags::FUSE_ATOMIC_O_TRUNC,
-            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
-            InitFlags::FUSE_PARALLEL_DIROPS,
-        ];
+        let wanted =
+            [InitFlags::FUSE_ATOMIC_O_TRUNC, InitFlags::FUSE_HANDLE_KILLPRIV_V2, InitFlags::FUSE_PARALLEL_DIROPS];
         for flag in wanted {
             if config.add_capabilities(flag).is_err() {
                 tracing::warn!(?flag, "the kernel does not support this");
             }
         }
-        config
-            .set_max_write(MAX_WRITE)
-            .map_err(|_| io::Error::other("max_write refused"))?;
+        config.set_max_write(MAX_WRITE).map_err(|_| io::Error::other("max_write refused"))?;
         // A close must not wait for the answers to the closes before it: else later requests overtake it.
-        config
-            .set_max_background(u16::MAX)
-            .map_err(|_| io::Error::other("max_background refused"))?;
+        config.set_max_background(u16::MAX).map_err(|_| io::Error::other("max_background refused"))?;
         Ok(())
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         self.begin();
-        entry(
-            reply,
-            node(parent).and_then(|parent| self.view.lookup(&caller(req), parent, name.as_bytes())),
-        );
+        entry(reply, node(parent).and_then(|parent| self.view.lookup(&caller(req), parent, name.as_bytes())));
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
@@ -130,14 +120,7 @@ impl fuser::Filesystem for Filesystem {
         reply: ReplyAttr,
     ) {
         self.begin();
-        let change = Change {
-            mode,
-            uid,
-            gid,
-            size,
-            accessed: atime.map(time),
-            modified: mtime.map(time),
-        };
+        let change = Change { mode, uid, gid, size, accessed: atime.map(time), modified: mtime.map(time) };
         attr(reply, node(ino).and_then(|node| self.view.set_attributes(node, change)));
     }
 
@@ -163,18 +146,12 @@ impl fuser::Filesystem for Filesystem {
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.begin();
-        empty(
-            reply,
-            node(parent).and_then(|parent| self.view.unlink(&caller(req), parent, name.as_bytes())),
-        );
+        empty(reply, node(parent).and_then(|parent| self.view.unlink(&caller(req), parent, name.as_bytes())));
     }
 
     fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.begin();
-        empty(
-            reply,
-            node(parent).and_then(|parent| self.view.remove_directory(parent, name.as_bytes())),
-        );
+        empty(reply, node(parent).and_then(|parent| self.view.remove_directory(parent, name.as_bytes())));
     }
 
     fn rename(
@@ -294,8 +271,7 @@ impl fuser::Filesystem for Filesystem {
 
     fn flush(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
         self.begin();
-        self.view
-            .flush(fh.0, req.pid(), Box::new(move |result| empty(reply, result)));
+        self.view.flush(fh.0, req.pid(), Box::new(move |result| empty(reply, result)));
     }
 
     fn release(
@@ -329,12 +305,7 @@ impl fuser::Filesystem for Filesystem {
         let listed = node(ino).and_then(|node| {
             self.view.list(node, offset, |entry| {
                 let kind = file_type(entry.kind);
-                !reply.add(
-                    INodeNo(entry.node.id()),
-                    entry.cookie,
-                    kind,
-                    OsStr::from_bytes(&entry.name),
-                )
+                !reply.add(INodeNo(entry.node.id()), entry.cookie, kind, OsStr::from_bytes(&entry.name))
             })
         });
         match listed {
@@ -346,9 +317,7 @@ impl fuser::Filesystem for Filesystem {
     fn fsyncdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         self.begin();
         match node(ino) {
-            Ok(node) => self
-                .view
-                .fsync_directory(node, Box::new(move |result| empty(reply, result))),
+            Ok(node) => self.view.fsync_directory(node, Box::new(move |result| empty(reply, result))),
             Err(error) => empty(reply, Err(error)),
         }
     }
@@ -386,11 +355,7 @@ impl fuser::Filesystem for Filesystem {
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         self.begin();
-        xattr(
-            reply,
-            node(ino).and_then(|node| self.view.get_xattr(node, name.as_bytes())),
-            size,
-        );
+        xattr(reply, node(ino).and_then(|node| self.view.get_xattr(node, name.as_bytes())), size);
     }
 
     fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
@@ -405,10 +370,7 @@ impl fuser::Filesystem for Filesystem {
 
     fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.begin();
-        empty(
-            reply,
-            node(ino).and_then(|node| self.view.remove_xattr(node, name.as_bytes())),
-        );
+        empty(reply, node(ino).and_then(|node| self.view.remove_xattr(node, name.as_bytes())));
     }
 
     fn symlink(&self, _req: &Request, _parent: INodeNo, _name: &OsStr, _target: &Path, reply: ReplyEntry) {

@@ -37,12 +37,7 @@ const WORDS: &[(MountFlags, &str)] = &[
 pub fn mount(point: &Path, source: &OsStr, options: &MountOptions) -> Result<OwnedFd, MountError> {
     let other = |error: io::Error| MountError::Other(format!("cannot talk to fusermount3: {error}"));
     let (ours, theirs) = UnixStream::pair().map_err(other)?;
-    let arguments = [
-        OsStr::new("-o"),
-        &option_string(source, options),
-        OsStr::new("--"),
-        point.as_os_str(),
-    ];
+    let arguments = [OsStr::new("-o"), &option_string(source, options), OsStr::new("--"), point.as_os_str()];
     let child = start(&arguments, Some(theirs.into())).map_err(|error| {
         MountError::NotPermitted(format!("mounting takes root, or fusermount3 (package fuse3): {error}"))
     })?;
@@ -59,11 +54,7 @@ pub fn mount(point: &Path, source: &OsStr, options: &MountOptions) -> Result<Own
 pub fn unmount(point: &Path) -> io::Result<()> {
     let arguments = [OsStr::new("-u"), OsStr::new("-z"), OsStr::new("--"), point.as_os_str()];
     let output = start(&arguments, None)?.wait_with_output()?;
-    if output.status.success() {
-        Ok(())
-    } else {
-        Err(io::Error::other(reason(&output.stderr)))
-    }
+    if output.status.success() { Ok(()) } else { Err(io::Error::other(reason(&output.stderr))) }
 }
 
 /// Starts it with `socket` as its standard input: a descriptor that a child is given in any case, without a moment in
@@ -129,24 +120,13 @@ fn receive(socket: &UnixStream) -> io::Result<Option<OwnedFd>> {
 /// The last line that it said, without its name.
 fn reason(stderr: &[u8]) -> String {
     let text = String::from_utf8_lossy(stderr);
-    let line = text
-        .lines()
-        .map(str::trim)
-        .rfind(|line| !line.is_empty())
-        .unwrap_or("fusermount3 failed");
-    line.strip_prefix("fusermount3: ")
-        .or_else(|| line.strip_prefix("fusermount: "))
-        .unwrap_or(line)
-        .to_owned()
+    let line = text.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("fusermount3 failed");
+    line.strip_prefix("fusermount3: ").or_else(|| line.strip_prefix("fusermount: ")).unwrap_or(line).to_owned()
 }
 
 /// It has one exit code for everything, so its words (unchanged since libfuse 2.9) have to do.
 fn classify(line: &str) -> MountError {
-    const MOUNT_POINT: &[&str] = &[
-        "no write access to mountpoint",
-        "bad mount point",
-        "failed to access mountpoint",
-    ];
+    const MOUNT_POINT: &[&str] = &["no write access to mountpoint", "bad mount point", "failed to access mountpoint"];
     if MOUNT_POINT.iter().any(|words| line.contains(words)) {
         MountError::MountPoint(line.to_owned())
     } else {
@@ -162,26 +142,14 @@ mod tests {
     fn options_are_written_as_it_reads_them() {
         let options = MountOptions::parse(&["ro,noexec,allow_root,dev"]).unwrap();
         let list = option_string(OsStr::new("/a,b"), &options);
-        assert_eq!(
-            list,
-            r"default_permissions,ro,noexec,allow_other,subtype=mqfs,fsname=/a\,b"
-        );
+        assert_eq!(list, r"default_permissions,ro,noexec,allow_other,subtype=mqfs,fsname=/a\,b");
     }
 
     #[test]
     fn the_last_line_is_the_reason() {
-        assert_eq!(
-            reason(b"fusermount3: unsafe option dev ignored\nfusermount3: mount failed\n"),
-            "mount failed"
-        );
+        assert_eq!(reason(b"fusermount3: unsafe option dev ignored\nfusermount3: mount failed\n"), "mount failed");
         assert_eq!(reason(b""), "fusermount3 failed");
-        assert!(matches!(
-            classify("bad mount point /x: Permission denied"),
-            MountError::MountPoint(_)
-        ));
-        assert!(matches!(
-            classify("mount failed: Operation not permitted"),
-            MountError::NotPermitted(_)
-        ));
+        assert!(matches!(classify("bad mount point /x: Permission denied"), MountError::MountPoint(_)));
+        assert!(matches!(classify("mount failed: Operation not permitted"), MountError::NotPermitted(_)));
     }
 }

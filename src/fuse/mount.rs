@@ -95,10 +95,7 @@ pub fn take_off_dead(point: &Path, kind: &str) -> io::Result<bool> {
     match mountinfo::at(point)? {
         Some(entry) if entry.is_fuse() && is_dead(point) => {
             if entry.kind != kind {
-                return Err(io::Error::other(format!(
-                    "a dead mount of type {} is in the way",
-                    entry.kind
-                )));
+                return Err(io::Error::other(format!("a dead mount of type {} is in the way", entry.kind)));
             }
             detach(point)?;
             Ok(true)

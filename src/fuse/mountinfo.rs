@@ -43,11 +43,7 @@ impl Entry {
     }
 
     fn number(&self, option: &str) -> Option<u32> {
-        self.options
-            .split(',')
-            .find_map(|text| text.strip_prefix(option))?
-            .parse()
-            .ok()
+        self.options.split(',').find_map(|text| text.strip_prefix(option))?.parse().ok()
     }
 }
 
@@ -66,10 +62,7 @@ pub fn is_mounted(kind: &str, source: &OsStr) -> io::Result<bool> {
 fn uppermost(table: &[u8], point: &Path) -> Option<Entry> {
     let here: Vec<Entry> = entries(table).filter(|entry| entry.point == point).collect();
     // What lies under another mount is that one's parent.
-    here.iter()
-        .rev()
-        .find(|entry| here.iter().all(|other| other.parent != entry.id))
-        .cloned()
+    here.iter().rev().find(|entry| here.iter().all(|other| other.parent != entry.id)).cloned()
 }
 
 fn entries(table: &[u8]) -> impl Iterator<Item = Entry> {
@@ -104,11 +97,7 @@ pub fn resolve(point: &Path) -> io::Result<PathBuf> {
     if error.raw_os_error() != Some(libc::ENOTCONN) || name.as_bytes() == b".." {
         return Err(error);
     }
-    let parent = if parent.as_os_str().is_empty() {
-        Path::new(".")
-    } else {
-        parent
-    };
+    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
     Ok(std::fs::canonicalize(parent)?.join(name))
 }
 
@@ -134,10 +123,7 @@ mod tests {
         let all: Vec<Entry> = entries(TABLE).collect();
         assert_eq!(all.len(), 4);
         assert_eq!(all[1].source, "/var/a store");
-        assert_eq!(
-            (all[1].user_id(), all[1].group_id(), all[0].user_id()),
-            (Some(7), Some(0), None)
-        );
+        assert_eq!((all[1].user_id(), all[1].group_id(), all[0].user_id()), (Some(7), Some(0), None));
         assert!(all[1].is_fuse() && all[3].is_fuse() && !all[0].is_fuse());
     }
 

@@ -74,10 +74,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn parts(list: &str) -> Vec<String> {
-        split(OsStr::new(list))
-            .into_iter()
-            .map(|item| item.to_string_lossy().into_owned())
-            .collect()
+        split(OsStr::new(list)).into_iter().map(|item| item.to_string_lossy().into_owned()).collect()
     }
 
     #[test]

@@ -165,11 +165,7 @@ impl MountOptions {
 
     /// The mount's type as the kernel shows it.
     pub fn kind(&self) -> String {
-        if self.subtype.is_empty() {
-            "fuse".to_owned()
-        } else {
-            format!("fuse.{}", self.subtype)
-        }
+        if self.subtype.is_empty() { "fuse".to_owned() } else { format!("fuse.{}", self.subtype) }
     }
 
     fn apply(&mut self, item: &OsStr) -> Result<(), String> {
@@ -214,9 +210,7 @@ impl MountOptions {
                 self.log_format = Some(LogFormat::from_str(&text, false).map_err(|_| bad("text or json"))?);
             }
             key if config::KEYS.contains(&key) => {
-                self.queue_defaults
-                    .set(key, &text)
-                    .map_err(|error| format!("mount option {error}"))?;
+                self.queue_defaults.set(key, &text).map_err(|error| format!("mount option {error}"))?;
             }
             key if IGNORED_WITH_VALUE.contains(&key) || key.starts_with("x-") || key.starts_with("X-") => {}
             key if is_word(key) => return Err(format!("mount option `{key}` takes no value")),
@@ -235,9 +229,7 @@ fn is_word(key: &str) -> bool {
 }
 
 fn umask(text: &str) -> Option<u32> {
-    u32::from_str_radix(text, 8)
-        .ok()
-        .filter(|mask| *mask <= 0o777 && !text.starts_with('+'))
+    u32::from_str_radix(text, 8).ok().filter(|mask| *mask <= 0o777 && !text.starts_with('+'))
 }
 
 /// The subtype becomes part of a word in `/proc/mounts` and of a mount option string, so nothing that ends one.

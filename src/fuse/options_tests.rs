@@ -16,10 +16,7 @@ fn refusal(list: &str) -> String {
 #[test]
 fn without_options_a_mount_is_private_and_safe() {
     let options = parse("");
-    assert_eq!(
-        options.flags,
-        MountFlags::NODEV | MountFlags::NOSUID | MountFlags::RELATIME
-    );
+    assert_eq!(options.flags, MountFlags::NODEV | MountFlags::NOSUID | MountFlags::RELATIME);
     assert_eq!(options.access, Access::Owner);
     assert_eq!(options.kind(), "fuse.mqfs");
     assert!(!options.read_only() && !options.nonempty && !options.auto_unmount);
@@ -43,10 +40,7 @@ fn what_mount_and_fstab_pass_through_is_ignored() {
 #[test]
 fn values_are_read() {
     let options = parse(r#"uid=12,gid=34,umask=027,fsname="a,b",subtype=jobs,spin=off,log_file=/x\,y,log_format=json"#);
-    assert_eq!(
-        (options.uid, options.gid, options.umask),
-        (Some(12), Some(34), Some(0o027))
-    );
+    assert_eq!((options.uid, options.gid, options.umask), (Some(12), Some(34), Some(0o027)));
     assert_eq!(options.fsname.as_deref(), Some(OsStr::new("a,b")));
     assert_eq!(options.kind(), "fuse.jobs");
     assert_eq!(options.spin, SpinMode::Off);
@@ -58,17 +52,10 @@ fn values_are_read() {
 fn every_configuration_key_is_an_option() {
     for key in config::KEYS {
         let value = QueueConfig::default().get(key).unwrap();
-        assert_eq!(
-            parse(&format!("{key}={value}")).queue_defaults,
-            QueueConfig::default(),
-            "{key}"
-        );
+        assert_eq!(parse(&format!("{key}={value}")).queue_defaults, QueueConfig::default(), "{key}");
         assert_eq!(refusal(key), format!("mount option `{key}` needs a value"));
     }
-    assert_eq!(
-        parse("visibility_timeout=5m").queue_defaults.visibility_timeout,
-        Duration::from_secs(300)
-    );
+    assert_eq!(parse("visibility_timeout=5m").queue_defaults.visibility_timeout, Duration::from_secs(300));
 }
 
 #[test]
@@ -77,23 +64,11 @@ fn what_is_wrong_is_named() {
     assert_eq!(refusal("frobnicate=3"), "unknown mount option `frobnicate`");
     assert_eq!(refusal("ro=1"), "mount option `ro` takes no value");
     assert_eq!(refusal("uid"), "mount option `uid` needs a value");
-    assert_eq!(
-        refusal("uid=root"),
-        "mount option `uid=root`: allowed is the number of a user"
-    );
-    assert_eq!(
-        refusal("umask=8"),
-        "mount option `umask=8`: allowed is an octal number up to 0777"
-    );
-    assert_eq!(
-        refusal("subtype=a b"),
-        "mount option `subtype=a b`: allowed is letters, digits, `-`, `_` and `.`"
-    );
+    assert_eq!(refusal("uid=root"), "mount option `uid=root`: allowed is the number of a user");
+    assert_eq!(refusal("umask=8"), "mount option `umask=8`: allowed is an octal number up to 0777");
+    assert_eq!(refusal("subtype=a b"), "mount option `subtype=a b`: allowed is letters, digits, `-`, `_` and `.`");
     let line = refusal("max_deliveries=many");
-    assert!(
-        line.contains("max_deliveries") && line.contains("many") && line.contains("allowed is"),
-        "{line}"
-    );
+    assert!(line.contains("max_deliveries") && line.contains("many") && line.contains("allowed is"), "{line}");
 }
 
 #[test]

@@ -18,11 +18,7 @@ pub fn errno(error: &Error) -> Errno {
 
 /// Who asks.
 pub fn caller(request: &Request) -> Caller {
-    Caller {
-        uid: request.uid(),
-        gid: request.gid(),
-        pid: request.pid(),
-    }
+    Caller { uid: request.uid(), gid: request.gid(), pid: request.pid() }
 }
 
 /// What a node id stands for.

@@ -52,11 +52,7 @@ impl Control {
         let asked = sender.clone();
         // The main thread is gone only when the process is ending anyway.
         let serving = Signals::block()?.handle(hurried, move |signal| drop(asked.send(Event::Asked(signal))))?;
-        Ok(Control {
-            serving,
-            sender,
-            events,
-        })
+        Ok(Control { serving, sender, events })
     }
 }
 
@@ -78,22 +74,12 @@ pub fn start(
     source: &OsStr,
     options: &MountOptions,
 ) -> Result<Server, MountError> {
-    let view_options = ViewOptions {
-        read_only: options.read_only(),
-        uid: options.uid,
-        gid: options.gid,
-        umask: options.umask,
-    };
+    let view_options =
+        ViewOptions { read_only: options.read_only(), uid: options.uid, gid: options.gid, umask: options.umask };
     let view =
         View::new(store, view_options).map_err(|error| MountError::Other(format!("cannot start serving: {error}")))?;
     match start_session(&control, &view, point, source, options) {
-        Ok((session, device)) => Ok(Server {
-            view,
-            point: point.to_owned(),
-            device,
-            events: control.events,
-            session,
-        }),
+        Ok((session, device)) => Ok(Server { view, point: point.to_owned(), device, events: control.events, session }),
         Err(error) => {
             view.begin_shutdown();
             view.close();
@@ -120,14 +106,10 @@ fn start_session(
     let spin = Spin::new(options.spin);
     let filesystem = Filesystem::new(view.clone(), spin.clone());
     let session = Session::from_fd(filesystem, channel, acl(options.access), config()).map_err(undo)?;
-    spin.attach(session.as_fd().try_clone_to_owned().map_err(undo)?)
-        .map_err(undo)?;
+    spin.attach(session.as_fd().try_clone_to_owned().map_err(undo)?).map_err(undo)?;
     let sender = control.sender.clone();
     let serve = move || drop(sender.send(Event::Ended(session.run())));
-    let session = thread::Builder::new()
-        .name("session".to_owned())
-        .spawn(serve)
-        .map_err(undo)?;
+    let session = thread::Builder::new().name("session".to_owned()).spawn(serve).map_err(undo)?;
     Ok((session, device))
 }
 

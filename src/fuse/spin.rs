@@ -76,11 +76,7 @@ impl Spin {
     /// Counts from now on; spins only once there is a descriptor to spin on.
     pub fn new(mode: SpinMode) -> Arc<Spin> {
         let single = || thread::available_parallelism().is_ok_and(|processors| processors.get() == 1);
-        let mode = if mode == SpinMode::Auto && single() {
-            SpinMode::Off
-        } else {
-            mode
-        };
+        let mode = if mode == SpinMode::Auto && single() { SpinMode::Off } else { mode };
         let shared = Shared {
             requests: AtomicU64::new(0),
             burst_at: AtomicU64::new(0),
@@ -90,9 +86,7 @@ impl Spin {
             keeper: OnceLock::new(),
             mode,
         };
-        Arc::new(Spin {
-            shared: Arc::new(shared),
-        })
+        Arc::new(Spin { shared: Arc::new(shared) })
     }
 
     /// One that never spins.
@@ -106,9 +100,7 @@ impl Spin {
             return Ok(());
         }
         let shared = self.shared.clone();
-        let handle = thread::Builder::new()
-            .name("spin".to_owned())
-            .spawn(move || shared.keep(&device))?;
+        let handle = thread::Builder::new().name("spin".to_owned()).spawn(move || shared.keep(&device))?;
         // There is one descriptor per mount; a second thread would find the place taken and never be woken.
         self.shared.keeper.get_or_init(|| handle.thread().clone());
         Ok(())

@@ -32,21 +32,12 @@ pub struct Trial {
 impl Trial {
     /// Nothing is known yet: the first requests are a trial.
     pub fn new(now: Instant) -> Trial {
-        Trial {
-            spinning: Seen::default(),
-            sleeping: Seen::default(),
-            spin: true,
-            until: now,
-        }
+        Trial { spinning: Seen::default(), sleeping: Seen::default(), spin: true, until: now }
     }
 
     /// Whether the reader should spin at `now`: by the verdict while it holds, else by whose turn it is.
     pub fn should_spin(&self, now: Instant) -> bool {
-        if now < self.until {
-            self.spin
-        } else {
-            self.spinning.time < TRIAL
-        }
+        if now < self.until { self.spin } else { self.spinning.time < TRIAL }
     }
 
     /// `requests` came in `time`, which ended at `now`, while the reader span or slept.
@@ -61,11 +52,7 @@ impl Trial {
             // Rates, compared without dividing.
             let spinning = u128::from(self.spinning.requests) * self.sleeping.time.as_nanos() * 100;
             let sleeping = u128::from(self.sleeping.requests) * self.spinning.time.as_nanos() * WORTH_PERCENT;
-            *self = Trial {
-                spin: spinning >= sleeping,
-                until: now + VERDICT,
-                ..Trial::new(now)
-            };
+            *self = Trial { spin: spinning >= sleeping, until: now + VERDICT, ..Trial::new(now) };
         }
     }
 }

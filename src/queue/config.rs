@@ -128,12 +128,7 @@ const TABLE: &[Key] = &[
         name: "visibility_timeout",
         allowed: "a duration above 0 such as 30s, 5m, 2h, 7d or 1500ms",
         get: |config| duration::format(config.visibility_timeout),
-        set: |config, text| {
-            put(
-                &mut config.visibility_timeout,
-                time(text).filter(|time| !time.is_zero()),
-            )
-        },
+        set: |config, text| put(&mut config.visibility_timeout, time(text).filter(|time| !time.is_zero())),
     },
     Key {
         name: "max_lease",
@@ -145,12 +140,7 @@ const TABLE: &[Key] = &[
         name: "max_deliveries",
         allowed: "a number from 0 (no limit) to 4294967295",
         get: |config| config.max_deliveries.to_string(),
-        set: |config, text| {
-            put(
-                &mut config.max_deliveries,
-                number(text).and_then(|count| count.try_into().ok()),
-            )
-        },
+        set: |config, text| put(&mut config.max_deliveries, number(text).and_then(|count| count.try_into().ok())),
     },
     Key {
         name: "max_message_bytes",
@@ -187,10 +177,7 @@ impl QueueConfig {
     /// says what would be right.
     pub fn set(&mut self, key: &str, value: &str) -> Result<()> {
         let Some(row) = find(key) else {
-            return Err(Error::Invalid(format!(
-                "unknown key `{key}`: known are {}",
-                KEYS.join(", ")
-            )));
+            return Err(Error::Invalid(format!("unknown key `{key}`: known are {}", KEYS.join(", "))));
         };
         if (row.set)(self, value.trim()) {
             Ok(())
@@ -218,10 +205,7 @@ impl QueueConfig {
 
     /// All keys, one `key = value` a line. Applied to any configuration, it makes it equal to this one.
     pub fn render(&self) -> String {
-        TABLE
-            .iter()
-            .map(|row| format!("{} = {}\n", row.name, (row.get)(self)))
-            .collect()
+        TABLE.iter().map(|row| format!("{} = {}\n", row.name, (row.get)(self))).collect()
     }
 }
 
@@ -241,17 +225,11 @@ fn put<T>(place: &mut T, value: Option<T>) -> bool {
 }
 
 fn word<T: Copy + PartialEq>(words: &[(&str, T)], value: T) -> String {
-    words
-        .iter()
-        .find(|(_, meaning)| *meaning == value)
-        .map_or_else(String::new, |(word, _)| (*word).to_owned())
+    words.iter().find(|(_, meaning)| *meaning == value).map_or_else(String::new, |(word, _)| (*word).to_owned())
 }
 
 fn choice<T: Copy>(words: &[(&str, T)], text: &str) -> Option<T> {
-    words
-        .iter()
-        .find(|(word, _)| *word == text)
-        .map(|(_, meaning)| *meaning)
+    words.iter().find(|(word, _)| *word == text).map(|(_, meaning)| *meaning)
 }
 
 fn time(text: &str) -> Option<Duration> {
@@ -260,10 +238,7 @@ fn time(text: &str) -> Option<Duration> {
 
 /// Digits and nothing else: `str::parse` would also take a sign.
 fn number(text: &str) -> Option<u64> {
-    text.bytes()
-        .all(|byte| byte.is_ascii_digit())
-        .then(|| text.parse().ok())
-        .flatten()
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
 fn bytes(text: &str) -> Option<u64> {

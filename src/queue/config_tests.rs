@@ -97,10 +97,7 @@ fn bad_values_are_refused_with_key_value_and_what_is_allowed() {
         ("draft_ttl", "101years"),
     ] {
         let why = refusal(config.set(key, value));
-        assert!(
-            why.contains(key) && why.contains(value) && why.contains(find(key).unwrap().allowed),
-            "{why}"
-        );
+        assert!(why.contains(key) && why.contains(value) && why.contains(find(key).unwrap().allowed), "{why}");
     }
     assert_eq!(config, QueueConfig::default());
 }
@@ -116,14 +113,7 @@ fn an_unknown_key_is_refused_with_those_that_are_known() {
 
 #[test]
 fn sizes_take_suffixes_of_1024() {
-    for (text, expected) in [
-        ("0", 0),
-        ("7", 7),
-        ("2K", 2 << 10),
-        ("2m", 2 << 20),
-        ("2G", 2 << 30),
-        ("2T", 2 << 40),
-    ] {
+    for (text, expected) in [("0", 0), ("7", 7), ("2K", 2 << 10), ("2m", 2 << 20), ("2G", 2 << 30), ("2T", 2 << 40)] {
         assert_eq!(bytes(text), Some(expected), "{text}");
     }
     assert_eq!(bytes("18446744073709551615"), Some(u64::MAX));
@@ -133,14 +123,8 @@ fn sizes_take_suffixes_of_1024() {
 #[test]
 fn applied_lines_change_what_they_name_and_the_later_wins() {
     let mut config = QueueConfig::default();
-    config
-        .apply("# a comment = 1\n\n  claim=rename\r\n\tmax_deliveries =3\nmax_deliveries= 5")
-        .unwrap();
-    let expected = QueueConfig {
-        claim: ClaimMode::Rename,
-        max_deliveries: 5,
-        ..QueueConfig::default()
-    };
+    config.apply("# a comment = 1\n\n  claim=rename\r\n\tmax_deliveries =3\nmax_deliveries= 5").unwrap();
+    let expected = QueueConfig { claim: ClaimMode::Rename, max_deliveries: 5, ..QueueConfig::default() };
     assert_eq!(config, expected);
     config.apply("").unwrap();
     assert_eq!(config, expected);

@@ -8,13 +8,7 @@ use crate::error::{Error, Result};
 pub const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// The units that [`format`] writes, the largest first, with their milliseconds.
-const UNITS: [(&str, u64); 5] = [
-    ("d", 86_400_000),
-    ("h", 3_600_000),
-    ("m", 60_000),
-    ("s", 1_000),
-    ("ms", 1),
-];
+const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
 /// Reads a duration: a number and a unit, or several of them (`1h 30m`). It must be whole milliseconds and at most
 /// [`LONGEST`].
@@ -39,10 +33,7 @@ pub fn format(duration: Duration) -> String {
         return "0s".to_owned();
     }
     // The last unit is one millisecond, which divides everything.
-    let (unit, size) = UNITS
-        .into_iter()
-        .find(|(_, size)| ms.is_multiple_of(*size))
-        .unwrap_or(("ms", 1));
+    let (unit, size) = UNITS.into_iter().find(|(_, size)| ms.is_multiple_of(*size)).unwrap_or(("ms", 1));
     format!("{}{unit}", ms / size)
 }
 
@@ -52,9 +43,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn ms(text: &str) -> u128 {
-        parse(text)
-            .unwrap_or_else(|error| panic!("{text}: {error}"))
-            .as_millis()
+        parse(text).unwrap_or_else(|error| panic!("{text}: {error}")).as_millis()
     }
 
     #[test]
@@ -70,21 +59,9 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused_with_the_text_in_it() {
-        for text in [
-            "",
-            "s",
-            "-1s",
-            "soon",
-            "30",
-            "30 parsecs",
-            "99999999999999999999s",
-            "18446744073709551615d",
-        ] {
+        for text in ["", "s", "-1s", "soon", "30", "30 parsecs", "99999999999999999999s", "18446744073709551615d"] {
             let error = parse(text).expect_err(text);
-            assert!(
-                matches!(&error, Error::Invalid(why) if why.contains(&format!("`{text}`"))),
-                "{text}: {error}"
-            );
+            assert!(matches!(&error, Error::Invalid(why) if why.contains(&format!("`{text}`"))), "{text}: {error}");
         }
     }
 
@@ -99,9 +76,7 @@ mod tests {
 
     #[test]
     fn the_largest_unit_that_divides_is_written() {
-        for text in [
-            "0s", "1ms", "1500ms", "1s", "90s", "2m", "12h", "25h", "1d", "7d", "36500d",
-        ] {
+        for text in ["0s", "1ms", "1500ms", "1s", "90s", "2m", "12h", "25h", "1d", "7d", "36500d"] {
             assert_eq!(format(parse(text).unwrap()), text);
         }
         assert_eq!(format(Duration::from_secs(60)), "1m");

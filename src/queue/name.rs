@@ -60,11 +60,7 @@ pub fn listed(seq: u64, name: &[u8]) -> Vec<u8> {
 
 /// Refuses a producer's name that is too long to be listed.
 pub fn check_producer_name(name: &[u8]) -> Result<()> {
-    if name.len() > MAX_NAME {
-        Err(Error::NameTooLong)
-    } else {
-        Ok(())
-    }
+    if name.len() > MAX_NAME { Err(Error::NameTooLong) } else { Ok(()) }
 }
 
 /// The producer's part of a name: without its sequence prefix, or prefixes if it collected several, so that a message
@@ -109,34 +105,10 @@ mod tests {
             assert_eq!(classify(draft), Name::Draft(draft));
         }
         assert_eq!(classify(b"0000000000000042"), Name::Sequence { seq: 42, name: None });
-        assert_eq!(
-            classify(b"0000000000000042-a.csv"),
-            Name::Sequence {
-                seq: 42,
-                name: Some(b"a.csv")
-            }
-        );
-        assert_eq!(
-            classify(b"0000000000000042-"),
-            Name::Sequence {
-                seq: 42,
-                name: Some(b"")
-            }
-        );
-        assert_eq!(
-            classify(b"0000000000000042-.mq"),
-            Name::Sequence {
-                seq: 42,
-                name: Some(b".mq")
-            }
-        );
-        assert_eq!(
-            classify(b"9999999999999999"),
-            Name::Sequence {
-                seq: LARGEST,
-                name: None
-            }
-        );
+        assert_eq!(classify(b"0000000000000042-a.csv"), Name::Sequence { seq: 42, name: Some(b"a.csv") });
+        assert_eq!(classify(b"0000000000000042-"), Name::Sequence { seq: 42, name: Some(b"") });
+        assert_eq!(classify(b"0000000000000042-.mq"), Name::Sequence { seq: 42, name: Some(b".mq") });
+        assert_eq!(classify(b"9999999999999999"), Name::Sequence { seq: LARGEST, name: None });
         for plain in [
             &b"a.csv"[..],
             b"",
@@ -170,10 +142,7 @@ mod tests {
         assert!(check_producer_name(&longest).is_ok());
         assert!(check_producer_name(b"").is_ok());
         assert_eq!(listed(LARGEST, &longest).len(), 255);
-        assert!(matches!(
-            check_producer_name(&[b'x'; MAX_NAME + 1]),
-            Err(Error::NameTooLong)
-        ));
+        assert!(matches!(check_producer_name(&[b'x'; MAX_NAME + 1]), Err(Error::NameTooLong)));
     }
 
     #[test]

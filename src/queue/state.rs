@@ -143,20 +143,11 @@ mod tests {
     #[test]
     fn what_comes_back_after_the_last_delivery_is_dead() {
         for event in [LeaseExpired, Nack] {
-            for (deliveries, max_deliveries, after) in [
-                (1, 1, Dead),
-                (2, 3, Ready),
-                (3, 3, Dead),
-                (4, 3, Dead),
-                (0, 1, Ready),
-                (u32::MAX, 0, Ready),
-            ] {
+            for (deliveries, max_deliveries, after) in
+                [(1, 1, Dead), (2, 3, Ready), (3, 3, Dead), (4, 3, Dead), (0, 1, Ready), (u32::MAX, 0, Ready)]
+            {
                 let (state, count) = next(Claimed, event, deliveries, max_deliveries).unwrap();
-                assert_eq!(
-                    (state, count),
-                    (after, deliveries),
-                    "{event:?} {deliveries} of {max_deliveries}"
-                );
+                assert_eq!((state, count), (after, deliveries), "{event:?} {deliveries} of {max_deliveries}");
             }
         }
     }

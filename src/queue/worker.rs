@@ -18,33 +18,74 @@ pub struct Worker {
     pub process: ProcessId,
     /// Its parent's number.
     pub parent: u32,
+    /// Its parent's parent's number.
+    pub grandparent: u32,
     /// Its session's number.
     pub session: u32,
 }
 
+/// What is asked about processes when a claim is to be shared; only when the answer matters, because it costs a look at the system.
+pub trait Processes {
+    /// Whether the process still runs.
+    fn alive(&self, process: ProcessId) -> bool;
+    /// The parent and the session of the process of that number now; `None` when there is none.
+    fn parent_and_session(&self, pid: u32) -> Option<(u32, u32)>;
+}
+
+/// How a process gets in on a claim that is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Share {
+    /// It belongs to the claimer: the claim stays the claimer's.
+    Joins,
+    /// The claimer has exited and this process goes on with the same work: the claim is its own from now on, so that of
+    /// several who could go on only one does.
+    Inherits,
+}
+
+/// So many generations are followed from a process upwards.
+const GENERATIONS: usize = 8;
+
 impl Worker {
-    /// Whether this worker may read a message that `claimer` claimed, without claiming it anew.
+    /// Whether and how this worker may read a message that `claimer` claimed, without claiming it anew.
     ///
-    /// A claim belongs to the process that made it. Its parent gets in, and so does, once the claimer has exited, another
-    /// child of the same parent: so `wc -c "$f"; cat "$f"; rm "$f"` in one script works. Orphans do not count as siblings:
-    /// their parent is pid 1 or a subreaper. The kernel does not tell who is a subreaper; but one is not in the
-    /// session of the processes it adopts, whereas a script is in that of its commands.
+    /// A claim belongs to one worker, and a worker may be a script of many processes: `wc -c "$f"; cat "$f"; rm "$f"`, with
+    /// sub-shells, pipelines and `timeout` in it. Whose script a process belongs to is told by descent:
     ///
-    /// `claimer_alive` and `parent_session` (the session of the common parent now) are asked only when they matter.
-    pub fn shares_claim_of(
-        &self,
-        claimer: &Worker,
-        claimer_alive: impl FnOnce() -> bool,
-        parent_session: impl FnOnce(u32) -> Option<u32>,
-    ) -> bool {
+    /// - the claimer, its parent, and the claimer's descendants while it lives are one worker;
+    /// - when the claimer has exited, the descendants of its parent go on with it, and when that was a sub-shell that has
+    ///   exited too, those of its grandparent.
+    ///
+    /// Orphans do not count: their parent is pid 1 or a subreaper. The kernel does not tell who is a subreaper; but one is
+    /// not in the session of the processes it adopts, whereas a script is in that of its commands.
+    pub fn shares_claim_of(&self, claimer: &Worker, processes: &impl Processes) -> Option<Share> {
         if self.process == claimer.process || self.process.tgid == claimer.parent {
-            return true;
+            return Some(Share::Joins);
         }
-        self.parent == claimer.parent
-            && self.parent > 1
-            && self.session == claimer.session
-            && !claimer_alive()
-            && parent_session(self.parent) == Some(self.session)
+        if self.session != claimer.session {
+            return None;
+        }
+        let descends_from = |ancestor| self.descends_from(ancestor, processes);
+        if processes.alive(claimer.process) {
+            return descends_from(claimer.process.tgid).then_some(Share::Joins);
+        }
+        let lives = |pid| processes.parent_and_session(pid).is_some_and(|(_, session)| session == self.session);
+        let script = if lives(claimer.parent) { claimer.parent } else { claimer.grandparent };
+        (script > 1 && lives(script) && descends_from(script)).then_some(Share::Inherits)
+    }
+
+    /// Whether `ancestor` is among this worker's parents, all of one session.
+    fn descends_from(&self, ancestor: u32, processes: &impl Processes) -> bool {
+        let mut parent = self.parent;
+        for _ in 0..GENERATIONS {
+            if parent == ancestor {
+                return true;
+            }
+            match processes.parent_and_session(parent) {
+                Some((above, session)) if parent > 1 && session == self.session => parent = above,
+                _ => return false,
+            }
+        }
+        false
     }
 }
 
@@ -52,44 +93,57 @@ impl Worker {
 mod tests {
     use super::*;
 
-    fn worker(tgid: u32, parent: u32, session: u32) -> Worker {
-        Worker {
-            process: ProcessId {
-                tgid,
-                start: u64::from(tgid) * 10,
-            },
-            parent,
-            session,
+    /// Living processes: number, parent, session.
+    struct Living(&'static [(u32, u32, u32)]);
+
+    impl Processes for Living {
+        fn alive(&self, process: ProcessId) -> bool {
+            self.0.iter().any(|(pid, _, _)| *pid == process.tgid)
+        }
+
+        fn parent_and_session(&self, pid: u32) -> Option<(u32, u32)> {
+            self.0.iter().find(|(known, _, _)| *known == pid).map(|(_, parent, session)| (*parent, *session))
         }
     }
 
-    fn shares(asker: Worker, claimer: Worker, alive: bool) -> bool {
-        asker.shares_claim_of(&claimer, || alive, |_| Some(7))
+    fn worker(tgid: u32, parent: u32, grandparent: u32) -> Worker {
+        Worker { process: ProcessId { tgid, start: u64::from(tgid) * 10 }, parent, grandparent, session: 7 }
     }
 
+    const SHELL: (u32, u32, u32) = (50, 7, 7);
+
     #[test]
-    fn a_claim_is_shared_with_itself_its_parent_and_the_siblings_of_the_dead() {
+    fn a_living_claimer_shares_with_its_own() {
         let claimer = worker(100, 50, 7);
-        assert!(shares(claimer, claimer, true));
-        assert!(shares(worker(50, 2, 7), claimer, true), "its parent");
-        assert!(!shares(worker(101, 50, 7), claimer, true), "a sibling while it lives");
-        assert!(shares(worker(101, 50, 7), claimer, false), "a sibling once it is gone");
-        assert!(!shares(worker(102, 51, 7), claimer, false), "a stranger");
-        assert!(!shares(worker(103, 100, 7), claimer, true), "its own child");
+        let living = Living(&[SHELL, (100, 50, 7), (101, 50, 7), (110, 100, 7), (111, 110, 7)]);
+        let shares = |asker: Worker| asker.shares_claim_of(&claimer, &living);
+        assert_eq!(shares(claimer), Some(Share::Joins));
+        assert_eq!(shares(worker(50, 7, 1)), Some(Share::Joins), "its parent");
+        assert_eq!(shares(worker(110, 100, 50)), Some(Share::Joins), "its child");
+        assert_eq!(shares(worker(111, 110, 100)), Some(Share::Joins), "its child's child");
+        assert_eq!(shares(worker(101, 50, 7)), None, "its sibling: another worker");
+        let reused = Worker { process: ProcessId { tgid: 100, start: 1 }, ..worker(100, 60, 7) };
+        assert_eq!(shares(reused), None, "the same number, another process");
     }
 
     #[test]
-    fn orphans_are_not_siblings() {
-        assert!(!shares(worker(101, 1, 7), worker(100, 1, 7), false));
-        let (asker, claimer) = (worker(101, 50, 7), worker(100, 50, 7));
-        assert!(
-            !asker.shares_claim_of(&claimer, || false, |_| Some(50)),
-            "a parent in another session"
-        );
-        let reused = Worker {
-            process: ProcessId { tgid: 100, start: 1 },
-            ..worker(100, 60, 7)
-        };
-        assert!(!shares(reused, claimer, false), "the same number, another process");
+    fn the_script_of_a_claimer_that_has_exited_goes_on() {
+        let living = Living(&[SHELL, (101, 50, 7), (120, 50, 7), (121, 120, 7), (60, 7, 7), (61, 60, 7)]);
+        let shares = |asker: Worker, claimer: Worker| asker.shares_claim_of(&claimer, &living);
+        assert_eq!(shares(worker(101, 50, 7), worker(100, 50, 7)), Some(Share::Inherits), "the next command");
+        assert_eq!(shares(worker(121, 120, 50), worker(100, 50, 7)), Some(Share::Inherits), "in a sub-shell");
+        assert_eq!(shares(worker(101, 50, 7), worker(100, 99, 50)), Some(Share::Inherits), "it was in a sub-shell");
+        assert_eq!(shares(worker(61, 60, 7), worker(100, 50, 7)), None, "another script");
+        assert_eq!(shares(worker(61, 60, 7), worker(100, 99, 50)), None, "another script");
+    }
+
+    #[test]
+    fn orphans_have_no_script() {
+        let living = Living(&[(1, 0, 1), (50, 1, 50), (101, 1, 7), (102, 50, 7)]);
+        let shares = |asker: Worker, claimer: Worker| asker.shares_claim_of(&claimer, &living);
+        assert_eq!(shares(worker(101, 1, 0), worker(100, 1, 0)), None);
+        assert_eq!(shares(worker(102, 50, 1), worker(100, 50, 1)), None, "a parent in another session");
+        let stranger = Worker { session: 8, ..worker(101, 50, 7) };
+        assert_eq!(shares(stranger, worker(100, 50, 7)), None);
     }
 }

@@ -48,12 +48,7 @@ impl Bodies {
 
     /// Makes a new file.
     pub fn create(&self, id: u64) -> Result<File> {
-        Ok(OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(self.path(id))?)
+        Ok(OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(self.path(id))?)
     }
 
     /// Opens a file for reading.

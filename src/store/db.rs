@@ -30,13 +30,7 @@ pub enum Family {
 }
 
 impl Family {
-    const ALL: [Family; 5] = [
-        Family::Meta,
-        Family::Messages,
-        Family::Bodies,
-        Family::Index,
-        Family::Deadlines,
-    ];
+    const ALL: [Family; 5] = [Family::Meta, Family::Messages, Family::Bodies, Family::Index, Family::Deadlines];
 
     fn name(self) -> &'static str {
         match self {
@@ -94,9 +88,7 @@ impl Db {
     }
 
     fn handle(&self, family: Family) -> &ColumnFamily {
-        self.db
-            .cf_handle(family.name())
-            .expect("every family is opened with the database")
+        self.db.cf_handle(family.name()).expect("every family is opened with the database")
     }
 
     /// The value of a key.
@@ -106,10 +98,7 @@ impl Db {
 
     /// Starts a change.
     pub fn batch(&self) -> Batch<'_> {
-        Batch {
-            db: self,
-            batch: WriteBatch::default(),
-        }
+        Batch { db: self, batch: WriteBatch::default() }
     }
 
     /// Applies a change. It survives a crash of this process at once, a power cut after the next [`Db::sync`].
@@ -144,6 +133,38 @@ impl Db {
             iterator.next();
         }
         iterator.status().map_err(db_error)
+    }
+
+    /// Walks several runs of keys at once as they all are at one moment, in the order of the number that ends their keys. Each run is a
+    /// prefix and a key to start from. Calls `each` with the number and value until it answers false.
+    pub fn merge(
+        &self,
+        family: Family,
+        runs: &[(Vec<u8>, Vec<u8>)],
+        mut each: impl FnMut(u64, &[u8]) -> bool,
+    ) -> Result<()> {
+        let snapshot = self.db.snapshot();
+        let mut iterators: Vec<_> = runs
+            .iter()
+            .map(|(prefix, from)| {
+                let mut options = ReadOptions::default();
+                options.set_iterate_upper_bound(keys::after_prefix(prefix));
+                let mut iterator = snapshot.raw_iterator_cf_opt(self.handle(family), options);
+                iterator.seek(from);
+                iterator
+            })
+            .collect();
+        loop {
+            let number = |iterator: &rocksdb::DBRawIterator<'_>| iterator.key().and_then(keys::last_number);
+            let first =
+                iterators.iter_mut().filter_map(|it| number(it).map(|number| (number, it))).min_by_key(|(n, _)| *n);
+            let Some((number, iterator)) = first else { break };
+            if !each(number, iterator.value().unwrap_or_default()) {
+                return Ok(());
+            }
+            iterator.next();
+        }
+        iterators.iter().try_for_each(|iterator| iterator.status().map_err(db_error))
     }
 }
 

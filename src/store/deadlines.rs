@@ -103,9 +103,7 @@ impl Store {
             match times.next.map(|next| next.saturating_sub(now())) {
                 Some(0) => return Wake::Look,
                 Some(left) => {
-                    self.deadlines
-                        .changed
-                        .wait_for(&mut times, Duration::from_millis(left).min(LOOK_AGAIN));
+                    self.deadlines.changed.wait_for(&mut times, Duration::from_millis(left).min(LOOK_AGAIN));
                 }
                 None => self.deadlines.changed.wait(&mut times),
             }

@@ -128,15 +128,7 @@ impl Store {
         };
         self.drop_draft(&mut state, &mut batch, id, &before)?;
         state.queue(&self.db, queue)?.counters.drafts += 1;
-        put_draft(
-            &mut batch,
-            id,
-            &DraftRecord {
-                queue,
-                name: name.to_vec(),
-                ..before.clone()
-            },
-        );
+        put_draft(&mut batch, id, &DraftRecord { queue, name: name.to_vec(), ..before.clone() });
         state.commit(&self.db, batch, &[before.queue, queue], now)?;
         drop(state);
         if let Some(replaced) = replaced {
@@ -168,16 +160,8 @@ impl Store {
 fn put_draft(batch: &mut Batch<'_>, id: u64, record: &DraftRecord) {
     batch.put(Family::Meta, &keys::draft(id), &record::encode(record));
     batch.put(Family::Meta, &keys::draft_entry(record.queue, id), &record.name);
-    batch.put(
-        Family::Meta,
-        &keys::draft_by_name(record.queue, &record.name),
-        &id.to_be_bytes(),
-    );
+    batch.put(Family::Meta, &keys::draft_by_name(record.queue, &record.name), &id.to_be_bytes());
     if record.due > 0 {
-        batch.put(
-            Family::Deadlines,
-            &keys::deadline(record.due, DeadlineKind::Draft, id),
-            b"",
-        );
+        batch.put(Family::Deadlines, &keys::deadline(record.due, DeadlineKind::Draft, id), b"");
     }
 }

@@ -29,32 +29,48 @@ impl Store {
         let (head, hidden, placed) = {
             let mut remembered = self.lock();
             let queue = remembered.queue(&self.db, queue)?;
-            let head = if state == MessageState::Ready {
-                queue.counters.head
-            } else {
-                0
-            };
+            let head = if state == MessageState::Ready { queue.counters.head } else { 0 };
             (head, queue.hidden.clone(), queue.placed)
         };
         let prefix = keys::indexed(queue, state);
         let start = after.saturating_add(1).max(head);
         let mut first = None;
-        self.db.scan(
-            Family::Index,
-            &prefix,
-            &keys::index(queue, state, 0, start),
-            |key, name| {
-                let Some(seq) = keys::last_number(key) else {
-                    return Ok(true);
-                };
-                first.get_or_insert(seq);
-                Ok(hidden.contains_key(&seq) || each(Entry { id: seq, name }))
-            },
-        )?;
+        self.db.scan(Family::Index, &prefix, &keys::index(queue, state, 0, start), |key, name| {
+            let Some(seq) = keys::last_number(key) else {
+                return Ok(true);
+            };
+            first.get_or_insert(seq);
+            Ok(hidden.contains_key(&seq) || each(Entry { id: seq, name }))
+        })?;
         if state == MessageState::Ready && start == head {
             self.raise_head(queue, first, placed)?;
         }
         Ok(())
+    }
+
+    /// Calls `each` with the messages of a queue in any of `states` after the sequence number `after`, in delivery order, until
+    /// it answers false. A message that changes its state meanwhile is there once.
+    pub fn list_states(
+        &self,
+        queue: u64,
+        states: &[MessageState],
+        after: u64,
+        mut each: impl FnMut(Entry<'_>) -> bool,
+    ) -> Result<()> {
+        if let [state] = states {
+            return self.list(queue, *state, after, each);
+        }
+        let (head, hidden) = {
+            let mut remembered = self.lock();
+            let queue = remembered.queue(&self.db, queue)?;
+            (queue.counters.head, queue.hidden.clone())
+        };
+        let run = |state: &MessageState| {
+            let start = after.saturating_add(1).max(if *state == MessageState::Ready { head } else { 0 });
+            (keys::indexed(queue, *state).to_vec(), keys::index(queue, *state, 0, start).to_vec())
+        };
+        let runs: Vec<_> = states.iter().map(run).collect();
+        self.db.merge(Family::Index, &runs, |id, name| hidden.contains_key(&id) || each(Entry { id, name }))
     }
 
     /// Remembers that nothing ready is below `first`, or nothing at all, as a look from the head found: the graves of consumed
@@ -71,27 +87,18 @@ impl Store {
 
     /// Calls `each` with the nested queues of a queue after the one numbered `after`.
     pub fn list_queues(&self, parent: u64, after: u64, each: impl FnMut(Entry<'_>) -> bool) -> Result<()> {
-        self.list_meta(
-            &keys::children(parent),
-            &keys::child(parent, after.saturating_add(1)),
-            each,
-        )
+        self.list_meta(&keys::children(parent), &keys::child(parent, after.saturating_add(1)), each)
     }
 
     /// Calls `each` with the drafts of a queue after the one numbered `after`.
     pub fn list_drafts(&self, queue: u64, after: u64, each: impl FnMut(Entry<'_>) -> bool) -> Result<()> {
-        self.list_meta(
-            &keys::draft_entries(queue),
-            &keys::draft_entry(queue, after.saturating_add(1)),
-            each,
-        )
+        self.list_meta(&keys::draft_entries(queue), &keys::draft_entry(queue, after.saturating_add(1)), each)
     }
 
     fn list_meta(&self, prefix: &[u8], from: &[u8], mut each: impl FnMut(Entry<'_>) -> bool) -> Result<()> {
-        self.db
-            .scan(Family::Meta, prefix, from, |key, name| match keys::last_number(key) {
-                Some(id) => Ok(each(Entry { id, name })),
-                None => Ok(true),
-            })
+        self.db.scan(Family::Meta, prefix, from, |key, name| match keys::last_number(key) {
+            Some(id) => Ok(each(Entry { id, name })),
+            None => Ok(true),
+        })
     }
 }

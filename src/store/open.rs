@@ -43,10 +43,7 @@ impl fmt::Display for OpenError {
         match self {
             OpenError::InUse => f.write_str("the store is in use by another process"),
             OpenError::NewerFormat { found, known } => {
-                write!(
-                    f,
-                    "the store has format {found}, this mqfs knows formats up to {known}: use a newer mqfs"
-                )
+                write!(f, "the store has format {found}, this mqfs knows formats up to {known}: use a newer mqfs")
             }
             OpenError::NotAStore(why) => write!(f, "not an mqfs store: {why}"),
             OpenError::Damaged(what) => write!(f, "the store is damaged: {what}"),
@@ -86,17 +83,10 @@ pub fn prepare(dir: &Path) -> Result<File, OpenError> {
             .filter_map(|entry| entry.ok().map(|entry| entry.file_name()))
             .find(|name| !matches!(name.to_str(), Some("lock" | "format.new" | "lost+found")));
         if let Some(name) = foreign {
-            return Err(OpenError::NotAStore(format!(
-                "the directory holds {name:?} and no `format` file"
-            )));
+            return Err(OpenError::NotAStore(format!("the directory holds {name:?} and no `format` file")));
         }
     }
-    let lock = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(dir.join("lock"))?;
+    let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(dir.join("lock"))?;
     match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(rustix::io::Errno::WOULDBLOCK) => return Err(OpenError::InUse),
@@ -112,10 +102,8 @@ pub fn prepare(dir: &Path) -> Result<File, OpenError> {
 
 fn check_format(format: &Path) -> Result<(), OpenError> {
     let text = std::fs::read_to_string(format)?;
-    let found: u32 = text
-        .trim()
-        .parse()
-        .map_err(|_| OpenError::NotAStore(format!("its `format` file says {:?}", text.trim())))?;
+    let found: u32 =
+        text.trim().parse().map_err(|_| OpenError::NotAStore(format!("its `format` file says {:?}", text.trim())))?;
     match found {
         FORMAT => Ok(()),
         0 => Err(OpenError::NotAStore("its `format` file says 0".into())),
@@ -160,10 +148,7 @@ mod tests {
         std::fs::write(dir.path().join("thesis.tex"), "x").unwrap();
         assert!(matches!(prepare(dir.path()), Err(OpenError::NotAStore(_))));
         std::fs::write(dir.path().join("format"), "2\n").unwrap();
-        assert!(matches!(
-            prepare(dir.path()),
-            Err(OpenError::NewerFormat { found: 2, known: 1 })
-        ));
+        assert!(matches!(prepare(dir.path()), Err(OpenError::NewerFormat { found: 2, known: 1 })));
         std::fs::write(dir.path().join("format"), "x\n").unwrap();
         assert!(matches!(prepare(dir.path()), Err(OpenError::NotAStore(_))));
     }

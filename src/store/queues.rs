@@ -131,11 +131,7 @@ impl Store {
             return Err(Error::Exists);
         }
         let parent = state.queue(&self.db, new.parent)?;
-        let config = if new.parent == ROOT {
-            self.defaults.render()
-        } else {
-            parent.record.config.clone()
-        };
+        let config = if new.parent == ROOT { self.defaults.render() } else { parent.record.config.clone() };
         let id = state.take_id(&self.db)?;
         let record = QueueRecord {
             parent: new.parent,
@@ -245,9 +241,5 @@ impl Store {
 fn enter(batch: &mut Batch<'_>, id: u64, record: &QueueRecord) {
     batch.put(Family::Meta, &keys::queue(id), &record::encode(record));
     batch.put(Family::Meta, &keys::child(record.parent, id), &record.name);
-    batch.put(
-        Family::Meta,
-        &keys::child_by_name(record.parent, &record.name),
-        &id.to_be_bytes(),
-    );
+    batch.put(Family::Meta, &keys::child_by_name(record.parent, &record.name), &id.to_be_bytes());
 }

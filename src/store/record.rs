@@ -32,6 +32,8 @@ pub struct Claim {
     pub process: Option<ProcessId>,
     /// The parent of that process at the time.
     pub parent: u32,
+    /// The parent of that parent at the time.
+    pub grandparent: u32,
     /// The session of that process at the time.
     pub session: u32,
     /// The user that claimed.
@@ -250,10 +252,7 @@ pub fn decode_message(bytes: &[u8]) -> Result<MessageRecord> {
     let record: MessageRecord = decode(bytes, "message record")?;
     match State::from_u8(record.state) {
         Some(_) => Ok(record),
-        None => Err(Error::Damaged(format!(
-            "message record: unknown state {}",
-            record.state
-        ))),
+        None => Err(Error::Damaged(format!("message record: unknown state {}", record.state))),
     }
 }
 

@@ -44,10 +44,7 @@ pub struct Usage {
 impl Space {
     /// Watches the file system that holds `path`.
     pub fn new(path: PathBuf) -> Self {
-        Self {
-            path,
-            seen: Mutex::new(Seen { at: None, left: 0 }),
-        }
+        Self { path, seen: Mutex::new(Seen { at: None, left: 0 }) }
     }
 
     /// Refuses with [`Error::NoSpace`] unless `bytes` more fit above the reserve.
@@ -74,11 +71,7 @@ impl Space {
         let fs = rustix::fs::statvfs(&self.path).map_err(std::io::Error::from)?;
         let block = fs.f_frsize.max(1);
         let reserve = (fs.f_blocks.saturating_mul(block) / RESERVE_FRACTION).clamp(RESERVE_MIN, RESERVE_MAX) / block;
-        Ok(Usage {
-            block,
-            blocks: fs.f_blocks,
-            free: fs.f_bavail.saturating_sub(reserve),
-        })
+        Ok(Usage { block, blocks: fs.f_blocks, free: fs.f_bavail.saturating_sub(reserve) })
     }
 }
 

@@ -50,19 +50,12 @@ impl Numbers {
     fn load(db: &Db, setting: &'static str, first: u64) -> Result<Self> {
         let next = match db.get(Family::Meta, &keys::setting(setting))? {
             Some(value) => {
-                let bytes = value
-                    .as_ref()
-                    .try_into()
-                    .map_err(|_| Error::Damaged(format!("setting {setting}")))?;
+                let bytes = value.as_ref().try_into().map_err(|_| Error::Damaged(format!("setting {setting}")))?;
                 u64::from_be_bytes(bytes)
             }
             None => first,
         };
-        Ok(Self {
-            setting,
-            next,
-            reserved: next,
-        })
+        Ok(Self { setting, next, reserved: next })
     }
 
     /// The reservation is written before the number is used, and the log keeps the order of writes: whatever record of
@@ -95,13 +88,7 @@ impl Queue {
     pub fn new(record: QueueRecord, counters: Counters) -> Result<Self> {
         let mut config = QueueConfig::default();
         config.apply(&record.config)?;
-        Ok(Self {
-            record,
-            config: Arc::new(config),
-            counters,
-            hidden: BTreeMap::new(),
-            placed: 0,
-        })
+        Ok(Self { record, config: Arc::new(config), counters, hidden: BTreeMap::new(), placed: 0 })
     }
 
     /// The numbers that describe the messages of a state.
@@ -195,11 +182,7 @@ impl State {
         batch.put(Family::Messages, &keys::message(seq), &record::encode(record));
         batch.put(Family::Index, &keys::index(record.queue, state, 0, seq), &record.name);
         if let Some(claim) = &record.claim {
-            batch.put(
-                Family::Deadlines,
-                &keys::deadline(claim.deadline, keys::DeadlineKind::Lease, seq),
-                b"",
-            );
+            batch.put(Family::Deadlines, &keys::deadline(claim.deadline, keys::DeadlineKind::Lease, seq), b"");
         }
         let queue = self.queue(db, record.queue)?;
         if state == MessageState::Ready {
@@ -216,10 +199,7 @@ impl State {
     pub fn displace(&mut self, db: &Db, batch: &mut Batch<'_>, seq: u64, record: &MessageRecord) -> Result<()> {
         batch.delete(Family::Index, &keys::index(record.queue, record.state(), 0, seq));
         if let Some(claim) = &record.claim {
-            batch.delete(
-                Family::Deadlines,
-                &keys::deadline(claim.deadline, keys::DeadlineKind::Lease, seq),
-            );
+            batch.delete(Family::Deadlines, &keys::deadline(claim.deadline, keys::DeadlineKind::Lease, seq));
         }
         let queue = self.queue(db, record.queue)?;
         if record.state() == MessageState::Ready && queue.counters.head == seq {

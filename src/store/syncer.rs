@@ -35,13 +35,8 @@ impl Syncer {
     /// Starts the thread.
     pub fn start(db: Arc<Db>) -> std::io::Result<Self> {
         let (sender, receiver) = crossbeam_channel::unbounded();
-        let thread = std::thread::Builder::new()
-            .name("mqfs-sync".into())
-            .spawn(move || run(&db, &receiver))?;
-        Ok(Self {
-            jobs: Mutex::new(Some(sender)),
-            thread: Mutex::new(Some(thread)),
-        })
+        let thread = std::thread::Builder::new().name("mqfs-sync".into()).spawn(move || run(&db, &receiver))?;
+        Ok(Self { jobs: Mutex::new(Some(sender)), thread: Mutex::new(Some(thread)) })
     }
 
     /// Calls `done` once everything that was written before this call survives a power cut.

@@ -32,27 +32,32 @@ pub enum Body {
     File(File),
 }
 
+fn claim_of(taker: Taker, at: u64, deadline: u64) -> Claim {
+    Claim {
+        process: taker.worker.map(|worker| worker.process),
+        parent: taker.worker.map_or(0, |worker| worker.parent),
+        grandparent: taker.worker.map_or(0, |worker| worker.grandparent),
+        session: taker.worker.map_or(0, |worker| worker.session),
+        uid: taker.uid,
+        at,
+        deadline,
+    }
+}
+
 fn after(now: u64, duration: Duration) -> u64 {
     now.saturating_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }
 
 impl Store {
     pub(super) fn record(&self, seq: u64) -> Result<MessageRecord> {
-        let bytes = self
-            .db
-            .get(Family::Messages, &keys::message(seq))?
-            .ok_or(Error::NotFound)?;
+        let bytes = self.db.get(Family::Messages, &keys::message(seq))?.ok_or(Error::NotFound)?;
         record::decode_message(&bytes)
     }
 
     /// A message that users can see.
     pub fn message(&self, seq: u64) -> Result<MessageRecord> {
         let record = self.record(seq)?;
-        if self.lock().is_hidden(record.queue, seq) {
-            Err(Error::NotFound)
-        } else {
-            Ok(record)
-        }
+        if self.lock().is_hidden(record.queue, seq) { Err(Error::NotFound) } else { Ok(record) }
     }
 
     /// A message's bytes.
@@ -108,24 +113,24 @@ impl Store {
             if record.queue != queue {
                 return Err(Error::NotFound);
             }
-            let (to, deliveries) = next(
-                record.state(),
-                Event::Claim,
-                record.deliveries,
-                holder.config.max_deliveries,
-            )?;
+            let (to, deliveries) = next(record.state(), Event::Claim, record.deliveries, holder.config.max_deliveries)?;
             record.set_state(to);
             record.deliveries = deliveries;
-            record.claim = Some(Claim {
-                process: taker.worker.map(|worker| worker.process),
-                parent: taker.worker.map_or(0, |worker| worker.parent),
-                session: taker.worker.map_or(0, |worker| worker.session),
-                uid: taker.uid,
-                at: now,
-                deadline: after(now, holder.config.visibility_timeout),
-            });
+            record.claim = Some(claim_of(taker, now, after(now, holder.config.visibility_timeout)));
             holder.counters.claims_total += 1;
             Ok(())
+        })
+    }
+
+    /// Makes a claim another process's, which goes on with the work of the one that held it. [`Error::NotFound`] when it is
+    /// not `held` any more.
+    pub fn inherit(&self, seq: u64, held: &Claim, taker: Taker, now: u64) -> Result<MessageRecord> {
+        self.alter(seq, now, |record, _| match &mut record.claim {
+            Some(claim) if claim.process == held.process && claim.at == held.at => {
+                *claim = claim_of(taker, claim.at, claim.deadline);
+                Ok(())
+            }
+            _ => Err(Error::NotFound),
         })
     }
 
@@ -136,9 +141,7 @@ impl Store {
                 return Err(Error::NotFound);
             };
             let limit = after(claim.at, holder.config.max_lease);
-            claim.deadline = after(now, holder.config.visibility_timeout)
-                .min(limit)
-                .max(claim.deadline);
+            claim.deadline = after(now, holder.config.visibility_timeout).min(limit).max(claim.deadline);
             Ok(())
         })
     }
@@ -236,12 +239,7 @@ impl Store {
         change: impl FnOnce(&mut u32, &mut u32, &mut u32, &mut i64),
     ) -> Result<MessageRecord> {
         self.alter(seq, now, |record, _| {
-            change(
-                &mut record.mode,
-                &mut record.uid,
-                &mut record.gid,
-                &mut record.modified_ns,
-            );
+            change(&mut record.mode, &mut record.uid, &mut record.gid, &mut record.modified_ns);
             Ok(())
         })
     }
@@ -250,22 +248,17 @@ impl Store {
     pub(super) fn deadlines_from(&self, low: u64, now: u64, limit: usize) -> Result<(Vec<super::Due>, Option<u64>)> {
         let mut due = Vec::new();
         let mut later = None;
-        self.db.scan(
-            Family::Deadlines,
-            b"",
-            &keys::deadline(low, DeadlineKind::Lease, 0),
-            |key, _| {
-                let Some((at, kind, id)) = keys::parse_deadline(key) else {
-                    return Ok(true);
-                };
-                if at > now || due.len() == limit {
-                    later = Some(at);
-                    return Ok(false);
-                }
-                due.push(super::Due { at, kind, id });
-                Ok(true)
-            },
-        )?;
+        self.db.scan(Family::Deadlines, b"", &keys::deadline(low, DeadlineKind::Lease, 0), |key, _| {
+            let Some((at, kind, id)) = keys::parse_deadline(key) else {
+                return Ok(true);
+            };
+            if at > now || due.len() == limit {
+                later = Some(at);
+                return Ok(false);
+            }
+            due.push(super::Due { at, kind, id });
+            Ok(true)
+        })?;
         Ok((due, later))
     }
 
@@ -279,11 +272,7 @@ impl Store {
 }
 
 fn in_state(record: &MessageRecord, queue: u64, state: MessageState) -> Result<()> {
-    if record.queue == queue && record.state() == state {
-        Ok(())
-    } else {
-        Err(Error::NotFound)
-    }
+    if record.queue == queue && record.state() == state { Ok(()) } else { Err(Error::NotFound) }
 }
 
 /// Applies an event that ends a claim or changes the state of an unclaimed message.

@@ -77,11 +77,7 @@ mod tests {
     }
 
     fn owner(mode: u32) -> Owner {
-        Owner {
-            uid: OWNER,
-            gid: GROUP,
-            mode,
-        }
+        Owner { uid: OWNER, gid: GROUP, mode }
     }
 
     fn unasked() -> Vec<u32> {
@@ -96,26 +92,10 @@ mod tests {
                 let owner = owner(mode);
                 let given = |shift: u32| (mode >> shift) & 7 & want == want;
                 assert!(owner.allows_with(&caller(0, 0), want, unasked));
-                assert_eq!(
-                    owner.allows_with(&caller(OWNER, GROUP), want, unasked),
-                    given(6),
-                    "{mode:o} {want}"
-                );
-                assert_eq!(
-                    owner.allows_with(&caller(7, GROUP), want, unasked),
-                    given(3),
-                    "{mode:o} {want}"
-                );
-                assert_eq!(
-                    owner.allows_with(&caller(7, 7), want, || vec![5, GROUP]),
-                    given(3),
-                    "{mode:o} {want}"
-                );
-                assert_eq!(
-                    owner.allows_with(&caller(7, 7), want, || vec![5]),
-                    given(0),
-                    "{mode:o} {want}"
-                );
+                assert_eq!(owner.allows_with(&caller(OWNER, GROUP), want, unasked), given(6), "{mode:o} {want}");
+                assert_eq!(owner.allows_with(&caller(7, GROUP), want, unasked), given(3), "{mode:o} {want}");
+                assert_eq!(owner.allows_with(&caller(7, 7), want, || vec![5, GROUP]), given(3), "{mode:o} {want}");
+                assert_eq!(owner.allows_with(&caller(7, 7), want, || vec![5]), given(0), "{mode:o} {want}");
             }
         }
     }
@@ -124,10 +104,7 @@ mod tests {
     fn groups_are_asked_only_when_group_and_others_differ() {
         assert!(owner(0o777).allows_with(&caller(7, 7), READ | WRITE | EXEC, unasked));
         assert!(!owner(0o700).allows_with(&caller(7, 7), READ, unasked));
-        assert!(
-            owner(0o754).allows_with(&caller(7, 7), READ, unasked),
-            "they differ, but not in what is wanted"
-        );
+        assert!(owner(0o754).allows_with(&caller(7, 7), READ, unasked), "they differ, but not in what is wanted");
         let mut asked = false;
         assert!(!owner(0o750).allows_with(&caller(7, 7), READ, || {
             asked = true;

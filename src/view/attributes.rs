@@ -122,10 +122,7 @@ impl View {
     pub(super) fn message_attributes(&self, node: Node, message: &MessageRecord) -> Attributes {
         let owner = (message.uid, message.gid, message.mode);
         let shown = self.file(node, message.size, owner, time_ns(message.modified_ns));
-        Attributes {
-            changed: time_ms(message.enqueued_at),
-            ..shown
-        }
+        Attributes { changed: time_ms(message.enqueued_at), ..shown }
     }
 
     pub(super) fn writer_attributes(&self, writer: &Writer) -> Attributes {

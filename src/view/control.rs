@@ -21,12 +21,7 @@ pub struct ConfigEdit {
 impl ConfigEdit {
     /// Nothing written yet, by the user `uid`.
     pub fn new(queue: u64, uid: u32) -> Self {
-        Self {
-            queue,
-            uid,
-            text: Vec::new(),
-            refused: false,
-        }
+        Self { queue, uid, text: Vec::new(), refused: false }
     }
 
     /// The queue.

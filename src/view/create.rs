@@ -22,11 +22,7 @@ const ROOM_FOR_ONE: u64 = 64 * 1024;
 impl View {
     /// The group of what a caller makes in a queue: that of a set-group-id queue, the caller's elsewhere.
     pub(super) fn group_in(&self, queue: &QueueInfo, caller: &Caller) -> u32 {
-        if queue.mode & 0o2000 != 0 {
-            queue.gid
-        } else {
-            caller.gid
-        }
+        if queue.mode & 0o2000 != 0 { queue.gid } else { caller.gid }
     }
 
     /// The name under which a producer's file is enqueued: a name in sequence form loses its prefix.

@@ -63,11 +63,7 @@ impl View {
             "lease expired"
         );
         if back.state() == State::Dead {
-            tracing::warn!(
-                seq = due.id,
-                queue = back.queue,
-                "deliveries used up: the message is a dead letter now"
-            );
+            tracing::warn!(seq = due.id, queue = back.queue, "deliveries used up: the message is a dead letter now");
         }
         Ok(())
     }

@@ -60,13 +60,7 @@ impl Target {
     /// For a rename or link that `caller` asked for.
     pub fn new(caller: &Caller, queue: u64, name: Vec<u8>, then: Published) -> Self {
         let session = process::stat(caller.pid).map(|stat| stat.session);
-        Self {
-            queue,
-            name,
-            then,
-            session,
-            pid: process::tgid(caller.pid),
-        }
+        Self { queue, name, then, session, pid: process::tgid(caller.pid) }
     }
 }
 
@@ -105,11 +99,7 @@ impl View {
             return Err(Error::Stale);
         }
         self.store.draft(id)?;
-        let file = if writes {
-            self.store.bodies().open_write(id)?
-        } else {
-            self.store.bodies().open_read(id)?
-        };
+        let file = if writes { self.store.bodies().open_write(id)? } else { self.store.bodies().open_read(id)? };
         if truncate && writes {
             file.set_len(0)?;
         }
@@ -133,11 +123,10 @@ impl View {
     /// `fsync` on a draft: its bytes, its name and its record.
     pub(super) fn sync_draft(self: &Arc<Self>, id: u64, file: Arc<File>, done: Done) {
         let view = self.clone();
-        self.offload
-            .run(Box::new(move || match view.store.bodies().sync(id, &file) {
-                Ok(()) => view.store.after_sync(done),
-                Err(error) => done(Err(error)),
-            }));
+        self.offload.run(Box::new(move || match view.store.bodies().sync(id, &file) {
+            Ok(()) => view.store.after_sync(done),
+            Err(error) => done(Err(error)),
+        }));
     }
 
     /// An open file on a draft was closed for the last time.
@@ -167,9 +156,7 @@ impl View {
     /// Whether a draft has been renamed to a visible name already.
     pub(super) fn is_publishing(&self, id: u64) -> bool {
         let drafts = self.drafts.lock();
-        drafts
-            .get(&id)
-            .is_some_and(|used| used.publishing.as_ref().is_some_and(|to| to.then == Published::Gone))
+        drafts.get(&id).is_some_and(|used| used.publishing.as_ref().is_some_and(|to| to.then == Published::Gone))
     }
 
     /// What `stat` shows of a draft.
@@ -226,8 +213,7 @@ impl View {
             return finish(self.publish_draft(id, &target), done);
         }
         let view = self.clone();
-        self.offload
-            .run(Box::new(move || finish(view.publish_draft(id, &target), done)));
+        self.offload.run(Box::new(move || finish(view.publish_draft(id, &target), done)));
     }
 
     /// Does it. May wait for the disk when the body is large.
@@ -266,8 +252,7 @@ impl View {
                 std::io::copy(&mut &file, &mut copy)?;
                 bodies.sync(body, &copy)?;
             }
-            self.store
-                .publish(id, new, NewBody::File { id: body, size }, target.then, now)?
+            self.store.publish(id, new, NewBody::File { id: body, size }, target.then, now)?
         };
         if let Some(session) = target.session {
             self.names.lock().set(target.queue, &target.name, session, seq);

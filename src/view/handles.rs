@@ -108,11 +108,7 @@ impl Handles {
     fn readers_of(&self, seq: u64) -> Vec<Arc<Handle>> {
         let open = self.open.lock();
         let numbers = open.readers.get(&seq);
-        numbers
-            .into_iter()
-            .flatten()
-            .filter_map(|number| open.by_number.get(number).cloned())
-            .collect()
+        numbers.into_iter().flatten().filter_map(|number| open.by_number.get(number).cloned()).collect()
     }
 
     /// What `stat` showed of a message that somebody has open.

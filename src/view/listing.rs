@@ -26,9 +26,9 @@ pub struct DirectoryEntry {
 /// What is listed one after the other; the phase is the top of a cookie.
 const DOTS: u64 = 0;
 const CONTROLS: u64 = 1;
-const FIRST_STATE: u64 = 2;
-const QUEUES: u64 = 8;
-const DRAFTS: u64 = 9;
+const MESSAGES: u64 = 2;
+const QUEUES: u64 = 3;
+const DRAFTS: u64 = 4;
 const PHASE_SHIFT: u32 = 56;
 
 fn cookie(phase: u64, number: u64) -> u64 {
@@ -39,12 +39,7 @@ impl View {
     /// Lists a directory from after `from` (0: from the start) until `each` answers false: messages in delivery order,
     /// then nested queues, then drafts.
     pub fn list(&self, directory: Node, from: u64, mut each: impl FnMut(DirectoryEntry) -> bool) -> Result<()> {
-        let mut lister = Lister {
-            view: self,
-            from,
-            each: &mut each,
-            full: false,
-        };
+        let mut lister = Lister { view: self, from, each: &mut each, full: false };
         lister.dots(directory)?;
         match directory {
             Node::Queue(queue) => {
@@ -96,12 +91,7 @@ impl<F: FnMut(DirectoryEntry) -> bool> Lister<'_, F> {
     }
 
     fn give(&mut self, phase: u64, number: u64, node: Node, kind: Kind, name: Vec<u8>) -> bool {
-        self.full |= !(self.each)(DirectoryEntry {
-            node,
-            kind,
-            name,
-            cookie: cookie(phase, number),
-        });
+        self.full |= !(self.each)(DirectoryEntry { node, kind, name, cookie: cookie(phase, number) });
         !self.full
     }
 
@@ -128,11 +118,7 @@ impl<F: FnMut(DirectoryEntry) -> bool> Lister<'_, F> {
             let Some(node) = control(queue, name.as_bytes()) else {
                 continue;
             };
-            let kind = if View::state_directory(node).is_some() {
-                Kind::Directory
-            } else {
-                Kind::File
-            };
+            let kind = if View::state_directory(node).is_some() { Kind::Directory } else { Kind::File };
             if !self.give(CONTROLS, number, node, kind, name.as_bytes().to_vec()) {
                 break;
             }
@@ -141,14 +127,11 @@ impl<F: FnMut(DirectoryEntry) -> bool> Lister<'_, F> {
     }
 
     fn messages(&mut self, queue: u64, states: &[State], via: Via) -> Result<()> {
+        let Some(after) = self.position(MESSAGES) else { return Ok(()) };
         let view = self.view;
-        for (state, phase) in states.iter().zip(FIRST_STATE..) {
-            let Some(after) = self.position(phase) else { continue };
-            view.store.list(queue, *state, after, |Entry { id, name }| {
-                self.give(phase, id, Node::Message(id, via), Kind::File, listed(id, name))
-            })?;
-        }
-        Ok(())
+        view.store.list_states(queue, states, after, |Entry { id, name }| {
+            self.give(MESSAGES, id, Node::Message(id, via), Kind::File, listed(id, name))
+        })
     }
 
     fn queues(&mut self, queue: u64) -> Result<()> {

@@ -108,11 +108,7 @@ impl View {
         if let Name::Draft(name) = kind {
             let draft = self.store.find_draft(queue, name)?;
             // A draft that was renamed while it is open for writing is no draft any more.
-            return if self.is_publishing(draft) {
-                Err(Error::NotFound)
-            } else {
-                Ok(Found::Draft(draft))
-            };
+            return if self.is_publishing(draft) { Err(Error::NotFound) } else { Ok(Found::Draft(draft)) };
         }
         if !self.names.lock().knows(queue, name) {
             return Err(Error::NotFound);

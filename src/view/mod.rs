@@ -95,10 +95,8 @@ impl View {
             threads: Mutex::default(),
         });
         if !options.read_only {
-            let threads = [
-                ("mqfs-deadlines", Self::keep_deadlines as fn(&View)),
-                ("mqfs-sweep", Self::sweep as fn(&View)),
-            ];
+            let threads =
+                [("mqfs-deadlines", Self::keep_deadlines as fn(&View)), ("mqfs-sweep", Self::sweep as fn(&View))];
             for (name, work) in threads {
                 let of = view.clone();
                 let thread = std::thread::Builder::new().name(name.into()).spawn(move || work(&of))?;
@@ -171,10 +169,6 @@ impl View {
     }
 
     fn refuse_read_only(&self) -> Result<()> {
-        if self.options.read_only {
-            Err(Error::NotPermitted("the mount is read-only"))
-        } else {
-            Ok(())
-        }
+        if self.options.read_only { Err(Error::NotPermitted("the mount is read-only")) } else { Ok(()) }
     }
 }

@@ -64,10 +64,7 @@ impl BareNames {
     /// The message that the session wrote under that name.
     pub fn get(&self, queue: u64, name: &[u8], session: u32) -> Option<u64> {
         let slot = self.slots.get(&(queue, name.to_vec()))?;
-        slot.by_session
-            .iter()
-            .find(|(of, _, _)| *of == session)
-            .map(|(_, seq, _)| *seq)
+        slot.by_session.iter().find(|(of, _, _)| *of == session).map(|(_, seq, _)| *seq)
     }
 
     /// The session wrote a message under that name.
@@ -75,11 +72,7 @@ impl BareNames {
         self.forget(queue, name, session);
         self.clock += 1;
         let key = (queue, name.to_vec());
-        self.slots
-            .entry(key.clone())
-            .or_default()
-            .by_session
-            .push((session, seq, self.clock));
+        self.slots.entry(key.clone()).or_default().by_session.push((session, seq, self.clock));
         self.ages.insert(self.clock, (key, session));
         if self.ages.len() > REMEMBERED
             && let Some((_, ((queue, name), session))) = self.ages.pop_first()
@@ -106,12 +99,8 @@ impl BareNames {
         let Some(slot) = self.slots.get(&(queue, name.to_vec())) else {
             return;
         };
-        let sessions: Vec<u32> = slot
-            .by_session
-            .iter()
-            .filter(|(_, of, _)| *of == seq)
-            .map(|(session, _, _)| *session)
-            .collect();
+        let sessions: Vec<u32> =
+            slot.by_session.iter().filter(|(_, of, _)| *of == seq).map(|(session, _, _)| *session).collect();
         for session in sessions {
             self.forget(queue, name, session);
         }

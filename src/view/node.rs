@@ -109,20 +109,8 @@ mod tests {
     fn ids_round_trip_and_the_root_is_1() {
         let via = [Via::Queue, Via::Bare, Via::Claimed, Via::Dead, Via::Peek];
         let mut nodes: Vec<Node> = via.iter().map(|via| Node::Message(7, *via)).collect();
-        nodes.extend([
-            Node::Queue(7),
-            Node::Control(7),
-            Node::Peek(7),
-            Node::Claimed(7),
-            Node::Dead(7),
-        ]);
-        nodes.extend([
-            Node::Config(7),
-            Node::Stats(7),
-            Node::Version,
-            Node::Writer(7),
-            Node::Draft(7),
-        ]);
+        nodes.extend([Node::Queue(7), Node::Control(7), Node::Peek(7), Node::Claimed(7), Node::Dead(7)]);
+        nodes.extend([Node::Config(7), Node::Stats(7), Node::Version, Node::Writer(7), Node::Draft(7)]);
         for node in nodes {
             assert_eq!(Node::from_id(node.id()), Some(node));
         }

@@ -23,19 +23,14 @@ impl Offload {
         let threads = (0..THREADS)
             .map(|n| {
                 let tasks = receiver.clone();
-                std::thread::Builder::new()
-                    .name(format!("mqfs-body-{n}"))
-                    .spawn(move || {
-                        for task in tasks {
-                            task();
-                        }
-                    })
+                std::thread::Builder::new().name(format!("mqfs-body-{n}")).spawn(move || {
+                    for task in tasks {
+                        task();
+                    }
+                })
             })
             .collect::<std::io::Result<_>>()?;
-        Ok(Self {
-            tasks: Mutex::new(Some(sender)),
-            threads: Mutex::new(threads),
-        })
+        Ok(Self { tasks: Mutex::new(Some(sender)), threads: Mutex::new(threads) })
     }
 
     /// Hands a task over; after [`Offload::stop`] it is done at once by the caller.

@@ -6,7 +6,7 @@ use crate::clock;
 use crate::error::{Error, Result};
 use crate::queue::config::ClaimMode;
 use crate::queue::state::State;
-use crate::queue::worker::{ProcessId, Worker};
+use crate::queue::worker::{ProcessId, Processes, Share, Worker};
 use crate::store::Taker;
 use crate::store::record::{Claim, MessageRecord};
 
@@ -49,11 +49,7 @@ pub struct Opened {
 
 impl Opened {
     pub(super) fn plain(handle: u64) -> Self {
-        Self {
-            handle,
-            immutable: false,
-            direct: false,
-        }
+        Self { handle, immutable: false, direct: false }
     }
 }
 
@@ -61,33 +57,35 @@ impl Opened {
 pub(super) fn worker(caller: &Caller) -> Option<Worker> {
     let tgid = process::tgid(caller.pid);
     let leader = process::stat(tgid)?;
-    let process = ProcessId {
-        tgid,
-        start: leader.start,
-    };
-    Some(Worker {
-        process,
-        parent: leader.parent,
-        session: leader.session,
-    })
+    let grandparent = process::stat(leader.parent).map_or(0, |parent| parent.parent);
+    let process = ProcessId { tgid, start: leader.start };
+    Some(Worker { process, parent: leader.parent, grandparent, session: leader.session })
 }
 
-/// Whether `asker` may read what is claimed so (see [`Worker::shares_claim_of`]).
-fn shares(asker: Option<Worker>, claim: &Claim) -> bool {
-    // Processes that are not visible cannot be told apart.
-    let (Some(asker), Some(process)) = (asker, claim.process) else {
-        return asker.is_none() && claim.process.is_none();
-    };
-    let claimer = Worker {
-        process,
-        parent: claim.parent,
-        session: claim.session,
-    };
-    asker.shares_claim_of(
-        &claimer,
-        || process::alive(process),
-        |parent| process::stat(parent).map(|stat| stat.session),
-    )
+/// The processes of this machine.
+struct Running;
+
+impl Processes for Running {
+    fn alive(&self, process: ProcessId) -> bool {
+        process::alive(process)
+    }
+
+    fn parent_and_session(&self, pid: u32) -> Option<(u32, u32)> {
+        process::stat(pid).map(|stat| (stat.parent, stat.session))
+    }
+}
+
+/// Whether and how `asker` may read what is claimed so.
+fn shares(asker: Option<Worker>, claim: &Claim) -> Option<Share> {
+    match (asker, claim.process) {
+        (Some(asker), Some(process)) => {
+            let Claim { parent, grandparent, session, .. } = *claim;
+            asker.shares_claim_of(&Worker { process, parent, grandparent, session }, &Running)
+        }
+        // Processes that are not visible cannot be told apart.
+        (None, None) => Some(Share::Joins),
+        _ => None,
+    }
 }
 
 impl View {
@@ -103,18 +101,11 @@ impl View {
             Node::Writer(id) => self.reopen_writer(id, flags),
             Node::Draft(id) => {
                 let file = self.open_draft(id, flags.writes(), flags.truncates())?;
-                Ok(Opened::plain(self.handles.add(Handle::Draft {
-                    id,
-                    file,
-                    writes: flags.writes(),
-                })))
+                Ok(Opened::plain(self.handles.add(Handle::Draft { id, file, writes: flags.writes() })))
             }
             Node::Config(queue) if flags.writes() => {
                 let edit = ConfigEdit::new(queue, caller.uid);
-                Ok(Opened {
-                    direct: true,
-                    ..Opened::plain(self.handles.add(Handle::Config(edit.into())))
-                })
+                Ok(Opened { direct: true, ..Opened::plain(self.handles.add(Handle::Config(edit.into()))) })
             }
             Node::Config(_) | Node::Stats(_) | Node::Version if flags.writes() => {
                 Err(Error::NotPermitted("this control file is read-only"))
@@ -126,10 +117,7 @@ impl View {
     }
 
     fn open_text(&self, text: String) -> Opened {
-        Opened {
-            direct: true,
-            ..Opened::plain(self.handles.add(Handle::Text(text.into_bytes())))
-        }
+        Opened { direct: true, ..Opened::plain(self.handles.add(Handle::Text(text.into_bytes()))) }
     }
 
     /// A committed message never changes. Under its bare name it does not stand in the way of a new one: the name is
@@ -173,22 +161,10 @@ impl View {
             Via::Queue | Via::Bare | Via::Claimed => self.take(caller, seq, via, found)?,
         };
         let node = Node::Message(seq, via);
-        let body = self
-            .store
-            .body(&message)
-            .inspect_err(|error| tracing::error!(seq, %error, "unreadable message"))?;
+        let body = self.store.body(&message).inspect_err(|error| tracing::error!(seq, %error, "unreadable message"))?;
         let attributes = self.message_attributes(node, &message);
-        let handle = self.handles.add(Handle::Reader(Reader {
-            seq,
-            body,
-            attributes,
-            lease,
-        }));
-        Ok(Opened {
-            handle,
-            immutable: true,
-            direct: false,
-        })
+        let handle = self.handles.add(Handle::Reader(Reader { seq, body, attributes, lease }));
+        Ok(Opened { handle, immutable: true, direct: false })
     }
 
     /// Claims a message for a reader, or lets the reader in on a claim that is there.
@@ -205,15 +181,17 @@ impl View {
         }
         let claims = queue.config.claim == ClaimMode::Read && via != Via::Claimed;
         let asker = worker(caller);
-        let message = match (&found.claim, found.state()) {
-            (_, State::Ready) if claims => {
-                let taker = Taker {
-                    worker: asker,
-                    uid: caller.uid,
-                };
-                self.store.claim(found.queue, seq, taker, clock::now_ms())?
-            }
-            (Some(claim), _) if claims && !shares(asker, claim) => return Err(Error::Busy),
+        let taker = Taker { worker: asker, uid: caller.uid };
+        let message = match &found.claim {
+            None if claims => self.store.claim(found.queue, seq, taker, clock::now_ms())?,
+            Some(claim) if claims => match shares(asker, claim) {
+                Some(Share::Joins) => found,
+                Some(Share::Inherits) => match self.store.inherit(seq, claim, taker, clock::now_ms()) {
+                    Err(Error::NotFound) => return Err(Error::Busy), // somebody else was faster
+                    inherited => inherited?,
+                },
+                None => return Err(Error::Busy),
+            },
             _ => found,
         };
         let lease = message.claim.as_ref().map(|claim| Lease {

@@ -60,18 +60,13 @@ pub fn tgid(tid: u32) -> u32 {
     if answer == 0 || io::Error::last_os_error().raw_os_error() == Some(libc::EPERM) {
         return tid;
     }
-    status(tid)
-        .and_then(|text| field(&text, "Tgid")?.parse().ok())
-        .unwrap_or(tid)
+    status(tid).and_then(|text| field(&text, "Tgid")?.parse().ok()).unwrap_or(tid)
 }
 
 /// The process that the thread belongs to.
 pub fn identity(tid: u32) -> Option<ProcessId> {
     let tgid = tgid(tid);
-    stat(tgid).map(|leader| ProcessId {
-        tgid,
-        start: leader.start,
-    })
+    stat(tgid).map(|leader| ProcessId { tgid, start: leader.start })
 }
 
 /// The process still runs. A zombie does not, though it keeps its id until its parent asks how it ended.
@@ -84,11 +79,7 @@ pub fn groups(tid: u32) -> Vec<u32> {
     let Some(text) = status(tid) else {
         return Vec::new();
     };
-    field(&text, "Groups")
-        .unwrap_or_default()
-        .split_ascii_whitespace()
-        .filter_map(|gid| gid.parse().ok())
-        .collect()
+    field(&text, "Groups").unwrap_or_default().split_ascii_whitespace().filter_map(|gid| gid.parse().ok()).collect()
 }
 
 /// A signal that it does not block waits for the thread or its process: what it is blocked in should end.
@@ -131,14 +122,7 @@ fn parse_stat(tid: u32, line: &[u8]) -> Option<(ProcessStat, bool)> {
     let threads: u32 = fields.nth(10)?.parse().ok()?; // 20
     let start = fields.nth(1)?.parse().ok()?; // 22
     let exit_code = fields.nth(29)?.parse().ok()?; // 52
-    let stat = ProcessStat {
-        tid,
-        parent,
-        session,
-        start,
-        exiting: flags & EXITING != 0,
-        exit_code,
-    };
+    let stat = ProcessStat { tid, parent, session, start, exiting: flags & EXITING != 0, exit_code };
     // A leader that ended before its other threads is shown as a zombie too, but its process runs on.
     let runs = !matches!(state, "Z" | "X") || threads > 1;
     Some((stat, runs))
@@ -155,16 +139,12 @@ fn status(tid: u32) -> Option<String> {
 
 /// The value of one line of a status text. The kernel escapes line ends in the process's name: no line is forged.
 fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
-    text.lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
-        .map(str::trim)
+    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
 }
 
 /// The set of bits that one line of a status text shows.
 fn set(text: &str, name: &str) -> u64 {
-    field(text, name)
-        .and_then(|digits| u64::from_str_radix(digits, 16).ok())
-        .unwrap_or(0)
+    field(text, name).and_then(|digits| u64::from_str_radix(digits, 16).ok()).unwrap_or(0)
 }
 
 fn pending(status: &str) -> bool {

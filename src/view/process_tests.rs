@@ -62,20 +62,11 @@ fn a_running_child_is_described() {
     let child = Process::sleep();
     let seen = stat(child.pid()).unwrap();
     let session = rustix::process::getsid(None).unwrap().as_raw_nonzero().get() as u32;
-    assert_eq!(
-        (seen.tid, seen.parent, seen.session),
-        (child.pid(), std::process::id(), session)
-    );
+    assert_eq!((seen.tid, seen.parent, seen.session), (child.pid(), std::process::id(), session));
     assert!(seen.start >= stat(std::process::id()).unwrap().start);
     assert!(!seen.exiting && !seen.killed());
     assert_eq!(tgid(child.pid()), child.pid());
-    assert_eq!(
-        identity(child.pid()),
-        Some(ProcessId {
-            tgid: child.pid(),
-            start: seen.start
-        })
-    );
+    assert_eq!(identity(child.pid()), Some(ProcessId { tgid: child.pid(), start: seen.start }));
 }
 
 #[test]
@@ -110,19 +101,10 @@ fn a_process_lives_until_it_is_a_zombie() {
     let mut child = Process::sleep();
     let process = identity(child.pid()).unwrap();
     assert!(alive(process));
-    assert!(
-        !alive(ProcessId {
-            start: process.start + 1,
-            ..process
-        }),
-        "another process with the same id"
-    );
+    assert!(!alive(ProcessId { start: process.start + 1, ..process }), "another process with the same id");
     child.signal(Signal::KILL);
     until("the zombie", || !alive(process));
-    assert!(
-        stat(child.pid()).is_some(),
-        "the zombie is still there, and is not alive"
-    );
+    assert!(stat(child.pid()).is_some(), "the zombie is still there, and is not alive");
     child.0.wait().unwrap();
     assert!(!alive(process));
     assert_eq!((stat(process.tgid), identity(process.tgid)), (None, None));
@@ -150,11 +132,7 @@ fn a_thread_belongs_to_its_process() {
 #[test]
 fn the_groups_are_those_that_the_process_has() {
     let mut seen = groups(own_tid());
-    let mut expected: Vec<u32> = rustix::process::getgroups()
-        .unwrap()
-        .iter()
-        .map(|gid| gid.as_raw())
-        .collect();
+    let mut expected: Vec<u32> = rustix::process::getgroups().unwrap().iter().map(|gid| gid.as_raw()).collect();
     seen.sort_unstable();
     expected.sort_unstable();
     assert_eq!(seen, expected);
@@ -205,42 +183,18 @@ fn another_pid_namespace_is_nobody() {
 /// A line as the kernel writes it, with a name that tries to look like the fields after it.
 fn line(state: &str, flags: u32, threads: u32, exit_code: u32) -> String {
     let zeros = |count| "0 ".repeat(count);
-    format!(
-        "42 (a) Z 1 ) {state} 7 8 9 0 -1 {flags} {}{threads} 0 5555 {}{exit_code}\n",
-        zeros(10),
-        zeros(29)
-    )
+    format!("42 (a) Z 1 ) {state} 7 8 9 0 -1 {flags} {}{threads} 0 5555 {}{exit_code}\n", zeros(10), zeros(29))
 }
 
 #[test]
 fn the_line_is_parsed_whatever_the_name() {
     let (parsed, runs) = parse_stat(42, line("S", 0x400, 3, 0).as_bytes()).unwrap();
-    let expected = ProcessStat {
-        tid: 42,
-        parent: 7,
-        session: 9,
-        start: 5555,
-        exiting: false,
-        exit_code: 0,
-    };
+    let expected = ProcessStat { tid: 42, parent: 7, session: 9, start: 5555, exiting: false, exit_code: 0 };
     assert_eq!((parsed, runs), (expected, true));
     let (parsed, runs) = parse_stat(42, line("Z", 0x404, 1, 9).as_bytes()).unwrap();
-    assert_eq!(
-        (parsed, runs),
-        (
-            ProcessStat {
-                exiting: true,
-                exit_code: 9,
-                ..expected
-            },
-            false
-        )
-    );
+    assert_eq!((parsed, runs), (ProcessStat { exiting: true, exit_code: 9, ..expected }, false));
     assert!(parsed.killed());
-    assert!(
-        parse_stat(42, line("Z", 0x4, 2, 0).as_bytes()).unwrap().1,
-        "other threads run on"
-    );
+    assert!(parse_stat(42, line("Z", 0x4, 2, 0).as_bytes()).unwrap().1, "other threads run on");
     assert_eq!(parse_stat(42, b""), None);
     assert_eq!(parse_stat(42, b"42 (a) S 1 2"), None);
 }
@@ -248,8 +202,5 @@ fn the_line_is_parsed_whatever_the_name() {
 #[test]
 fn the_capability_is_what_the_kernel_says() {
     let sets = rustix::thread::capabilities(None).unwrap();
-    assert_eq!(
-        sees_exit_codes_of_others(),
-        sets.effective.contains(rustix::thread::CapabilitySet::SYS_PTRACE)
-    );
+    assert_eq!(sees_exit_codes_of_others(), sets.effective.contains(rustix::thread::CapabilitySet::SYS_PTRACE));
 }

@@ -60,10 +60,6 @@ impl View {
     /// A message that is being written is in its queue already, for those who want to remove that.
     pub(super) fn refuse_while_written(&self, queue: u64) -> Result<()> {
         let open: Vec<_> = self.writers.lock().values().cloned().collect();
-        if open.iter().any(|writer| writer.lock().queue == queue) {
-            Err(Error::NotEmpty)
-        } else {
-            Ok(())
-        }
+        if open.iter().any(|writer| writer.lock().queue == queue) { Err(Error::NotEmpty) } else { Ok(()) }
     }
 }

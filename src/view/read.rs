@@ -20,15 +20,8 @@ impl View {
     /// Reads from an open file; gives the bytes to `with`. Fewer than asked for only at the end.
     pub fn read<R>(&self, handle: u64, offset: u64, size: usize, with: impl FnOnce(&[u8]) -> R) -> Result<R> {
         match &*self.handles.get(handle)? {
-            Handle::Reader(Reader {
-                body: Body::Inline(bytes),
-                ..
-            }) => Ok(with(window(bytes, offset, size))),
-            Handle::Reader(Reader {
-                body: Body::File(file),
-                attributes,
-                ..
-            }) => {
+            Handle::Reader(Reader { body: Body::Inline(bytes), .. }) => Ok(with(window(bytes, offset, size))),
+            Handle::Reader(Reader { body: Body::File(file), attributes, .. }) => {
                 let bytes = read_file_at(file, offset, size)?;
                 let expected = attributes.size.saturating_sub(offset).min(size as u64);
                 if (bytes.len() as u64) < expected {
@@ -100,10 +93,7 @@ impl View {
             return;
         }
         // The deadline may have been renewed since the open; another renewal does no harm.
-        let claimed = self
-            .store
-            .message(reader.seq)
-            .is_ok_and(|message| message.state() == State::Claimed);
+        let claimed = self.store.message(reader.seq).is_ok_and(|message| message.state() == State::Claimed);
         if claimed && let Err(error) = self.store.renew(reader.seq, now) {
             tracing::debug!(seq = reader.seq, %error, "lease not renewed at close");
         }

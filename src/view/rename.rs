@@ -55,16 +55,7 @@ impl View {
             Found::Queue(_) => done(self.rename_queue((queue, from.1), to, keep)),
             Found::Draft(draft) => self.rename_draft(caller, draft, to, keep, done),
             Found::Message(seq, message) | Found::Bare(seq, message, _) => {
-                done(self.transit(
-                    caller,
-                    Source {
-                        queue,
-                        seq,
-                        message,
-                        state: State::Ready,
-                    },
-                    to,
-                ));
+                done(self.transit(caller, Source { queue, seq, message, state: State::Ready }, to));
             }
         }
     }
@@ -76,16 +67,7 @@ impl View {
             _ => return Err(FOREIGN),
         };
         let (seq, message) = self.find_in_state(caller, directory, name)?;
-        self.transit(
-            caller,
-            Source {
-                queue,
-                seq,
-                message,
-                state,
-            },
-            to,
-        )
+        self.transit(caller, Source { queue, seq, message, state }, to)
     }
 
     /// The transition that a rename of a message asks for.
@@ -101,10 +83,7 @@ impl View {
         let same = source.is_called(to.1);
         match (state, to.0) {
             (State::Ready, Node::Claimed(target)) if target == queue && same => {
-                let taker = Taker {
-                    worker: worker(caller),
-                    uid: caller.uid,
-                };
+                let taker = Taker { worker: worker(caller), uid: caller.uid };
                 self.store.claim(queue, seq, taker, now).map(drop)
             }
             (State::Ready | State::Claimed, Node::Dead(target)) if target == queue && same => {
@@ -117,10 +96,9 @@ impl View {
                 self.store.redrive(queue, seq, now).map(drop)
             }
             (_, Node::Queue(ROOT)) => Err(Error::NotPermitted("the root of the mount holds queues only")),
-            (_, Node::Queue(target)) if target != queue => self
-                .store
-                .move_to(queue, seq, state, target, Self::producer_name(to.1)?, now)
-                .map(drop),
+            (_, Node::Queue(target)) if target != queue => {
+                self.store.move_to(queue, seq, state, target, Self::producer_name(to.1)?, now).map(drop)
+            }
             _ => Err(FOREIGN),
         }
     }
@@ -159,11 +137,7 @@ impl View {
     fn rename_draft(self: &Arc<Self>, caller: &Caller, draft: u64, to: (Node, &[u8]), keep: bool, done: Done) {
         match (to.0, classify(to.1)) {
             (Node::Queue(target), Name::Draft(name)) if target != ROOT => {
-                done(
-                    self.store
-                        .rename_draft(draft, target, name, keep, clock::now_ms())
-                        .map(drop),
-                );
+                done(self.store.rename_draft(draft, target, name, keep, clock::now_ms()).map(drop));
             }
             _ => match self.target(caller, to, Published::Gone) {
                 Ok(target) => self.publish(draft, target, done),
@@ -200,11 +174,7 @@ impl View {
         let checked = self.refuse_read_only().and_then(|()| match node {
             Node::Draft(draft) => {
                 // The kernel is told of the draft's node: the new name is looked up again before it is used.
-                Ok((
-                    draft,
-                    self.target(caller, to, Published::Stays)?,
-                    self.attributes(node)?,
-                ))
+                Ok((draft, self.target(caller, to, Published::Stays)?, self.attributes(node)?))
             }
             _ => Err(Error::NotPermitted("only a draft can be linked")),
         });

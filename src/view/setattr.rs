@@ -138,16 +138,10 @@ impl View {
 }
 
 fn omitted() -> Timespec {
-    Timespec {
-        tv_sec: 0,
-        tv_nsec: UTIME_OMIT as _,
-    }
+    Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT as _ }
 }
 
 fn timespec(time: SystemTime) -> Timespec {
     let ns = ns_of(time);
-    Timespec {
-        tv_sec: ns.div_euclid(1_000_000_000),
-        tv_nsec: ns.rem_euclid(1_000_000_000),
-    }
+    Timespec { tv_sec: ns.div_euclid(1_000_000_000), tv_nsec: ns.rem_euclid(1_000_000_000) }
 }

@@ -24,11 +24,7 @@ enum Place {
 impl Staging {
     /// Nothing yet. `id` is the number that a body file would get.
     pub fn new(id: u64) -> Self {
-        Self {
-            id,
-            size: 0,
-            place: Place::Memory(Vec::new()),
-        }
+        Self { id, size: 0, place: Place::Memory(Vec::new()) }
     }
 
     /// Length in bytes.
@@ -108,10 +104,7 @@ impl Staging {
     pub fn body(&self) -> NewBody<'_> {
         match &self.place {
             Place::Memory(bytes) => NewBody::Inline(bytes),
-            Place::File(_) => NewBody::File {
-                id: self.id,
-                size: self.size,
-            },
+            Place::File(_) => NewBody::File { id: self.id, size: self.size },
         }
     }
 

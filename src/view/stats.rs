@@ -31,17 +31,11 @@ pub const COUNTERS: &[(&str, fn(&Counters) -> u64)] = &[
 
 /// The value of one counter.
 pub fn counter(queue: &QueueInfo, name: &str) -> Option<u64> {
-    COUNTERS
-        .iter()
-        .find(|(known, _)| *known == name)
-        .map(|(_, value)| value(&queue.counters))
+    COUNTERS.iter().find(|(known, _)| *known == name).map(|(_, value)| value(&queue.counters))
 }
 
 fn json(counters: impl Fn(&str, fn(&Counters) -> u64) -> u64) -> Map<String, Value> {
-    COUNTERS
-        .iter()
-        .map(|(name, value)| ((*name).to_owned(), Value::from(counters(name, *value))))
-        .collect()
+    COUNTERS.iter().map(|(name, value)| ((*name).to_owned(), Value::from(counters(name, *value)))).collect()
 }
 
 impl View {

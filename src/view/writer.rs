@@ -195,13 +195,23 @@ impl View {
         if writer.state == Progress::Aborted {
             return Err(Error::Aborted);
         }
+        let written = self.write_admitted(&mut writer, tid, offset, data);
+        if let Err(error) = &written {
+            // Whole or not at all: what fitted before must not be taken for the message.
+            tracing::warn!(queue = writer.queue, %error, "a write was refused: its message is dropped");
+            self.abort(&mut writer);
+        }
+        written
+    }
+
+    fn write_admitted(&self, writer: &mut Writer, tid: u32, offset: u64, data: &[u8]) -> Result<()> {
         let end = offset.checked_add(data.len() as u64).ok_or(Error::MessageTooLarge)?;
         self.admit(&writer.config, end, data.len() as u64)?;
         if !writer.writers.iter().any(|(thread, _)| *thread == tid) {
             let process = process::tgid(tid);
             writer.writers.push((tid, process));
         }
-        self.touched(&mut writer)?;
+        self.touched(writer)?;
         writer.staging.write_at(self.store.bodies(), offset, data)
     }
 
@@ -224,9 +234,7 @@ impl View {
             Err(error) => return done(Err(error)),
         };
         match file {
-            Some(file) => self
-                .offload
-                .run(Box::new(move || done(file.sync_data().map_err(Error::from)))),
+            Some(file) => self.offload.run(Box::new(move || done(file.sync_data().map_err(Error::from)))),
             None => done(Ok(())),
         }
     }
@@ -246,11 +254,7 @@ impl View {
                 writer.session = writer.session.or(stat.map(|stat| stat.session));
             }
             if writer.config.abort_on == AbortOn::Killed && stat.is_some_and(|stat| stat.killed()) {
-                tracing::warn!(
-                    queue = writer.queue,
-                    pid = process,
-                    "a writer was killed: its message is dropped"
-                );
+                tracing::warn!(queue = writer.queue, pid = process, "a writer was killed: its message is dropped");
                 self.abort(&mut writer);
                 return done(Ok(())); // to a dying process nothing is reported
             }
@@ -303,17 +307,11 @@ impl View {
             self.abort(writer);
             return done(Err(error));
         }
-        if writer.durable() {
-            self.store.after_sync(done)
-        } else {
-            done(Ok(()))
-        }
+        if writer.durable() { self.store.after_sync(done) } else { done(Ok(())) }
     }
 
     fn commit_now(&self, writer: &mut Writer) -> Result<u64> {
-        let seq = self
-            .store
-            .enqueue(writer.new_message(), writer.staging.body(), true, clock::now_ms())?;
+        let seq = self.store.enqueue(writer.new_message(), writer.staging.body(), true, clock::now_ms())?;
         writer.state = Progress::Committed { seq, later: false };
         writer.dirty = false;
         Ok(seq)
@@ -388,9 +386,7 @@ impl View {
 
     /// The name goes on meaning this message to the session that wrote it.
     fn remember_name(&self, writer: &Writer, seq: u64) {
-        let session = writer
-            .session
-            .or_else(|| process::stat(writer.opener).map(|stat| stat.session));
+        let session = writer.session.or_else(|| process::stat(writer.opener).map(|stat| stat.session));
         if let Some(session) = session {
             self.names.lock().set(writer.queue, &writer.name, session, seq);
         }

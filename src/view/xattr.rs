@@ -15,17 +15,8 @@ use super::{Node, View};
 /// The prefix of the project's own attributes.
 pub const PREFIX: &str = "user.mq.";
 /// What a message tells about itself; set by mqfs only.
-pub const MESSAGE_ATTRIBUTES: &[&str] = &[
-    "id",
-    "seq",
-    "name",
-    "state",
-    "enqueued_at",
-    "deliveries",
-    "claimed_by",
-    "deadline",
-    "producer",
-];
+pub const MESSAGE_ATTRIBUTES: &[&str] =
+    &["id", "seq", "name", "state", "enqueued_at", "deliveries", "claimed_by", "deadline", "producer"];
 /// Properties that a producer may set on a new file or a draft.
 pub const PROPERTIES: &[&str] = &["content_type", "correlation_id", "reply_to", "group"];
 /// On the root of the mount: the process that serves it.
@@ -61,11 +52,7 @@ fn kept(name: &[u8]) -> Result<&str> {
 }
 
 fn find(pairs: &Pairs, name: &str) -> Result<Vec<u8>> {
-    pairs
-        .iter()
-        .find(|(known, _)| known == name)
-        .map(|(_, value)| value.clone())
-        .ok_or(Error::NoAttribute)
+    pairs.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone()).ok_or(Error::NoAttribute)
 }
 
 fn set(pairs: &mut Pairs, name: &str, value: &[u8], demand: Demand) -> Result<()> {
@@ -87,10 +74,7 @@ fn set(pairs: &mut Pairs, name: &str, value: &[u8], demand: Demand) -> Result<()
 }
 
 fn unset(pairs: &mut Pairs, name: &str) -> Result<()> {
-    let at = pairs
-        .iter()
-        .position(|(known, _)| known == name)
-        .ok_or(Error::NoAttribute)?;
+    let at = pairs.iter().position(|(known, _)| known == name).ok_or(Error::NoAttribute)?;
     pairs.remove(at);
     Ok(())
 }
@@ -100,10 +84,9 @@ fn unset(pairs: &mut Pairs, name: &str) -> Result<()> {
 fn set_on_new(pairs: &mut Pairs, name: &str, value: &[u8], demand: Demand) -> Result<()> {
     match name.strip_prefix(PREFIX) {
         Some(own) if MESSAGE_ATTRIBUTES.contains(&own) => Ok(()),
-        Some(own) if !PROPERTIES.contains(&own) => Err(Error::Invalid(format!(
-            "unknown property {own}: known are {}",
-            PROPERTIES.join(", ")
-        ))),
+        Some(own) if !PROPERTIES.contains(&own) => {
+            Err(Error::Invalid(format!("unknown property {own}: known are {}", PROPERTIES.join(", "))))
+        }
         _ => set(pairs, name, value, demand),
     }
 }
@@ -119,11 +102,7 @@ fn own_attribute(seq: u64, message: &MessageRecord, name: &str) -> Option<Vec<u8
         "deliveries" => message.deliveries.to_string(),
         "claimed_by" => {
             let claim = claim?;
-            format!(
-                "pid={} uid={}",
-                claim.process.map_or(0, |process| process.tgid),
-                claim.uid
-            )
+            format!("pid={} uid={}", claim.process.map_or(0, |process| process.tgid), claim.uid)
         }
         "deadline" => clock::rfc3339(claim?.deadline),
         "producer" => format!("pid={} uid={}", message.producer_pid, message.uid),
@@ -151,10 +130,7 @@ impl View {
             Node::Queue(queue) => match own {
                 Some(own) if queue != ROOT => {
                     let info = self.store.queue(queue)?;
-                    let value = info
-                        .config
-                        .get(own)
-                        .or_else(|| counter(&info, own).map(|value| value.to_string()));
+                    let value = info.config.get(own).or_else(|| counter(&info, own).map(|value| value.to_string()));
                     value.map(String::into_bytes).ok_or(Error::NoAttribute)
                 }
                 _ => find(&self.store.queue_record(queue)?.attributes, name),
@@ -202,19 +178,14 @@ impl View {
                 writer.attributes = attributes;
                 Ok(())
             }
-            Node::Draft(id) => self
-                .store
-                .alter_draft(id, |draft| set_on_new(&mut draft.attributes, name, value, demand))
-                .map(drop),
+            Node::Draft(id) => {
+                self.store.alter_draft(id, |draft| set_on_new(&mut draft.attributes, name, value, demand)).map(drop)
+            }
             Node::Message(..) => Err(Error::NotPermitted("a committed message never changes")),
-            Node::Queue(ROOT) => Err(Error::NotPermitted(
-                "the root of the mount has no attributes of its own",
-            )),
+            Node::Queue(ROOT) => Err(Error::NotPermitted("the root of the mount has no attributes of its own")),
             Node::Queue(queue) => match name.strip_prefix(PREFIX) {
                 Some(own) => self.set_key(caller, queue, own, value),
-                None => self
-                    .store
-                    .alter_queue(queue, |record| set(&mut record.attributes, name, value, demand)),
+                None => self.store.alter_queue(queue, |record| set(&mut record.attributes, name, value, demand)),
             },
             _ => Err(Error::NotPermitted("control files have no attributes")),
         }
@@ -256,13 +227,10 @@ impl View {
                 writer.attributes = attributes;
                 Ok(())
             }
-            Node::Draft(id) => self
-                .store
-                .alter_draft(id, |draft| unset(&mut draft.attributes, name))
-                .map(drop),
-            Node::Queue(queue) if queue != ROOT && !name.starts_with(PREFIX) => self
-                .store
-                .alter_queue(queue, |record| unset(&mut record.attributes, name)),
+            Node::Draft(id) => self.store.alter_draft(id, |draft| unset(&mut draft.attributes, name)).map(drop),
+            Node::Queue(queue) if queue != ROOT && !name.starts_with(PREFIX) => {
+                self.store.alter_queue(queue, |record| unset(&mut record.attributes, name))
+            }
             _ => Err(Error::NotPermitted("this attribute cannot be removed")),
         }
     }
