@@ -96,9 +96,9 @@ impl fuser::Filesystem for Filesystem {
         entry(reply, node(parent).and_then(|parent| self.view.lookup(&caller(req), parent, name.as_bytes())));
     }
 
-    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         self.begin();
-        attr(reply, node(ino).and_then(|node| self.view.attributes(node)));
+        attr(reply, node(ino).and_then(|node| self.view.stat(&caller(req), node)));
     }
 
     fn setattr(
@@ -228,7 +228,7 @@ impl fuser::Filesystem for Filesystem {
 
     fn read(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -240,7 +240,7 @@ impl fuser::Filesystem for Filesystem {
         self.begin();
         // Either of the two takes the reply.
         let mut reply = Some(reply);
-        let read = self.view.read(fh.0, offset, size as usize, |bytes| {
+        let read = self.view.read(&caller(req), fh.0, offset, size as usize, |bytes| {
             if let Some(reply) = reply.take() {
                 reply.data(bytes);
             }

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::store::record::{DraftRecord, MessageRecord};
 use crate::store::{QueueInfo, ROOT};
 
-use super::access::Owner;
+use super::access::{Caller, Owner, READ};
 use super::writer::Writer;
 use super::{Node, View};
 
@@ -37,6 +37,8 @@ pub struct Attributes {
     pub gid: u32,
     /// Links: one, and for a directory one more for each nested queue.
     pub links: u32,
+    /// They are as this caller may use the file, not as they are.
+    pub personal: bool,
     /// Time of the last change of the bytes.
     pub modified: SystemTime,
     /// Time of the last change of the rest.
@@ -58,11 +60,13 @@ impl Attributes {
         }
     }
 
-    /// How long the kernel may believe the attributes without asking.
+    /// How long the kernel may believe the attributes without asking. Those of control directories change with their queue,
+    /// unseen by the kernel; those of a message that are shown to one caller only are for this one question.
     pub fn valid(&self) -> Duration {
         match self.node {
-            Node::Writer(_) | Node::Draft(_) | Node::Config(_) | Node::Stats(_) | Node::Version => Duration::ZERO,
-            _ => Duration::from_secs(1),
+            Node::Queue(_) => Duration::from_secs(1),
+            Node::Message(..) if !self.personal => Duration::from_secs(1),
+            _ => Duration::ZERO,
         }
     }
 }
@@ -114,9 +118,30 @@ impl View {
             uid: self.options.uid.unwrap_or(uid),
             gid: self.options.gid.unwrap_or(gid),
             links: 1,
+            personal: false,
             modified,
             changed: modified,
         }
+    }
+
+    /// Who a message belongs to, as the mount shows it.
+    pub(super) fn message_owner(&self, message: &MessageRecord) -> Owner {
+        Owner {
+            uid: self.options.uid.unwrap_or(message.uid),
+            gid: self.options.gid.unwrap_or(message.gid),
+            mode: self.mode(message.mode & FILE_MODE),
+        }
+    }
+
+    /// What `stat` shows of a message to a caller. Whoever may consume may read every message of the queue, whatever its
+    /// mode: the kernel, which decides by what it is shown, is shown the missing right.
+    pub(super) fn attributes_for(&self, caller: &Caller, node: Node, message: &MessageRecord) -> Result<Attributes> {
+        let shown = self.message_attributes(node, message);
+        let owner = self.message_owner(message);
+        if owner.allows(caller, READ) || !self.owner(&self.store.queue(message.queue)?).may_consume(caller) {
+            return Ok(shown);
+        }
+        Ok(Attributes { mode: shown.mode | owner.class_of(caller, READ), personal: true, ..shown })
     }
 
     pub(super) fn message_attributes(&self, node: Node, message: &MessageRecord) -> Attributes {
@@ -157,9 +182,20 @@ impl View {
                 Node::Queue(_) => u32::try_from(queue.counters.queues).unwrap_or(u32::MAX - 2) + 2,
                 _ => 1 + u32::from(kind == Kind::Directory),
             },
+            personal: false,
             modified: changed,
             changed,
         })
+    }
+
+    /// What `stat` shows of a node to a caller.
+    pub fn stat(&self, caller: &Caller, node: Node) -> Result<Attributes> {
+        if let Node::Message(seq, _) = node
+            && let Ok(message) = self.store.message(seq)
+        {
+            return self.attributes_for(caller, node, &message);
+        }
+        self.attributes(node)
     }
 
     /// What `stat` shows of a node.

@@ -69,18 +69,19 @@ impl View {
             },
             // `touch` of a message that somebody has just taken must not make another.
             Name::Sequence { .. } if !flags.exclusive() && !flags.truncates() => Err(Error::NotFound),
-            _ => self.create_message(caller, queue, Self::producer_name(name)?, mode),
+            _ => self.create_message(caller, queue, name, mode),
         }
     }
 
     fn create_message(&self, caller: &Caller, queue: u64, name: &[u8], mode: u32) -> Result<(Attributes, Opened)> {
+        let producer_name = Self::producer_name(name)?;
         let info = self.store.queue(queue)?;
         self.store.space().admit(ROOM_FOR_ONE)?;
         let id = self.store.next_id()?;
         let new = NewMessage {
             id,
             queue,
-            name: name.to_vec(),
+            name: producer_name.to_vec(),
             uid: caller.uid,
             gid: self.group_in(&info, caller),
             mode: mode & FILE_MODE,
@@ -88,7 +89,7 @@ impl View {
             producer_pid: 0,
             attributes: Vec::new(),
         };
-        let writer = Writer::new(id, new, info.config, caller.pid);
+        let writer = Writer::new(new, name, info.config, caller);
         let attributes = self.writer_attributes(&writer);
         self.names.lock().arrived(caller.pid);
         self.writers.lock().insert(id, Arc::new(Mutex::new(writer)));

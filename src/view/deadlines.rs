@@ -44,10 +44,10 @@ impl View {
 
     fn lease_due(&self, due: &Due, now: u64) -> Result<()> {
         let message = self.store.message(due.id)?;
-        if message.claim.as_ref().is_none_or(|claim| claim.deadline != due.at) {
+        let Some(claim) = message.claim.filter(|claim| claim.deadline == due.at) else {
             return self.store.drop_deadline(due);
-        }
-        let leases = self.handles.leases_of(due.id);
+        };
+        let leases = self.handles.leases_of(due.id, claim.at);
         if leases.iter().any(|lease| lease.process.is_none_or(process::alive)) {
             let renewed = self.store.renew(due.id, now)?;
             if renewed.claim.is_some_and(|claim| claim.deadline > now) {

@@ -13,6 +13,8 @@ use crate::store::{Done, INLINE_MAX, NewBody, Published};
 
 use super::access::Caller;
 use super::attributes::{FILE_MODE, ns_of};
+use super::names::Writer;
+use super::queues::QUEUE_NAME_MAX;
 use super::staging::read_file_at;
 use super::{Attributes, View, process};
 
@@ -38,8 +40,8 @@ pub(super) struct Target {
     pub name: Vec<u8>,
     /// Whether the draft stays, as after `link`.
     pub then: Published,
-    /// The producer's session, for the bare name.
-    pub session: Option<u32>,
+    /// The name that it was given, and the producer's session and user: for the bare name.
+    pub written_as: (Vec<u8>, Option<Writer>),
     /// The producer's process.
     pub pid: u32,
 }
@@ -58,9 +60,10 @@ impl DraftUse {
 
 impl Target {
     /// For a rename or link that `caller` asked for.
-    pub fn new(caller: &Caller, queue: u64, name: Vec<u8>, then: Published) -> Self {
-        let session = process::stat(caller.pid).map(|stat| stat.session);
-        Self { queue, name, then, session, pid: process::tgid(caller.pid) }
+    pub fn new(caller: &Caller, queue: u64, name: &[u8], written_as: &[u8], then: Published) -> Self {
+        let writer = process::stat(caller.pid).map(|stat| Writer { session: stat.session, uid: caller.uid });
+        let written_as = (written_as.to_vec(), writer);
+        Self { queue, name: name.to_vec(), then, written_as, pid: process::tgid(caller.pid) }
     }
 }
 
@@ -183,12 +186,26 @@ impl View {
                 return done(Err(Error::Busy));
             }
             if used.writes > 0 && target.then == Published::Gone {
+                if let Err(error) = self.set_aside(id) {
+                    return done(Err(error));
+                }
                 used.publishing = Some(target);
                 return done(Ok(()));
             }
             used.publishing = Some(target.clone());
         }
         self.publish_now(id, target, done);
+    }
+
+    /// Frees the name of a draft that was renamed while it is open for writing. The draft is under another name, hidden, until
+    /// its last writer closes it; a crash before that leaves it there to be found.
+    fn set_aside(&self, id: u64) -> Result<()> {
+        let draft = self.store.draft(id)?;
+        let suffix = format!(".unpublished-{id}");
+        let mut name = draft.name;
+        name.truncate(QUEUE_NAME_MAX - suffix.len());
+        name.extend_from_slice(suffix.as_bytes());
+        self.store.rename_draft(id, draft.queue, &name, true, clock::now_ms()).map(drop)
     }
 
     fn publish_now(self: &Arc<Self>, id: u64, target: Target, done: Done) {
@@ -254,8 +271,8 @@ impl View {
             }
             self.store.publish(id, new, NewBody::File { id: body, size }, target.then, now)?
         };
-        if let Some(session) = target.session {
-            self.names.lock().set(target.queue, &target.name, session, seq);
+        if let (name, Some(writer)) = &target.written_as {
+            self.names.lock().set(target.queue, name, *writer, seq);
         }
         Ok(config.durability)
     }

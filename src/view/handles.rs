@@ -44,7 +44,18 @@ pub struct Reader {
     /// What `stat` showed.
     pub attributes: Attributes,
     /// The lease that this descriptor keeps alive.
-    pub lease: Option<Lease>,
+    pub hold: Mutex<Hold>,
+}
+
+/// What an open descriptor does for the claim of its message.
+#[derive(Clone, Copy, Debug)]
+pub enum Hold {
+    /// Nothing: it only looks.
+    Nothing,
+    /// It claims at the first read. Programs open what they wrote under its bare name without reading it, to set its mode.
+    AtFirstRead,
+    /// It keeps the lease alive.
+    Lease(Lease),
 }
 
 /// A lease that an open descriptor keeps alive while its process lives.
@@ -52,6 +63,8 @@ pub struct Reader {
 pub struct Lease {
     /// The process that opened it; `None` when it is not visible from here: then the descriptor alone counts.
     pub process: Option<ProcessId>,
+    /// When the message was claimed, in milliseconds since the epoch: a later claim is not this descriptor's.
+    pub claimed_at: u64,
     /// When the lease ended as of the open, in milliseconds since the epoch.
     pub deadline: u64,
     /// The visibility timeout then, in milliseconds.
@@ -119,10 +132,13 @@ impl Handles {
         })
     }
 
-    /// The leases that open descriptors of a message keep alive.
-    pub fn leases_of(&self, seq: u64) -> Vec<Lease> {
+    /// The leases of one claim of a message that open descriptors keep alive.
+    pub fn leases_of(&self, seq: u64, claimed_at: u64) -> Vec<Lease> {
         let lease = |handle: &Arc<Handle>| match &**handle {
-            Handle::Reader(reader) => reader.lease,
+            Handle::Reader(reader) => match *reader.hold.lock() {
+                Hold::Lease(lease) if lease.claimed_at == claimed_at => Some(lease),
+                _ => None,
+            },
             _ => None,
         };
         self.readers_of(seq).iter().filter_map(lease).collect()

@@ -10,6 +10,7 @@ use crate::store::record::MessageRecord;
 use crate::store::{QueueInfo, ROOT};
 
 use super::access::{Caller, READ};
+use super::names::Writer;
 use super::{Attributes, Node, Via, View, process};
 
 /// A name in the control directory of a queue.
@@ -44,8 +45,8 @@ pub(super) enum Found {
     Draft(u64),
     /// A message by its listed name, ready or claimed.
     Message(u64, MessageRecord),
-    /// A message by the bare name that the caller's session wrote, and that session.
-    Bare(u64, MessageRecord, u32),
+    /// A message by the bare name that the caller's session wrote, and who wrote it.
+    Bare(u64, MessageRecord, Writer),
 }
 
 impl View {
@@ -66,24 +67,26 @@ impl View {
         if known { Ok(message) } else { Err(Error::NotFound) }
     }
 
-    /// The message that a bare name means to the caller's session, and that session.
-    fn resolve_bare(
-        &self,
-        caller: &Caller,
-        queue: (u64, &QueueInfo),
-        name: &[u8],
-    ) -> Result<(u64, MessageRecord, u32)> {
-        if self.names.lock().is_sent_back(caller.pid, queue.0, name) {
-            return Err(Error::NotFound);
+    /// The message that a name means to the caller because its session wrote it, and who wrote it.
+    fn resolve_bare(&self, caller: &Caller, queue: u64, name: &[u8]) -> Result<Found> {
+        {
+            let names = self.names.lock();
+            if !names.knows(queue, name) || names.is_sent_back(caller.pid, queue, name) {
+                return Err(Error::NotFound);
+            }
         }
         let session = process::stat(caller.pid).ok_or(Error::NotFound)?.session;
-        let seq = self.names.lock().get(queue.0, name, session).ok_or(Error::NotFound)?;
-        match self.resolve(caller, queue, seq, Some(name), &[State::Ready, State::Claimed]) {
-            Ok(message) => Ok((seq, message, session)),
-            Err(error) => {
-                self.names.lock().forget(queue.0, name, session);
-                Err(error)
+        let writer = Writer { session, uid: caller.uid };
+        let seq = self.names.lock().get(queue, name, writer).ok_or(Error::NotFound)?;
+        match self.store.message(seq) {
+            Ok(message) if message.queue == queue && matches!(message.state(), State::Ready | State::Claimed) => {
+                Ok(Found::Bare(seq, message, writer))
             }
+            Ok(_) | Err(Error::NotFound) => {
+                self.names.lock().forget(queue, name, writer);
+                Err(Error::NotFound)
+            }
+            Err(error) => Err(error),
         }
     }
 
@@ -93,12 +96,16 @@ impl View {
         if kind == Name::Control {
             return Ok(Found::Control);
         }
-        if let Name::Sequence { seq, name } = kind
+        if let Name::Sequence { seq, name: called } = kind
             && queue != ROOT
         {
             let info = self.store.queue(queue)?;
-            let message = self.resolve(caller, (queue, &info), seq, name, &[State::Ready, State::Claimed])?;
-            return Ok(Found::Message(seq, message));
+            return match self.resolve(caller, (queue, &info), seq, called, &[State::Ready, State::Claimed]) {
+                Ok(message) => Ok(Found::Message(seq, message)),
+                // A copy of a message was given the name of its original.
+                Err(Error::NotFound) => self.resolve_bare(caller, queue, name),
+                Err(error) => Err(error),
+            };
         }
         match self.store.find_queue(queue, name) {
             Ok(nested) => return Ok(Found::Queue(nested)),
@@ -110,12 +117,7 @@ impl View {
             // A draft that was renamed while it is open for writing is no draft any more.
             return if self.is_publishing(draft) { Err(Error::NotFound) } else { Ok(Found::Draft(draft)) };
         }
-        if !self.names.lock().knows(queue, name) {
-            return Err(Error::NotFound);
-        }
-        let info = self.store.queue(queue)?;
-        let (seq, message, session) = self.resolve_bare(caller, (queue, &info), name)?;
-        Ok(Found::Bare(seq, message, session))
+        self.resolve_bare(caller, queue, name)
     }
 
     /// Which messages a directory of a state shows, and by which path.
@@ -145,14 +147,14 @@ impl View {
                 Found::Control => self.attributes(Node::Control(queue)),
                 Found::Queue(nested) => self.attributes(Node::Queue(nested)),
                 Found::Draft(draft) => self.attributes(Node::Draft(draft)),
-                Found::Message(seq, message) => Ok(self.message_attributes(Node::Message(seq, Via::Queue), &message)),
-                Found::Bare(seq, message, _) => Ok(self.message_attributes(Node::Message(seq, Via::Bare), &message)),
+                Found::Message(seq, message) => self.attributes_for(caller, Node::Message(seq, Via::Queue), &message),
+                Found::Bare(seq, message, _) => self.attributes_for(caller, Node::Message(seq, Via::Bare), &message),
             },
             Node::Control(queue) => self.attributes(control(queue, name).ok_or(Error::NotFound)?),
             _ => {
                 let (_, _, via) = Self::state_directory(directory).ok_or(Error::NotDirectory)?;
                 let (seq, message) = self.find_in_state(caller, directory, name)?;
-                Ok(self.message_attributes(Node::Message(seq, via), &message))
+                self.attributes_for(caller, Node::Message(seq, via), &message)
             }
         }
     }

@@ -15,18 +15,29 @@ const SENT_BACK: Duration = Duration::from_secs(1);
 
 type Key = (u64, Vec<u8>);
 
-#[derive(Default)]
-struct Slot {
-    /// The sessions that wrote the name: session, sequence number, age.
-    by_session: Vec<(u32, u64, u64)>,
+/// For whom a bare name means something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Writer {
+    /// The session.
+    pub session: u32,
+    /// The user: two users of one session do not stand in each other's way.
+    pub uid: u32,
+}
+
+struct Meaning {
+    key: Key,
+    seq: u64,
 }
 
 /// The table.
 #[derive(Default)]
 pub struct BareNames {
-    slots: HashMap<Key, Slot>,
-    /// Age to key, oldest first.
-    ages: BTreeMap<u64, (Key, u32)>,
+    /// By age, oldest first.
+    meanings: BTreeMap<u64, Meaning>,
+    /// Who wrote a name, with the age.
+    writers: HashMap<Key, Vec<(Writer, u64)>>,
+    /// The age of the name of a message.
+    of_message: HashMap<u64, u64>,
     clock: u64,
     /// Threads that want to write a name anew and were sent back for it.
     ///
@@ -36,6 +47,60 @@ pub struct BareNames {
 }
 
 impl BareNames {
+    /// Whether anybody wrote that name: asked first, because a caller's session costs a look into `/proc`.
+    pub fn knows(&self, queue: u64, name: &[u8]) -> bool {
+        !self.writers.is_empty() && self.writers.contains_key(&(queue, name.to_vec()))
+    }
+
+    /// The message that the writer wrote under that name.
+    pub fn get(&self, queue: u64, name: &[u8], writer: Writer) -> Option<u64> {
+        let written = self.writers.get(&(queue, name.to_vec()))?;
+        let (_, age) = written.iter().find(|(by, _)| *by == writer)?;
+        self.meanings.get(age).map(|meaning| meaning.seq)
+    }
+
+    /// The writer wrote a message under that name.
+    pub fn set(&mut self, queue: u64, name: &[u8], writer: Writer, seq: u64) {
+        self.forget(queue, name, writer);
+        self.clock += 1;
+        let key = (queue, name.to_vec());
+        self.writers.entry(key.clone()).or_default().push((writer, self.clock));
+        self.of_message.insert(seq, self.clock);
+        self.meanings.insert(self.clock, Meaning { key, seq });
+        if self.meanings.len() > REMEMBERED
+            && let Some((&oldest, _)) = self.meanings.first_key_value()
+        {
+            self.drop_meaning(oldest);
+        }
+    }
+
+    /// The name means nothing to the writer any more.
+    pub fn forget(&mut self, queue: u64, name: &[u8], writer: Writer) {
+        let written = self.writers.get(&(queue, name.to_vec()));
+        let age = written.and_then(|written| written.iter().find(|(by, _)| *by == writer)).map(|(_, age)| *age);
+        if let Some(age) = age {
+            self.drop_meaning(age);
+        }
+    }
+
+    /// Forgets the name that means the message `seq`, and gives it.
+    pub fn forget_message(&mut self, seq: u64) -> Option<Vec<u8>> {
+        let age = *self.of_message.get(&seq)?;
+        self.drop_meaning(age).map(|(_, name)| name)
+    }
+
+    fn drop_meaning(&mut self, age: u64) -> Option<Key> {
+        let Meaning { key, seq, .. } = self.meanings.remove(&age)?;
+        self.of_message.remove(&seq);
+        if let Some(written) = self.writers.get_mut(&key) {
+            written.retain(|(_, of)| *of != age);
+            if written.is_empty() {
+                self.writers.remove(&key);
+            }
+        }
+        Some(key)
+    }
+
     /// The thread `tid` is sent back to look the name up again and create it.
     pub fn send_back(&mut self, tid: u32, queue: u64, name: &[u8]) {
         self.sent_back.retain(|_, (_, since)| since.elapsed() < SENT_BACK);
@@ -54,87 +119,52 @@ impl BareNames {
             self.sent_back.remove(&tid);
         }
     }
-
-    /// Whether any session wrote that name: asked first, because a caller's session costs a look into `/proc`.
-    pub fn knows(&self, queue: u64, name: &[u8]) -> bool {
-        // Looking up without building a key would need a borrowed pair; most mounts of one-name producers are empty here.
-        !self.slots.is_empty() && self.slots.contains_key(&(queue, name.to_vec()))
-    }
-
-    /// The message that the session wrote under that name.
-    pub fn get(&self, queue: u64, name: &[u8], session: u32) -> Option<u64> {
-        let slot = self.slots.get(&(queue, name.to_vec()))?;
-        slot.by_session.iter().find(|(of, _, _)| *of == session).map(|(_, seq, _)| *seq)
-    }
-
-    /// The session wrote a message under that name.
-    pub fn set(&mut self, queue: u64, name: &[u8], session: u32, seq: u64) {
-        self.forget(queue, name, session);
-        self.clock += 1;
-        let key = (queue, name.to_vec());
-        self.slots.entry(key.clone()).or_default().by_session.push((session, seq, self.clock));
-        self.ages.insert(self.clock, (key, session));
-        if self.ages.len() > REMEMBERED
-            && let Some((_, ((queue, name), session))) = self.ages.pop_first()
-        {
-            self.forget(queue, &name, session);
-        }
-    }
-
-    /// The name means nothing to the session any more.
-    pub fn forget(&mut self, queue: u64, name: &[u8], session: u32) {
-        let key = (queue, name.to_vec());
-        let Some(slot) = self.slots.get_mut(&key) else { return };
-        if let Some(at) = slot.by_session.iter().position(|(of, _, _)| *of == session) {
-            let (_, _, age) = slot.by_session.swap_remove(at);
-            self.ages.remove(&age);
-        }
-        if slot.by_session.is_empty() {
-            self.slots.remove(&key);
-        }
-    }
-
-    /// Forgets whichever names mean the message `seq` under the name `name`.
-    pub fn forget_message(&mut self, queue: u64, name: &[u8], seq: u64) {
-        let Some(slot) = self.slots.get(&(queue, name.to_vec())) else {
-            return;
-        };
-        let sessions: Vec<u32> =
-            slot.by_session.iter().filter(|(_, of, _)| *of == seq).map(|(session, _, _)| *session).collect();
-        for session in sessions {
-            self.forget(queue, name, session);
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn by(session: u32) -> Writer {
+        Writer { session, uid: 0 }
+    }
+
     #[test]
-    fn each_session_has_its_own_and_the_newest_counts() {
+    fn each_writer_has_its_own_and_the_newest_counts() {
         let mut names = BareNames::default();
-        names.set(1, b"a", 10, 5);
-        names.set(1, b"a", 11, 6);
-        names.set(1, b"a", 10, 7);
-        assert_eq!(names.get(1, b"a", 10), Some(7));
-        assert_eq!(names.get(1, b"a", 11), Some(6));
-        assert_eq!(names.get(2, b"a", 10), None);
-        names.forget_message(1, b"a", 7);
-        assert_eq!(names.get(1, b"a", 10), None);
+        names.set(1, b"a", by(10), 5);
+        names.set(1, b"a", by(11), 6);
+        names.set(1, b"a", Writer { session: 10, uid: 9 }, 8);
+        names.set(1, b"a", by(10), 7);
+        assert_eq!(names.get(1, b"a", by(10)), Some(7));
+        assert_eq!(names.get(1, b"a", by(11)), Some(6));
+        assert_eq!(names.get(1, b"a", Writer { session: 10, uid: 9 }), Some(8));
+        assert_eq!(names.get(2, b"a", by(10)), None);
+        assert_eq!(names.forget_message(7), Some(b"a".to_vec()));
+        assert_eq!(names.get(1, b"a", by(10)), None);
+        names.forget_message(8);
         assert!(names.knows(1, b"a"));
-        names.forget(1, b"a", 11);
-        assert!(!names.knows(1, b"a") && names.ages.is_empty());
+        names.forget(1, b"a", by(11));
+        assert!(!names.knows(1, b"a") && names.meanings.is_empty() && names.of_message.is_empty());
     }
 
     #[test]
     fn the_table_is_bounded() {
         let mut names = BareNames::default();
         for n in 0..REMEMBERED as u64 + 10 {
-            names.set(1, format!("f{n}").as_bytes(), 1, n);
+            names.set(1, format!("f{n}").as_bytes(), by(1), n);
         }
-        assert_eq!(names.slots.len(), REMEMBERED);
-        assert_eq!(names.get(1, b"f9", 1), None);
-        assert_eq!(names.get(1, b"f10", 1), Some(10));
+        assert_eq!(names.writers.len(), REMEMBERED);
+        assert_eq!(names.get(1, b"f9", by(1)), None);
+        assert_eq!(names.get(1, b"f10", by(1)), Some(10));
+    }
+
+    #[test]
+    fn a_thread_that_is_sent_back_finds_nothing_until_it_has_created() {
+        let mut names = BareNames::default();
+        names.send_back(5, 1, b"a");
+        assert!(names.is_sent_back(5, 1, b"a") && !names.is_sent_back(6, 1, b"a") && !names.is_sent_back(5, 1, b"b"));
+        names.arrived(5);
+        assert!(!names.is_sent_back(5, 1, b"a"));
     }
 }

@@ -7,12 +7,12 @@ use crate::error::{Error, Result};
 use crate::queue::config::ClaimMode;
 use crate::queue::state::State;
 use crate::queue::worker::{ProcessId, Processes, Share, Worker};
-use crate::store::Taker;
 use crate::store::record::{Claim, MessageRecord};
+use crate::store::{QueueInfo, Taker};
 
-use super::access::Caller;
+use super::access::{Caller, READ};
 use super::control::ConfigEdit;
-use super::handles::{Handle, Lease, Reader};
+use super::handles::{Handle, Hold, Lease, Reader};
 use super::{Node, Via, View, process};
 
 /// The flags of `open(2)`.
@@ -28,6 +28,12 @@ impl Flags {
     /// `O_TRUNC`.
     pub fn truncates(self) -> bool {
         self.0 & libc::O_TRUNC != 0
+    }
+
+    /// Opened for writing as `touch` does, which writes nothing and then sets the times by name: not to truncate, not to
+    /// append, and non-blocking.
+    pub fn only_touches(self) -> bool {
+        self.0 & (libc::O_NONBLOCK | libc::O_TRUNC | libc::O_APPEND) == libc::O_NONBLOCK
     }
 
     /// `O_EXCL`.
@@ -96,7 +102,9 @@ impl View {
             self.refuse_read_only()?;
         }
         match node {
-            Node::Message(seq, via) if flags.writes() || flags.truncates() => self.refuse_rewrite(caller, seq, via),
+            Node::Message(seq, via) if flags.writes() || flags.truncates() => {
+                self.refuse_rewrite(caller, seq, via, flags)
+            }
             Node::Message(seq, via) => self.open_message(caller, seq, via),
             Node::Writer(id) => self.reopen_writer(id, flags),
             Node::Draft(id) => {
@@ -122,16 +130,16 @@ impl View {
 
     /// A committed message never changes. Under its bare name it does not stand in the way of a new one: the name is
     /// forgotten, and the kernel looks it up again, finds nothing and creates.
-    fn refuse_rewrite(&self, caller: &Caller, seq: u64, via: Via) -> Result<Opened> {
-        if via == Via::Bare {
-            let message = self.store.message(seq)?;
-            let mut names = self.names.lock();
-            names.forget_message(message.queue, &message.name, seq);
-            names.send_back(caller.pid, message.queue, &message.name);
-            return Err(Error::Stale);
+    fn refuse_rewrite(&self, caller: &Caller, seq: u64, via: Via, flags: Flags) -> Result<Opened> {
+        let message = self.store.message(seq)?;
+        if via != Via::Bare || flags.only_touches() {
+            return Err(Error::NotPermitted("a committed message never changes"));
         }
-        self.store.message(seq)?;
-        Err(Error::NotPermitted("a committed message never changes"))
+        let mut names = self.names.lock();
+        if let Some(name) = names.forget_message(seq) {
+            names.send_back(caller.pid, message.queue, &name);
+        }
+        Err(Error::Stale)
     }
 
     /// The same message opened once more, as `/dev/stdout` does.
@@ -147,24 +155,36 @@ impl View {
 
     fn open_message(&self, caller: &Caller, seq: u64, via: Via) -> Result<Opened> {
         let found = self.store.message(seq)?;
-        let gone = match via {
-            Via::Queue | Via::Bare => !matches!(found.state(), State::Ready | State::Claimed),
-            Via::Claimed => found.state() != State::Claimed,
-            Via::Dead => found.state() != State::Dead,
-            Via::Peek => false,
-        };
-        if gone {
-            return Err(Error::NotFound); // since the name was looked up
+        let queue = self.store.queue(found.queue)?;
+        let may_consume = self.owner(&queue).may_consume(caller);
+        // Consumers may read every message; `access` has told the kernel so, and it may remember that for another process.
+        if !may_consume && !self.message_owner(&found).allows(caller, READ) {
+            return Err(Error::AccessDenied);
         }
-        let (message, lease) = match via {
-            Via::Peek | Via::Dead => (found, None),
-            Via::Queue | Via::Bare | Via::Claimed => self.take(caller, seq, via, found)?,
+        let claims = may_consume && !self.options.read_only;
+        let (message, hold) = match via {
+            _ if !shows(via, found.state()) => return Err(Error::NotFound), // since the name was looked up
+            Via::Bare if claims => (found, Hold::AtFirstRead),
+            Via::Queue | Via::Claimed if claims => self.take(caller, seq, via, found, &queue)?,
+            _ => (found, Hold::Nothing),
         };
-        let node = Node::Message(seq, via);
         let body = self.store.body(&message).inspect_err(|error| tracing::error!(seq, %error, "unreadable message"))?;
-        let attributes = self.message_attributes(node, &message);
-        let handle = self.handles.add(Handle::Reader(Reader { seq, body, attributes, lease }));
-        Ok(Opened { handle, immutable: true, direct: false })
+        let attributes = self.message_attributes(Node::Message(seq, via), &message);
+        // The kernel asks for the bytes of an empty file only when it must not cache.
+        let direct = matches!(hold, Hold::AtFirstRead);
+        let reader = Reader { seq, body, attributes, hold: hold.into() };
+        Ok(Opened { handle: self.handles.add(Handle::Reader(reader)), immutable: !direct, direct })
+    }
+
+    /// Claims for a reader that was to claim at its first read.
+    pub(super) fn claim_at_read(&self, caller: &Caller, reader: &Reader) -> Result<()> {
+        let mut hold = reader.hold.lock();
+        if let Hold::AtFirstRead = *hold {
+            let found = self.store.message(reader.seq)?;
+            let queue = self.store.queue(found.queue)?;
+            (_, *hold) = self.take(caller, reader.seq, Via::Bare, found, &queue)?;
+        }
+        Ok(())
     }
 
     /// Claims a message for a reader, or lets the reader in on a claim that is there.
@@ -174,11 +194,8 @@ impl View {
         seq: u64,
         via: Via,
         found: MessageRecord,
-    ) -> Result<(MessageRecord, Option<Lease>)> {
-        let queue = self.store.queue(found.queue)?;
-        if self.options.read_only || !self.owner(&queue).may_consume(caller) {
-            return Ok((found, None));
-        }
+        queue: &QueueInfo,
+    ) -> Result<(MessageRecord, Hold)> {
         let claims = queue.config.claim == ClaimMode::Read && via != Via::Claimed;
         let asker = worker(caller);
         let taker = Taker { worker: asker, uid: caller.uid };
@@ -194,11 +211,24 @@ impl View {
             },
             _ => found,
         };
-        let lease = message.claim.as_ref().map(|claim| Lease {
-            process: asker.map(|asker| asker.process),
-            deadline: claim.deadline,
-            timeout: u64::try_from(queue.config.visibility_timeout.as_millis()).unwrap_or(u64::MAX),
+        let hold = message.claim.as_ref().map_or(Hold::Nothing, |claim| {
+            Hold::Lease(Lease {
+                process: asker.map(|asker| asker.process),
+                claimed_at: claim.at,
+                deadline: claim.deadline,
+                timeout: u64::try_from(queue.config.visibility_timeout.as_millis()).unwrap_or(u64::MAX),
+            })
         });
-        Ok((message, lease))
+        Ok((message, hold))
+    }
+}
+
+/// Whether a message in `state` is to be found on that path.
+fn shows(via: Via, state: State) -> bool {
+    match via {
+        Via::Queue | Via::Bare => matches!(state, State::Ready | State::Claimed),
+        Via::Claimed => state == State::Claimed,
+        Via::Dead => state == State::Dead,
+        Via::Peek => true,
     }
 }

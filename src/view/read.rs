@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use crate::clock;
 use crate::error::{Error, Result};
-use crate::queue::state::State;
 use crate::store::{Body, Done};
 
-use super::handles::{Handle, Reader};
+use super::access::Caller;
+use super::handles::{Handle, Hold, Reader};
 use super::staging::read_file_at;
 use super::{Node, View};
 
@@ -18,8 +18,19 @@ fn window(bytes: &[u8], offset: u64, size: usize) -> &[u8] {
 
 impl View {
     /// Reads from an open file; gives the bytes to `with`. Fewer than asked for only at the end.
-    pub fn read<R>(&self, handle: u64, offset: u64, size: usize, with: impl FnOnce(&[u8]) -> R) -> Result<R> {
-        match &*self.handles.get(handle)? {
+    pub fn read<R>(
+        &self,
+        caller: &Caller,
+        handle: u64,
+        offset: u64,
+        size: usize,
+        with: impl FnOnce(&[u8]) -> R,
+    ) -> Result<R> {
+        let handle = self.handles.get(handle)?;
+        if let Handle::Reader(reader) = &*handle {
+            self.claim_at_read(caller, reader)?;
+        }
+        match &*handle {
             Handle::Reader(Reader { body: Body::Inline(bytes), .. }) => Ok(with(window(bytes, offset, size))),
             Handle::Reader(Reader { body: Body::File(file), attributes, .. }) => {
                 let bytes = read_file_at(file, offset, size)?;
@@ -87,14 +98,15 @@ impl View {
 
     /// The lease ran on while the descriptor was open; its reader now has a good part of the visibility timeout left to ack.
     fn release_lease(&self, reader: &Reader) {
-        let Some(lease) = reader.lease else { return };
+        let Hold::Lease(lease) = *reader.hold.lock() else { return };
         let now = clock::now_ms();
         if lease.deadline.saturating_sub(now) >= lease.timeout / 2 {
             return;
         }
         // The deadline may have been renewed since the open; another renewal does no harm.
-        let claimed = self.store.message(reader.seq).is_ok_and(|message| message.state() == State::Claimed);
-        if claimed && let Err(error) = self.store.renew(reader.seq, now) {
+        let message = self.store.message(reader.seq);
+        let same = message.is_ok_and(|message| message.claim.is_some_and(|claim| claim.at == lease.claimed_at));
+        if same && let Err(error) = self.store.renew(reader.seq, now) {
             tracing::debug!(seq = reader.seq, %error, "lease not renewed at close");
         }
     }

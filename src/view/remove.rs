@@ -26,12 +26,12 @@ impl View {
             Found::Message(seq, _) => self.store.ack(queue, seq, &[State::Ready, State::Claimed], now),
             // Programs unlink an existing target before they write it: that must not destroy a message that nobody has
             // read.
-            Found::Bare(_, message, session) if message.state() == State::Ready => {
-                self.names.lock().forget(queue, name, session);
+            Found::Bare(_, message, writer) if message.state() == State::Ready => {
+                self.names.lock().forget(queue, name, writer);
                 Err(Error::NotFound)
             }
-            Found::Bare(seq, _, session) => {
-                self.names.lock().forget(queue, name, session);
+            Found::Bare(seq, _, writer) => {
+                self.names.lock().forget(queue, name, writer);
                 self.store.ack(queue, seq, &[State::Ready, State::Claimed], now)
             }
         }

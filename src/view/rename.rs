@@ -158,9 +158,9 @@ impl View {
         if classify(to.1) == Name::Control || self.store.find_queue(queue, to.1).is_ok() {
             return Err(Error::IsDirectory);
         }
-        let name = Self::producer_name(to.1)?.to_vec();
+        let name = Self::producer_name(to.1)?;
         self.store.space().admit(0)?;
-        Ok(Target::new(caller, queue, name, then))
+        Ok(Target::new(caller, queue, name, to.1, then))
     }
 
     /// `link` of a draft to a visible name: publishes and leaves the draft. Gives what `stat` shows of the new name.

@@ -23,9 +23,10 @@ use crate::queue::config::{AbortOn, Durability, QueueConfig};
 use crate::store::Done;
 use crate::store::record::NewMessage;
 
+use super::access::Caller;
 use super::attributes::time_ns;
 use super::staging::Staging;
-use super::{View, process};
+use super::{View, names, process};
 
 /// A message that is being written.
 pub struct Writer {
@@ -33,6 +34,8 @@ pub struct Writer {
     pub queue: u64,
     /// The name that its producer gave it.
     pub name: Vec<u8>,
+    /// The name that it was created under: with the prefix of a message that it is a copy of.
+    pub written_as: Vec<u8>,
     /// Its owner.
     pub uid: u32,
     /// Its group.
@@ -49,6 +52,8 @@ pub struct Writer {
     created: SystemTime,
     /// The process that opened it; 0 when it is not visible from here.
     opener: u32,
+    /// The user that opened it.
+    producer: u32,
     /// Its session, once known.
     session: Option<u32>,
     /// Threads that opened or wrote it, with their processes.
@@ -75,11 +80,13 @@ enum Progress {
 }
 
 impl Writer {
-    /// A new message, opened by the thread `tid`.
-    pub fn new(id: u64, new: NewMessage, config: Arc<QueueConfig>, tid: u32) -> Self {
+    /// A new message, opened by `caller` under the name `written_as`.
+    pub fn new(new: NewMessage, written_as: &[u8], config: Arc<QueueConfig>, caller: &Caller) -> Self {
+        let (id, tid) = (new.id, caller.pid);
         let opener = process::tgid(tid);
         Self {
             queue: new.queue,
+            written_as: written_as.to_vec(),
             name: new.name,
             uid: new.uid,
             gid: new.gid,
@@ -90,6 +97,7 @@ impl Writer {
             staging: Staging::new(id),
             created: SystemTime::now(),
             opener,
+            producer: caller.uid,
             session: None,
             writers: vec![(tid, opener)],
             state: Progress::Open,
@@ -228,6 +236,9 @@ impl View {
         let file = match self.writer(id) {
             Ok(writer) => {
                 let mut writer = writer.lock();
+                if writer.state == Progress::Aborted {
+                    return done(Err(Error::Aborted));
+                }
                 writer.synced = true;
                 writer.staging.file()
             }
@@ -388,7 +399,8 @@ impl View {
     fn remember_name(&self, writer: &Writer, seq: u64) {
         let session = writer.session.or_else(|| process::stat(writer.opener).map(|stat| stat.session));
         if let Some(session) = session {
-            self.names.lock().set(writer.queue, &writer.name, session, seq);
+            let by = names::Writer { session, uid: writer.producer };
+            self.names.lock().set(writer.queue, &writer.written_as, by, seq);
         }
     }
 
