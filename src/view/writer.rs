@@ -76,7 +76,36 @@ enum Progress {
     /// Committed and hidden under this sequence number. `later`: a close came after the one that committed.
     Committed { seq: u64, later: bool },
     /// Nothing will be enqueued.
-    Aborted,
+    Aborted(Reason),
+}
+
+/// Why a message was dropped: later writes and closes say so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reason {
+    /// There was no room for a write.
+    NoSpace,
+    /// A write would have made it too large.
+    TooLarge,
+    /// A writer was killed, or the disk failed.
+    Failed,
+}
+
+impl Reason {
+    fn of(error: &Error) -> Self {
+        match error {
+            Error::NoSpace => Reason::NoSpace,
+            Error::MessageTooLarge => Reason::TooLarge,
+            _ => Reason::Failed,
+        }
+    }
+
+    fn error(self) -> Error {
+        match self {
+            Reason::NoSpace => Error::NoSpace,
+            Reason::TooLarge => Error::MessageTooLarge,
+            Reason::Failed => Error::Aborted,
+        }
+    }
 }
 
 impl Writer {
@@ -173,7 +202,7 @@ impl View {
     /// rather than a part.
     pub(super) fn touched(&self, writer: &mut Writer) -> Result<()> {
         match writer.state {
-            Progress::Aborted => return Err(Error::Aborted),
+            Progress::Aborted(why) => return Err(why.error()),
             Progress::Committed { seq, .. } => {
                 self.store.retract(writer.queue, seq, clock::now_ms())?;
                 writer.state = Progress::Open;
@@ -200,14 +229,18 @@ impl View {
     pub(super) fn write_message(&self, id: u64, tid: u32, offset: u64, data: &[u8]) -> Result<()> {
         let writer = self.writer(id)?;
         let mut writer = writer.lock();
-        if writer.state == Progress::Aborted {
-            return Err(Error::Aborted);
+        if let Progress::Aborted(why) = writer.state {
+            return Err(why.error());
         }
         let written = self.write_admitted(&mut writer, tid, offset, data);
+        self.whole_or_nothing(&mut writer, written)
+    }
+
+    /// What fitted before a refused write must not be taken for the message.
+    fn whole_or_nothing(&self, writer: &mut Writer, written: Result<()>) -> Result<()> {
         if let Err(error) = &written {
-            // Whole or not at all: what fitted before must not be taken for the message.
             tracing::warn!(queue = writer.queue, %error, "a write was refused: its message is dropped");
-            self.abort(&mut writer);
+            self.abort(writer, Reason::of(error));
         }
         written
     }
@@ -225,6 +258,14 @@ impl View {
 
     /// Cuts or extends a new message.
     pub(super) fn truncate_message(&self, writer: &mut Writer, size: u64) -> Result<()> {
+        if let Progress::Aborted(why) = writer.state {
+            return Err(why.error());
+        }
+        let cut = self.truncate_admitted(writer, size);
+        self.whole_or_nothing(writer, cut)
+    }
+
+    fn truncate_admitted(&self, writer: &mut Writer, size: u64) -> Result<()> {
         let more = size.saturating_sub(writer.size());
         self.admit(&writer.config, size, more)?;
         self.touched(writer)?;
@@ -236,8 +277,8 @@ impl View {
         let file = match self.writer(id) {
             Ok(writer) => {
                 let mut writer = writer.lock();
-                if writer.state == Progress::Aborted {
-                    return done(Err(Error::Aborted));
+                if let Progress::Aborted(why) = writer.state {
+                    return done(Err(why.error()));
                 }
                 writer.synced = true;
                 writer.staging.file()
@@ -259,19 +300,19 @@ impl View {
         let mut writer = shared.lock();
         let process = writer.process_of(tid);
         let wrote = writer.has_written(process);
-        if wrote && writer.state != Progress::Aborted {
+        if wrote && !matches!(writer.state, Progress::Aborted(_)) {
             let stat = process::stat(tid);
             if process == writer.opener {
                 writer.session = writer.session.or(stat.map(|stat| stat.session));
             }
             if writer.config.abort_on == AbortOn::Killed && stat.is_some_and(|stat| stat.killed()) {
                 tracing::warn!(queue = writer.queue, pid = process, "a writer was killed: its message is dropped");
-                self.abort(&mut writer);
+                self.abort(&mut writer, Reason::Failed);
                 return done(Ok(())); // to a dying process nothing is reported
             }
         }
         match writer.state {
-            Progress::Aborted => return done(Err(Error::Aborted)),
+            Progress::Aborted(why) => return done(Err(why.error())),
             Progress::Committed { seq, .. } if !writer.dirty => {
                 writer.state = Progress::Committed { seq, later: true };
                 return done(Ok(()));
@@ -295,7 +336,7 @@ impl View {
                         Ok(()) if writer.version != version => done(Ok(())),
                         Ok(()) => view.commit(&mut writer, done),
                         Err(error) => {
-                            view.abort(&mut writer);
+                            view.abort(&mut writer, Reason::of(&error));
                             done(Err(error));
                         }
                     }
@@ -309,13 +350,13 @@ impl View {
     fn commit(&self, writer: &mut Writer, done: Done) {
         // Two closes may have waited for the sync of the same body: the second finds the work done.
         let needed = match writer.state {
-            Progress::Aborted => return done(Err(Error::Aborted)),
+            Progress::Aborted(why) => return done(Err(why.error())),
             Progress::Committed { .. } => writer.dirty,
             Progress::Open => true,
         };
         if needed && let Err(error) = self.commit_now(writer) {
             tracing::error!(queue = writer.queue, %error, "enqueue failed");
-            self.abort(writer);
+            self.abort(writer, Reason::of(&error));
             return done(Err(error));
         }
         if writer.durable() { self.store.after_sync(done) } else { done(Ok(())) }
@@ -329,7 +370,7 @@ impl View {
     }
 
     /// Drops a message: whatever was committed is taken back, and later writes and closes fail.
-    fn abort(&self, writer: &mut Writer) {
+    fn abort(&self, writer: &mut Writer, why: Reason) {
         let now = clock::now_ms();
         if let Progress::Committed { seq, .. } = writer.state
             && let Err(error) = self.store.retract(writer.queue, seq, now)
@@ -342,7 +383,7 @@ impl View {
         if writer.durable() {
             self.store.sync_soon();
         }
-        writer.state = Progress::Aborted;
+        writer.state = Progress::Aborted(why);
         if let Some(file) = writer.staging.discard() {
             self.store.discard_body(file);
         }
@@ -362,14 +403,14 @@ impl View {
             Ok(None) => {}
             Err(error) => {
                 tracing::error!(queue = writer.queue, %error, "enqueue failed at the last close");
-                self.abort(&mut writer);
+                self.abort(&mut writer, Reason::Failed);
             }
         }
     }
 
     fn finish(&self, writer: &mut Writer) -> Result<Option<u64>> {
         let seq = match writer.state {
-            Progress::Aborted => return Ok(None),
+            Progress::Aborted(_) => return Ok(None),
             Progress::Committed { seq, later: false } => seq,
             // FIFO is the order of last closes.
             Progress::Committed { seq, later: true } => self.store.resequence(writer.queue, seq, clock::now_ms())?,
@@ -407,7 +448,7 @@ impl View {
     /// The mount ends while a message is being written.
     pub(super) fn drop_unfinished(&self, writer: &mut Writer) {
         match writer.state {
-            Progress::Aborted => {}
+            Progress::Aborted(_) => {}
             Progress::Committed { seq, .. } if !writer.dirty => {
                 // A close promised it: it stays, as after a crash.
                 if let Err(error) = self.store.reveal(writer.queue, seq) {
@@ -421,7 +462,7 @@ impl View {
                     bytes = writer.size(),
                     "dropped a message that was still being written"
                 );
-                self.abort(writer);
+                self.abort(writer, Reason::Failed);
             }
         }
     }
