@@ -63,8 +63,9 @@ impl Failure {
     /// Line breaks in `reason` (from paths, or from other programs' messages) are made blanks: it stays one line. The
     /// number that the standard library appends to the system's words is left out.
     pub fn new(exit: Exit, reason: impl fmt::Display) -> Failure {
-        let line = reason.to_string().replace(['\n', '\r'], " ");
-        Failure { exit, line: without_os_error(line.trim()).to_owned() }
+        let text = reason.to_string();
+        let line = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
+        Failure { exit, line: without_os_error(&line).to_owned() }
     }
 
     /// The reason, without a line break.

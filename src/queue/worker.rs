@@ -39,7 +39,10 @@ pub enum Share {
     Joins,
     /// The claimer has exited and this process goes on with the same work: the claim is its own from now on, so that of
     /// several who could go on only one does.
-    Inherits,
+    Inherits {
+        /// The process that both descend from.
+        script: u32,
+    },
 }
 
 /// So many generations are followed from a process upwards.
@@ -70,7 +73,12 @@ impl Worker {
         }
         let lives = |pid| processes.parent_and_session(pid).is_some_and(|(_, session)| session == self.session);
         let script = if lives(claimer.parent) { claimer.parent } else { claimer.grandparent };
-        (script > 1 && lives(script) && descends_from(script)).then_some(Share::Inherits)
+        (script > 1 && lives(script) && descends_from(script)).then_some(Share::Inherits { script })
+    }
+
+    /// This worker as it inherits a claim: however many sub-shells it sits in, the claim stays that of its script.
+    pub fn within(self, script: u32) -> Worker {
+        if self.parent == script { self } else { Worker { grandparent: script, ..self } }
     }
 
     /// Whether `ancestor` is among this worker's parents, all of one session.
@@ -130,10 +138,24 @@ mod tests {
     fn the_script_of_a_claimer_that_has_exited_goes_on() {
         let living = Living(&[SHELL, (101, 50, 7), (120, 50, 7), (121, 120, 7), (60, 7, 7), (61, 60, 7)]);
         let shares = |asker: Worker, claimer: Worker| asker.shares_claim_of(&claimer, &living);
-        assert_eq!(shares(worker(101, 50, 7), worker(100, 50, 7)), Some(Share::Inherits), "the next command");
-        assert_eq!(shares(worker(121, 120, 50), worker(100, 50, 7)), Some(Share::Inherits), "in a sub-shell");
-        assert_eq!(shares(worker(101, 50, 7), worker(100, 99, 50)), Some(Share::Inherits), "it was in a sub-shell");
+        assert_eq!(
+            shares(worker(101, 50, 7), worker(100, 50, 7)),
+            Some(Share::Inherits { script: 50 }),
+            "the next command"
+        );
+        assert_eq!(
+            shares(worker(121, 120, 50), worker(100, 50, 7)),
+            Some(Share::Inherits { script: 50 }),
+            "in a sub-shell"
+        );
+        assert_eq!(
+            shares(worker(101, 50, 7), worker(100, 99, 50)),
+            Some(Share::Inherits { script: 50 }),
+            "it was in a sub-shell"
+        );
         assert_eq!(shares(worker(61, 60, 7), worker(100, 50, 7)), None, "another script");
+        let heir = worker(130, 121, 120).within(50);
+        assert_eq!(shares(worker(101, 50, 7), heir), Some(Share::Inherits { script: 50 }), "from two sub-shells down");
         assert_eq!(shares(worker(61, 60, 7), worker(100, 99, 50)), None, "another script");
     }
 

@@ -101,15 +101,14 @@ impl View {
         if drafts.get(&id).is_some_and(|used| used.publishing.is_some()) {
             return Err(Error::Stale);
         }
-        self.store.draft(id)?;
+        let record = self.store.draft(id)?;
         let file = if writes { self.store.bodies().open_write(id)? } else { self.store.bodies().open_read(id)? };
         if truncate && writes {
             file.set_len(0)?;
         }
-        if writes {
-            drafts.entry(id).or_default().writes += 1;
-        }
-        Ok(Arc::new(file))
+        let file = Arc::new(file);
+        drafts.entry(id).or_default().opened(&file, record, writes);
+        Ok(file)
     }
 
     /// Writes into a draft.

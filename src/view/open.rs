@@ -203,10 +203,13 @@ impl View {
             None if claims => self.store.claim(found.queue, seq, taker, clock::now_ms())?,
             Some(claim) if claims => match shares(asker, claim) {
                 Some(Share::Joins) => found,
-                Some(Share::Inherits) => match self.store.inherit(seq, claim, taker, clock::now_ms()) {
-                    Err(Error::NotFound) => return Err(Error::Busy), // somebody else was faster
-                    inherited => inherited?,
-                },
+                Some(Share::Inherits { script }) => {
+                    let heir = Taker { worker: asker.map(|asker| asker.within(script)), ..taker };
+                    match self.store.inherit(seq, claim, heir, clock::now_ms()) {
+                        Err(Error::NotFound) => return Err(Error::Busy), // somebody else was faster
+                        inherited => inherited?,
+                    }
+                }
                 None => return Err(Error::Busy),
             },
             _ => found,
