@@ -154,7 +154,7 @@ mod tests {
             "it was in a sub-shell"
         );
         assert_eq!(shares(worker(61, 60, 7), worker(100, 50, 7)), None, "another script");
-        let heir = worker(130, 121, 120).within(50);
+        let heir = worker(130, 129, 128).within(50);
         assert_eq!(shares(worker(101, 50, 7), heir), Some(Share::Inherits { script: 50 }), "from two sub-shells down");
         assert_eq!(shares(worker(61, 60, 7), worker(100, 99, 50)), None, "another script");
     }
