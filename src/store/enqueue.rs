@@ -5,24 +5,28 @@
 //! untrue is retracted.
 
 use crate::error::{Error, Result};
+use crate::queue::state::State;
 
 use super::Store;
 use super::db::{Batch, Family};
 use super::keys;
 use super::record::{BodyPlace, MessageRecord, NewMessage};
-use super::state::State;
+use super::state::State as Remembered;
 
 /// The body of a new message.
 #[derive(Clone, Copy, Debug)]
 pub enum NewBody<'a> {
     /// At most [`INLINE_MAX`](super::INLINE_MAX) bytes.
     Inline(&'a [u8]),
-    /// The body file of this number, with so many bytes. For a durable message it has been synced before.
+    /// The body file of this number, with so many bytes.
     File {
         /// Its number.
         id: u64,
         /// Its length in bytes.
         size: u64,
+        /// The file has been synced. When it has not, the message may be lost in a power cut, and
+        /// [`Store::body_synced`] is to be called once the file is synced.
+        synced: bool,
     },
 }
 
@@ -53,7 +57,7 @@ impl Store {
     /// Adds a new message to a change.
     pub(super) fn add(
         &self,
-        state: &mut State,
+        state: &mut Remembered,
         batch: &mut Batch<'_>,
         new: NewMessage,
         body: NewBody<'_>,
@@ -71,8 +75,11 @@ impl Store {
                 record.crc = crc32fast::hash(bytes);
                 batch.put(Family::Bodies, &keys::body(seq), bytes);
             }
-            NewBody::File { id, size } => {
+            NewBody::File { id, size, synced } => {
                 record.size = size;
+                if !synced {
+                    batch.put(Family::Meta, &keys::unsynced_body(id), b"");
+                }
                 record.body = BodyPlace::File(id);
                 batch.put(Family::Meta, &keys::body_file(id), &seq.to_be_bytes());
             }
@@ -80,6 +87,41 @@ impl Store {
         state.place(&self.db, batch, seq, &record)?;
         state.queue(&self.db, queue)?.counters.enqueued_total += 1;
         Ok(seq)
+    }
+
+    /// The file of a body that was enqueued unsynced has been synced.
+    pub fn body_synced(&self, id: u64) -> Result<()> {
+        let _state = self.lock();
+        let mut batch = self.db.batch();
+        batch.delete(Family::Meta, &keys::unsynced_body(id));
+        self.db.write(batch)
+    }
+
+    /// After a crash: drops the messages whose body files were not synced and are not whole, because a power cut took their
+    /// bytes and left their records. Whole or not at all: nobody was promised them.
+    pub(super) fn drop_cut_bodies(&self) -> Result<()> {
+        let mut unsynced = Vec::new();
+        self.db.scan(Family::Meta, keys::UNSYNCED_BODIES, keys::UNSYNCED_BODIES, |key, _| {
+            unsynced.extend(keys::last_number(key));
+            Ok(true)
+        })?;
+        for id in unsynced {
+            let owner = self.db.get(Family::Meta, &keys::body_file(id))?.and_then(|seq| keys::last_number(&seq));
+            if let Some(seq) = owner {
+                let record = self.record(seq)?;
+                let whole = match self.bodies.open_read(id) {
+                    Ok(file) if file.metadata()?.len() == record.size => self.bodies.sync(id, &file).is_ok(),
+                    _ => false,
+                };
+                if !whole {
+                    let name = String::from_utf8_lossy(&record.name).into_owned();
+                    tracing::warn!(seq, name, "dropped a message that was not durable: a crash took part of its body");
+                    self.ack(record.queue, seq, &State::ALL, crate::clock::now_ms())?;
+                }
+            }
+            self.body_synced(id)?;
+        }
+        Ok(())
     }
 
     /// Shows a hidden message.
@@ -129,7 +171,7 @@ impl Store {
     /// Adds to a change: the message `seq` becomes `to`, under a new sequence number.
     pub(super) fn renumber(
         &self,
-        state: &mut State,
+        state: &mut Remembered,
         batch: &mut Batch<'_>,
         seq: u64,
         from: &MessageRecord,

@@ -10,6 +10,7 @@
 //! | `default` | `f` queue draft | its name: the listing of drafts |
 //! | `default` | `g` queue name | draft: finding a draft |
 //! | `default` | `b` body | sequence number of the message whose body is the file of that number |
+//! | `default` | `u` body | empty: the file of that number is a message's and has not been synced |
 //! | `default` | `s` name | a number of the store's own: `next_seq`, `next_id` |
 //! | `messages` | sequence number | [`MessageRecord`](super::record::MessageRecord) |
 //! | `bodies` | body | the bytes of a small body |
@@ -126,6 +127,14 @@ pub fn draft_by_name(queue: u64, name: &[u8]) -> Vec<u8> {
 pub fn body_file(body: u64) -> [u8; 9] {
     tagged(b'b', body)
 }
+
+/// A body file that a message owns and that has not been synced.
+pub fn unsynced_body(body: u64) -> [u8; 9] {
+    tagged(b'u', body)
+}
+
+/// All of them: the prefix of [`unsynced_body`].
+pub const UNSYNCED_BODIES: &[u8] = b"u";
 
 /// A number of the store's own.
 pub fn setting(name: &str) -> Vec<u8> {

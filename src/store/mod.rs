@@ -92,6 +92,7 @@ impl Store {
             _lock: lock,
         };
         store.make_root()?;
+        store.drop_cut_bodies()?;
         Ok(store)
     }
 
@@ -118,6 +119,11 @@ impl Store {
     /// Removes a body file that no record names any more, once that is durable.
     pub fn discard_body(&self, id: u64) {
         self.syncer.remove_file(self.bodies.path(id));
+    }
+
+    /// Syncs of the log so far: far fewer than durable enqueues when producers are many.
+    pub fn syncs(&self) -> u64 {
+        self.syncer.syncs()
     }
 
     /// Starts a sync that nobody waits for.

@@ -6,6 +6,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender};
@@ -29,14 +30,24 @@ enum Job {
 pub struct Syncer {
     jobs: Mutex<Option<Sender<Job>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// Syncs so far; a figure for users, ordered with nothing.
+    syncs: Arc<AtomicU64>,
 }
 
 impl Syncer {
     /// Starts the thread.
     pub fn start(db: Arc<Db>) -> std::io::Result<Self> {
         let (sender, receiver) = crossbeam_channel::unbounded();
-        let thread = std::thread::Builder::new().name("mqfs-sync".into()).spawn(move || run(&db, &receiver))?;
-        Ok(Self { jobs: Mutex::new(Some(sender)), thread: Mutex::new(Some(thread)) })
+        let syncs = Arc::new(AtomicU64::new(0));
+        let count = syncs.clone();
+        let work = move || run(&db, &receiver, &count);
+        let thread = std::thread::Builder::new().name("mqfs-sync".into()).spawn(work)?;
+        Ok(Self { jobs: Mutex::new(Some(sender)), thread: Mutex::new(Some(thread)), syncs })
+    }
+
+    /// Syncs so far.
+    pub fn syncs(&self) -> u64 {
+        self.syncs.load(Ordering::Relaxed)
     }
 
     /// Calls `done` once everything that was written before this call survives a power cut.
@@ -77,11 +88,12 @@ impl Drop for Syncer {
     }
 }
 
-fn run(db: &Db, jobs: &Receiver<Job>) {
+fn run(db: &Db, jobs: &Receiver<Job>, syncs: &AtomicU64) {
     while let Ok(first) = jobs.recv() {
         // Whatever was written by those in the queue now was written before this sync begins.
         let batch: Vec<Job> = std::iter::once(first).chain(jobs.try_iter()).collect();
         let result = db.sync();
+        syncs.fetch_add(1, Ordering::Relaxed);
         if let Err(error) = &result {
             tracing::error!(%error, "sync of the store failed");
         }

@@ -268,7 +268,7 @@ impl View {
                 std::io::copy(&mut &file, &mut copy)?;
                 bodies.sync(body, &copy)?;
             }
-            self.store.publish(id, new, NewBody::File { id: body, size }, target.then, now)?
+            self.store.publish(id, new, NewBody::File { id: body, size, synced: true }, target.then, now)?
         };
         if let (name, Some(writer)) = &target.written_as {
             self.names.lock().set(target.queue, name, *writer, seq);

@@ -100,11 +100,11 @@ impl Staging {
         self.id
     }
 
-    /// The bytes as the store takes them.
-    pub fn body(&self) -> NewBody<'_> {
+    /// The bytes as the store takes them. `synced`: the file has been synced.
+    pub fn body(&self, synced: bool) -> NewBody<'_> {
         match &self.place {
             Place::Memory(bytes) => NewBody::Inline(bytes),
-            Place::File(_) => NewBody::File { id: self.id, size: self.size },
+            Place::File(_) => NewBody::File { id: self.id, size: self.size, synced },
         }
     }
 

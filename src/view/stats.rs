@@ -66,6 +66,7 @@ impl View {
         let mut sums = json(|_, value| infos.iter().map(value).sum());
         sums.insert("writers".into(), self.open_writers().into());
         sums.insert("open_files".into(), self.open_files().into());
+        sums.insert("syncs_total".into(), self.store.syncs().into());
         sums.insert("requests_total".into(), self.activity().into());
         Ok(sums)
     }

@@ -334,7 +334,7 @@ impl View {
                     match synced {
                         // More was written meanwhile: a later close commits it.
                         Ok(()) if writer.version != version => done(Ok(())),
-                        Ok(()) => view.commit(&mut writer, done),
+                        Ok(()) => view.commit(&mut writer, true, done),
                         Err(error) => {
                             view.abort(&mut writer, Reason::of(&error));
                             done(Err(error));
@@ -342,19 +342,19 @@ impl View {
                     }
                 }));
             }
-            _ => self.commit(&mut writer, done),
+            _ => self.commit(&mut writer, false, done),
         }
     }
 
-    /// Commits a message, hidden; `done` when it is as durable as its queue promises.
-    fn commit(&self, writer: &mut Writer, done: Done) {
+    /// Commits a message, hidden; `done` when it is as durable as its queue promises. `synced`: its body file has been synced.
+    fn commit(self: &Arc<Self>, writer: &mut Writer, synced: bool, done: Done) {
         // Two closes may have waited for the sync of the same body: the second finds the work done.
         let needed = match writer.state {
             Progress::Aborted(why) => return done(Err(why.error())),
             Progress::Committed { .. } => writer.dirty,
             Progress::Open => true,
         };
-        if needed && let Err(error) = self.commit_now(writer) {
+        if needed && let Err(error) = self.commit_now(writer, synced) {
             tracing::error!(queue = writer.queue, %error, "enqueue failed");
             self.abort(writer, Reason::of(&error));
             return done(Err(error));
@@ -362,8 +362,18 @@ impl View {
         if writer.durable() { self.store.after_sync(done) } else { done(Ok(())) }
     }
 
-    fn commit_now(&self, writer: &mut Writer) -> Result<u64> {
-        let seq = self.store.enqueue(writer.new_message(), writer.staging.body(), true, clock::now_ms())?;
+    fn commit_now(self: &Arc<Self>, writer: &mut Writer, synced: bool) -> Result<u64> {
+        let body = writer.staging.body(synced);
+        let seq = self.store.enqueue(writer.new_message(), body, true, clock::now_ms())?;
+        if let Some(file) = writer.staging.file().filter(|_| !synced) {
+            let (view, id) = (self.clone(), writer.id());
+            let sync = move || view.store.bodies().sync(id, &file).and_then(|()| view.store.body_synced(id));
+            self.offload.run(Box::new(move || {
+                if let Err(error) = sync() {
+                    tracing::error!(%error, "sync of a body failed");
+                }
+            }));
+        }
         writer.state = Progress::Committed { seq, later: false };
         writer.dirty = false;
         Ok(seq)
@@ -390,7 +400,7 @@ impl View {
     }
 
     /// The last close of an open file on a new message; when it was the last of them all, the message becomes visible.
-    pub(super) fn release_message(&self, id: u64) {
+    pub(super) fn release_message(self: &Arc<Self>, id: u64) {
         let Ok(shared) = self.writer(id) else { return };
         let mut writer = shared.lock();
         writer.opens -= 1;
@@ -408,26 +418,16 @@ impl View {
         }
     }
 
-    fn finish(&self, writer: &mut Writer) -> Result<Option<u64>> {
+    fn finish(self: &Arc<Self>, writer: &mut Writer) -> Result<Option<u64>> {
         let seq = match writer.state {
             Progress::Aborted(_) => return Ok(None),
             Progress::Committed { seq, later: false } => seq,
             // FIFO is the order of last closes.
             Progress::Committed { seq, later: true } => self.store.resequence(writer.queue, seq, clock::now_ms())?,
             Progress::Open => {
-                let seq = self.commit_now(writer)?;
-                match writer.staging.file() {
-                    Some(file) => {
-                        let id = writer.id();
-                        let bodies = self.store.bodies().clone();
-                        self.offload.run(Box::new(move || {
-                            if let Err(error) = bodies.sync(id, &file) {
-                                tracing::error!(%error, "sync of a body failed");
-                            }
-                        }));
-                    }
-                    None if writer.durable() => self.store.sync_soon(),
-                    None => {}
+                let seq = self.commit_now(writer, false)?;
+                if writer.durable() {
+                    self.store.sync_soon();
                 }
                 seq
             }
