@@ -96,9 +96,9 @@ impl fuser::Filesystem for Filesystem {
         entry(reply, node(parent).and_then(|parent| self.view.lookup(&caller(req), parent, name.as_bytes())));
     }
 
-    fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         self.begin();
-        attr(reply, node(ino).and_then(|node| self.view.stat(&caller(req), node)));
+        attr(reply, node(ino).and_then(|node| self.view.attributes(node)));
     }
 
     fn setattr(

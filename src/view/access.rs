@@ -38,17 +38,6 @@ impl Owner {
         self.allows_with(caller, want, || process::groups(caller.pid))
     }
 
-    /// The bits of a mode that give the caller the rights in `want`.
-    pub fn class_of(&self, caller: &Caller, want: u32) -> u32 {
-        if caller.uid == self.uid {
-            want << 6
-        } else if caller.gid == self.gid || process::groups(caller.pid).contains(&self.gid) {
-            want << 3
-        } else {
-            want
-        }
-    }
-
     /// The caller may consume from this queue, which needs all of r, w and x on it.
     pub fn may_consume(&self, caller: &Caller) -> bool {
         self.allows(caller, READ | WRITE | EXEC)

@@ -9,7 +9,7 @@ use crate::store::{QueueInfo, ROOT};
 
 use super::access::{Caller, Owner, READ};
 use super::writer::Writer;
-use super::{Node, View};
+use super::{Node, Via, View};
 
 /// A directory or a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,8 +37,6 @@ pub struct Attributes {
     pub gid: u32,
     /// Links: one, and for a directory one more for each nested queue.
     pub links: u32,
-    /// They are as this caller may use the file, not as they are.
-    pub personal: bool,
     /// Time of the last change of the bytes.
     pub modified: SystemTime,
     /// Time of the last change of the rest.
@@ -61,11 +59,11 @@ impl Attributes {
     }
 
     /// How long the kernel may believe the attributes without asking. Those of control directories change with their queue,
-    /// unseen by the kernel; those of a message that are shown to one caller only are for this one question.
+    /// unseen by the kernel.
     pub fn valid(&self) -> Duration {
         match self.node {
             Node::Queue(_) => Duration::from_secs(1),
-            Node::Message(..) if !self.personal => Duration::from_secs(1),
+            Node::Message(..) | Node::Granted(..) => Duration::from_secs(1),
             _ => Duration::ZERO,
         }
     }
@@ -118,7 +116,6 @@ impl View {
             uid: self.options.uid.unwrap_or(uid),
             gid: self.options.gid.unwrap_or(gid),
             links: 1,
-            personal: false,
             modified,
             changed: modified,
         }
@@ -133,21 +130,26 @@ impl View {
         }
     }
 
-    /// What `stat` shows of a message to a caller. Whoever may consume may read every message of the queue, whatever its
-    /// mode: the kernel, which decides by what it is shown, is shown the missing right.
-    pub(super) fn attributes_for(&self, caller: &Caller, node: Node, message: &MessageRecord) -> Result<Attributes> {
-        let shown = self.message_attributes(node, message);
-        let owner = self.message_owner(message);
-        if owner.allows(caller, READ) || !self.owner(&self.store.queue(message.queue)?).may_consume(caller) {
-            return Ok(shown);
-        }
-        Ok(Attributes { mode: shown.mode | owner.class_of(caller, READ), personal: true, ..shown })
+    /// What a lookup of a message shows to a caller. Whoever may consume may read every message of the queue, whatever its
+    /// mode.
+    pub(super) fn found_message(
+        &self,
+        caller: &Caller,
+        seq: u64,
+        via: Via,
+        message: &MessageRecord,
+    ) -> Result<Attributes> {
+        let refused = !self.message_owner(message).allows(caller, READ);
+        let granted = refused && self.owner(&self.store.queue(message.queue)?).may_consume(caller);
+        let node = if granted { Node::Granted(seq, via) } else { Node::Message(seq, via) };
+        Ok(self.message_attributes(node, message))
     }
 
     pub(super) fn message_attributes(&self, node: Node, message: &MessageRecord) -> Attributes {
         let owner = (message.uid, message.gid, message.mode);
         let shown = self.file(node, message.size, owner, time_ns(message.modified_ns));
-        Attributes { changed: time_ms(message.enqueued_at), ..shown }
+        let granted = if matches!(node, Node::Granted(..)) { 0o444 } else { 0 };
+        Attributes { mode: shown.mode | granted, changed: time_ms(message.enqueued_at), ..shown }
     }
 
     pub(super) fn writer_attributes(&self, writer: &Writer) -> Attributes {
@@ -182,20 +184,9 @@ impl View {
                 Node::Queue(_) => u32::try_from(queue.counters.queues).unwrap_or(u32::MAX - 2) + 2,
                 _ => 1 + u32::from(kind == Kind::Directory),
             },
-            personal: false,
             modified: changed,
             changed,
         })
-    }
-
-    /// What `stat` shows of a node to a caller.
-    pub fn stat(&self, caller: &Caller, node: Node) -> Result<Attributes> {
-        if let Node::Message(seq, _) = node
-            && let Ok(message) = self.store.message(seq)
-        {
-            return self.attributes_for(caller, node, &message);
-        }
-        self.attributes(node)
     }
 
     /// What `stat` shows of a node.
@@ -209,7 +200,7 @@ impl View {
             | Node::Config(id)
             | Node::Stats(id) => self.queue_attributes(node, id),
             Node::Version => self.queue_attributes(node, ROOT),
-            Node::Message(seq, _) => match self.store.message(seq) {
+            Node::Message(seq, _) | Node::Granted(seq, _) => match self.store.message(seq) {
                 Ok(message) => Ok(self.message_attributes(node, &message)),
                 // A message that is gone is still what an open descriptor shows.
                 Err(Error::NotFound) => self.handles.attributes_of(seq).ok_or(Error::NotFound),

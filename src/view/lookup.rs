@@ -71,7 +71,7 @@ impl View {
     fn resolve_bare(&self, caller: &Caller, queue: u64, name: &[u8]) -> Result<Found> {
         {
             let names = self.names.lock();
-            if !names.knows(queue, name) || names.is_sent_back(caller.pid, queue, name) {
+            if !names.knows(queue, name) || names.is_sent_back(caller.pid) {
                 return Err(Error::NotFound);
             }
         }
@@ -147,14 +147,14 @@ impl View {
                 Found::Control => self.attributes(Node::Control(queue)),
                 Found::Queue(nested) => self.attributes(Node::Queue(nested)),
                 Found::Draft(draft) => self.attributes(Node::Draft(draft)),
-                Found::Message(seq, message) => self.attributes_for(caller, Node::Message(seq, Via::Queue), &message),
-                Found::Bare(seq, message, _) => self.attributes_for(caller, Node::Message(seq, Via::Bare), &message),
+                Found::Message(seq, message) => self.found_message(caller, seq, Via::Queue, &message),
+                Found::Bare(seq, message, _) => self.found_message(caller, seq, Via::Bare, &message),
             },
             Node::Control(queue) => self.attributes(control(queue, name).ok_or(Error::NotFound)?),
             _ => {
                 let (_, _, via) = Self::state_directory(directory).ok_or(Error::NotDirectory)?;
                 let (seq, message) = self.find_in_state(caller, directory, name)?;
-                self.attributes_for(caller, Node::Message(seq, via), &message)
+                self.found_message(caller, seq, via, &message)
             }
         }
     }

@@ -39,11 +39,11 @@ pub struct BareNames {
     /// The age of the name of a message.
     of_message: HashMap<u64, u64>,
     clock: u64,
-    /// Threads that want to write a name anew and were sent back for it.
+    /// Threads that want to write a name anew and were sent back for it, and when.
     ///
-    /// The kernel looks up again once only, and another process of the session may have written the name meanwhile: so
-    /// the thread must find nothing whatever the table says by then.
-    sent_back: HashMap<u32, (Key, Instant)>,
+    /// The kernel looks up again once only, and another process of the session may have written the name meanwhile, or
+    /// a consumer taken the message: so the thread must find nothing, whatever the table says by then.
+    sent_back: HashMap<u32, Instant>,
 }
 
 impl BareNames {
@@ -83,10 +83,11 @@ impl BareNames {
         }
     }
 
-    /// Forgets the name that means the message `seq`, and gives it.
-    pub fn forget_message(&mut self, seq: u64) -> Option<Vec<u8>> {
-        let age = *self.of_message.get(&seq)?;
-        self.drop_meaning(age).map(|(_, name)| name)
+    /// Forgets the name that means the message `seq`.
+    pub fn forget_message(&mut self, seq: u64) {
+        if let Some(&age) = self.of_message.get(&seq) {
+            self.drop_meaning(age);
+        }
     }
 
     fn drop_meaning(&mut self, age: u64) -> Option<Key> {
@@ -101,16 +102,15 @@ impl BareNames {
         Some(key)
     }
 
-    /// The thread `tid` is sent back to look the name up again and create it.
-    pub fn send_back(&mut self, tid: u32, queue: u64, name: &[u8]) {
-        self.sent_back.retain(|_, (_, since)| since.elapsed() < SENT_BACK);
-        self.sent_back.insert(tid, ((queue, name.to_vec()), Instant::now()));
+    /// The thread `tid` is sent back to look a name up again and create it.
+    pub fn send_back(&mut self, tid: u32) {
+        self.sent_back.retain(|_, since| since.elapsed() < SENT_BACK);
+        self.sent_back.insert(tid, Instant::now());
     }
 
-    /// Whether the thread was sent back for that name.
-    pub fn is_sent_back(&self, tid: u32, queue: u64, name: &[u8]) -> bool {
-        let entry = self.sent_back.get(&tid);
-        entry.is_some_and(|((of, called), since)| *of == queue && called == name && since.elapsed() < SENT_BACK)
+    /// Whether the thread was sent back and has not created yet.
+    pub fn is_sent_back(&self, tid: u32) -> bool {
+        self.sent_back.get(&tid).is_some_and(|since| since.elapsed() < SENT_BACK)
     }
 
     /// The thread has created what it was sent back for.
@@ -140,7 +140,7 @@ mod tests {
         assert_eq!(names.get(1, b"a", by(11)), Some(6));
         assert_eq!(names.get(1, b"a", Writer { session: 10, uid: 9 }), Some(8));
         assert_eq!(names.get(2, b"a", by(10)), None);
-        assert_eq!(names.forget_message(7), Some(b"a".to_vec()));
+        names.forget_message(7);
         assert_eq!(names.get(1, b"a", by(10)), None);
         names.forget_message(8);
         assert!(names.knows(1, b"a"));
@@ -162,9 +162,9 @@ mod tests {
     #[test]
     fn a_thread_that_is_sent_back_finds_nothing_until_it_has_created() {
         let mut names = BareNames::default();
-        names.send_back(5, 1, b"a");
-        assert!(names.is_sent_back(5, 1, b"a") && !names.is_sent_back(6, 1, b"a") && !names.is_sent_back(5, 1, b"b"));
+        names.send_back(5);
+        assert!(names.is_sent_back(5) && !names.is_sent_back(6));
         names.arrived(5);
-        assert!(!names.is_sent_back(5, 1, b"a"));
+        assert!(!names.is_sent_back(5));
     }
 }

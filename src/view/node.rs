@@ -21,6 +21,18 @@ pub enum Via {
     Peek,
 }
 
+impl Via {
+    const ALL: [Via; 5] = [Via::Queue, Via::Bare, Via::Claimed, Via::Dead, Via::Peek];
+
+    fn code(self) -> u64 {
+        self as u64
+    }
+
+    fn from_code(code: u64) -> Option<Via> {
+        Self::ALL.into_iter().find(|via| via.code() == code)
+    }
+}
+
 /// What a node id stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Node {
@@ -42,6 +54,9 @@ pub enum Node {
     Version,
     /// A committed message.
     Message(u64, Via),
+    /// The same as somebody sees it whom its mode would refuse, but who may consume. The kernel decides by the mode that a
+    /// node shows to everybody, so those to whom more is shown get a node of their own.
+    Granted(u64, Via),
     /// A message that is being written.
     Writer(u64),
     /// A draft.
@@ -66,11 +81,8 @@ impl Node {
             Node::Config(queue) => (8, queue),
             Node::Stats(queue) => (9, queue),
             Node::Version => (10, 0),
-            Node::Message(seq, Via::Queue) => (16, seq),
-            Node::Message(seq, Via::Bare) => (17, seq),
-            Node::Message(seq, Via::Claimed) => (18, seq),
-            Node::Message(seq, Via::Dead) => (19, seq),
-            Node::Message(seq, Via::Peek) => (20, seq),
+            Node::Message(seq, via) => (16 + via.code(), seq),
+            Node::Granted(seq, via) => (24 + via.code(), seq),
             Node::Writer(id) => (32, id),
             Node::Draft(id) => (33, id),
         };
@@ -89,11 +101,8 @@ impl Node {
             8 => Node::Config(number),
             9 => Node::Stats(number),
             10 => Node::Version,
-            16 => Node::Message(number, Via::Queue),
-            17 => Node::Message(number, Via::Bare),
-            18 => Node::Message(number, Via::Claimed),
-            19 => Node::Message(number, Via::Dead),
-            20 => Node::Message(number, Via::Peek),
+            kind @ 16..24 => Node::Message(number, Via::from_code(kind - 16)?),
+            kind @ 24..32 => Node::Granted(number, Via::from_code(kind - 24)?),
             32 => Node::Writer(number),
             33 => Node::Draft(number),
             _ => return None,
@@ -107,8 +116,8 @@ mod tests {
 
     #[test]
     fn ids_round_trip_and_the_root_is_1() {
-        let via = [Via::Queue, Via::Bare, Via::Claimed, Via::Dead, Via::Peek];
-        let mut nodes: Vec<Node> = via.iter().map(|via| Node::Message(7, *via)).collect();
+        let mut nodes: Vec<Node> = Via::ALL.iter().map(|via| Node::Message(7, *via)).collect();
+        nodes.extend(Via::ALL.iter().map(|via| Node::Granted(7, *via)));
         nodes.extend([Node::Queue(7), Node::Control(7), Node::Peek(7), Node::Claimed(7), Node::Dead(7)]);
         nodes.extend([Node::Config(7), Node::Stats(7), Node::Version, Node::Writer(7), Node::Draft(7)]);
         for node in nodes {

@@ -102,10 +102,10 @@ impl View {
             self.refuse_read_only()?;
         }
         match node {
-            Node::Message(seq, via) if flags.writes() || flags.truncates() => {
+            Node::Message(seq, via) | Node::Granted(seq, via) if flags.writes() || flags.truncates() => {
                 self.refuse_rewrite(caller, seq, via, flags)
             }
-            Node::Message(seq, via) => self.open_message(caller, seq, via),
+            Node::Message(seq, via) | Node::Granted(seq, via) => self.open_message(caller, seq, via),
             Node::Writer(id) => self.reopen_writer(id, flags),
             Node::Draft(id) => {
                 let file = self.open_draft(id, flags.writes(), flags.truncates())?;
@@ -131,14 +131,14 @@ impl View {
     /// A committed message never changes. Under its bare name it does not stand in the way of a new one: the name is
     /// forgotten, and the kernel looks it up again, finds nothing and creates.
     fn refuse_rewrite(&self, caller: &Caller, seq: u64, via: Via, flags: Flags) -> Result<Opened> {
-        let message = self.store.message(seq)?;
+        let message = self.store.message(seq);
         if via != Via::Bare || flags.only_touches() {
+            message?;
             return Err(Error::NotPermitted("a committed message never changes"));
         }
         let mut names = self.names.lock();
-        if let Some(name) = names.forget_message(seq) {
-            names.send_back(caller.pid, message.queue, &name);
-        }
+        names.forget_message(seq);
+        names.send_back(caller.pid);
         Err(Error::Stale)
     }
 
@@ -157,7 +157,7 @@ impl View {
         let found = self.store.message(seq)?;
         let queue = self.store.queue(found.queue)?;
         let may_consume = self.owner(&queue).may_consume(caller);
-        // Consumers may read every message; `access` has told the kernel so, and it may remember that for another process.
+        // The kernel has checked the mode of some node; it is checked here that the right is this caller's own.
         if !may_consume && !self.message_owner(&found).allows(caller, READ) {
             return Err(Error::AccessDenied);
         }

@@ -59,7 +59,7 @@ impl View {
                     })?;
                 }
             }
-            Node::Message(seq, via) => self.change_message(seq, via, change)?,
+            Node::Message(seq, via) | Node::Granted(seq, via) => self.change_message(seq, via, change)?,
             Node::Writer(id) => self.change_writer(id, change)?,
             Node::Draft(id) => self.change_draft(id, change)?,
             // `> config` truncates; what is written next names what is to change.

@@ -117,7 +117,7 @@ impl View {
         let name = kept(name)?;
         let own = name.strip_prefix(PREFIX);
         match node {
-            Node::Message(seq, _) => {
+            Node::Message(seq, _) | Node::Granted(seq, _) => {
                 let message = self.store.message(seq)?;
                 match own.and_then(|own| own_attribute(seq, &message, own)) {
                     Some(value) => Ok(value),
@@ -144,7 +144,7 @@ impl View {
         let own = |name: &&str| format!("{PREFIX}{name}");
         let names = |pairs: Pairs| pairs.into_iter().map(|(name, _)| name);
         Ok(match node {
-            Node::Message(seq, _) => {
+            Node::Message(seq, _) | Node::Granted(seq, _) => {
                 let message = self.store.message(seq)?;
                 let there = |name: &&&str| own_attribute(seq, &message, name).is_some();
                 let mut all: Vec<String> = MESSAGE_ATTRIBUTES.iter().filter(there).map(own).collect();
@@ -181,7 +181,7 @@ impl View {
             Node::Draft(id) => {
                 self.store.alter_draft(id, |draft| set_on_new(&mut draft.attributes, name, value, demand)).map(drop)
             }
-            Node::Message(..) => Err(Error::NotPermitted("a committed message never changes")),
+            Node::Message(..) | Node::Granted(..) => Err(Error::NotPermitted("a committed message never changes")),
             Node::Queue(ROOT) => Err(Error::NotPermitted("the root of the mount has no attributes of its own")),
             Node::Queue(queue) => match name.strip_prefix(PREFIX) {
                 Some(own) => self.set_key(caller, queue, own, value),
