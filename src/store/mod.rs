@@ -20,6 +20,8 @@ pub mod record;
 mod space;
 mod state;
 mod syncer;
+#[cfg(test)]
+mod tests;
 mod transitions;
 
 use std::fs::File;

@@ -45,6 +45,7 @@ impl View {
         flags: i32,
     ) -> Result<(Attributes, Opened)> {
         self.refuse_read_only()?;
+        self.refuse_when_going_away()?;
         let queue = match directory {
             Node::Queue(ROOT) => return Err(Error::NotPermitted("the root of the mount holds queues only")),
             Node::Queue(queue) => queue,

@@ -168,6 +168,11 @@ impl View {
         self.store.after_sync(done);
     }
 
+    /// Open files are served to their ends when the mount goes away; nothing new is begun.
+    fn refuse_when_going_away(&self) -> Result<()> {
+        if self.going_away.load(Ordering::SeqCst) { Err(Error::GoingAway) } else { Ok(()) }
+    }
+
     fn refuse_read_only(&self) -> Result<()> {
         if self.options.read_only { Err(Error::NotPermitted("the mount is read-only")) } else { Ok(()) }
     }

@@ -98,6 +98,7 @@ impl View {
     /// Opens a file.
     pub fn open(self: &Arc<Self>, caller: &Caller, node: Node, flags: i32) -> Result<Opened> {
         let flags = Flags(flags);
+        self.refuse_when_going_away()?;
         if flags.writes() || flags.truncates() {
             self.refuse_read_only()?;
         }
