@@ -98,8 +98,11 @@ impl Store {
         Ok(store)
     }
 
+    /// Begins an operation.
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock()
+        let mut state = self.state.lock();
+        state.trim();
+        state
     }
 
     /// The body files.

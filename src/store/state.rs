@@ -158,11 +158,15 @@ impl State {
         self.queues.get_mut(&id).ok_or(Error::NotFound)
     }
 
-    /// Remembers a queue.
-    pub fn remember(&mut self, id: u64, queue: Queue) {
-        if self.queues.len() >= QUEUES_REMEMBERED {
+    /// Forgets queues when too many are remembered. Only between operations: within one, counters may be ahead of the disk.
+    pub fn trim(&mut self) {
+        if self.queues.len() > QUEUES_REMEMBERED {
             self.queues.retain(|_, queue| !queue.hidden.is_empty());
         }
+    }
+
+    /// Remembers a queue.
+    pub fn remember(&mut self, id: u64, queue: Queue) {
         self.queues.insert(id, queue);
     }
 
