@@ -41,10 +41,10 @@ impl Store {
         if self.name_taken(record.queue, &record.name)? {
             return Err(Error::Exists);
         }
-        state.queue(&self.db, record.queue)?.counters.drafts += 1;
+        state.changing(&self.db, record.queue)?.counters.drafts += 1;
         let mut batch = self.db.batch();
         put_draft(&mut batch, id, record);
-        state.commit(&self.db, batch, &[record.queue], record.created)
+        state.commit(&self.db, batch, record.created)
     }
 
     /// The draft of a name.
@@ -90,7 +90,7 @@ impl Store {
         let draft = self.draft(id)?;
         let mut batch = self.db.batch();
         self.drop_draft(&mut state, &mut batch, id, &draft)?;
-        state.commit(&self.db, batch, &[draft.queue], now)?;
+        state.commit(&self.db, batch, now)?;
         drop(state);
         self.syncer.remove_file(self.bodies.path(id));
         Ok(())
@@ -103,7 +103,7 @@ impl Store {
         if draft.due > 0 {
             batch.delete(Family::Deadlines, &keys::deadline(draft.due, DeadlineKind::Draft, id));
         }
-        let drafts = &mut state.queue(&self.db, draft.queue)?.counters.drafts;
+        let drafts = &mut state.changing(&self.db, draft.queue)?.counters.drafts;
         *drafts = drafts.saturating_sub(1);
         Ok(())
     }
@@ -127,9 +127,9 @@ impl Store {
             Err(error) => return Err(error),
         };
         self.drop_draft(&mut state, &mut batch, id, &before)?;
-        state.queue(&self.db, queue)?.counters.drafts += 1;
+        state.changing(&self.db, queue)?.counters.drafts += 1;
         put_draft(&mut batch, id, &DraftRecord { queue, name: name.to_vec(), ..before.clone() });
-        state.commit(&self.db, batch, &[before.queue, queue], now)?;
+        state.commit(&self.db, batch, now)?;
         drop(state);
         if let Some(replaced) = replaced {
             self.syncer.remove_file(self.bodies.path(replaced));
@@ -147,7 +147,7 @@ impl Store {
         if then == Published::Gone {
             self.drop_draft(&mut state, &mut batch, draft, &record)?;
         }
-        state.commit(&self.db, batch, &[record.queue, target], now)?;
+        state.commit(&self.db, batch, now)?;
         drop(state);
         let moved = matches!(body, NewBody::File { id, .. } if id == draft);
         if then == Published::Gone && !moved {

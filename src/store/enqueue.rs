@@ -47,7 +47,7 @@ impl Store {
         let mut batch = self.db.batch();
         let queue = new.queue;
         let seq = self.add(&mut state, &mut batch, new, body, now)?;
-        state.commit(&self.db, batch, &[queue], now)?;
+        state.commit(&self.db, batch, now)?;
         if hidden {
             state.queue(&self.db, queue)?.hidden.insert(seq, body.size());
         }
@@ -85,7 +85,7 @@ impl Store {
             }
         }
         state.place(&self.db, batch, seq, &record)?;
-        state.queue(&self.db, queue)?.counters.enqueued_total += 1;
+        state.changing(&self.db, queue)?.counters.enqueued_total += 1;
         Ok(seq)
     }
 
@@ -145,9 +145,9 @@ impl Store {
             BodyPlace::File(id) => batch.delete(Family::Meta, &keys::body_file(id)),
             BodyPlace::Empty => {}
         }
-        let counters = &mut state.queue(&self.db, queue)?.counters;
+        let counters = &mut state.changing(&self.db, queue)?.counters;
         counters.enqueued_total = counters.enqueued_total.saturating_sub(1);
-        state.commit(&self.db, batch, &[queue], now)?;
+        state.commit(&self.db, batch, now)?;
         state.queue(&self.db, queue)?.hidden.remove(&seq);
         Ok(())
     }
@@ -161,7 +161,7 @@ impl Store {
         let record = self.record(seq)?;
         let mut batch = self.db.batch();
         let new = self.renumber(&mut state, &mut batch, seq, &record, record.clone())?;
-        state.commit(&self.db, batch, &[queue], now)?;
+        state.commit(&self.db, batch, now)?;
         let hidden = &mut state.queue(&self.db, queue)?.hidden;
         hidden.remove(&seq);
         hidden.insert(new, record.size);
@@ -190,8 +190,8 @@ impl Store {
     /// Counts a message that was dropped before it was enqueued.
     pub fn count_aborted(&self, queue: u64, now: u64) -> Result<()> {
         let mut state = self.lock();
-        state.queue(&self.db, queue)?.counters.aborted_total += 1;
+        state.changing(&self.db, queue)?.counters.aborted_total += 1;
         let batch = self.db.batch();
-        state.commit(&self.db, batch, &[queue], now)
+        state.commit(&self.db, batch, now)
     }
 }

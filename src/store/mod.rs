@@ -101,7 +101,7 @@ impl Store {
     /// Begins an operation.
     fn lock(&self) -> MutexGuard<'_, State> {
         let mut state = self.state.lock();
-        state.trim();
+        state.begin(&self.db);
         state
     }
 

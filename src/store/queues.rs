@@ -67,7 +67,8 @@ impl Store {
         let mut batch = self.db.batch();
         batch.put(Family::Meta, &keys::queue(ROOT), &record::encode(&record));
         state.remember(ROOT, Queue::new(record, Counters::default())?);
-        state.commit(&self.db, batch, &[ROOT], now)
+        state.changing(&self.db, ROOT)?;
+        state.commit(&self.db, batch, now)
     }
 
     /// What is asked of a queue often.
@@ -146,9 +147,10 @@ impl Store {
         };
         let mut batch = self.db.batch();
         enter(&mut batch, id, &record);
-        state.queue(&self.db, new.parent)?.counters.queues += 1;
+        state.changing(&self.db, new.parent)?.counters.queues += 1;
         state.remember(id, Queue::new(record, Counters::default())?);
-        let made = state.commit(&self.db, batch, &[id, new.parent], now);
+        state.changing(&self.db, id)?;
+        let made = state.commit(&self.db, batch, now);
         if made.is_err() {
             state.forget(id);
         }
@@ -167,7 +169,7 @@ impl Store {
         let id = self.child(parent, name)?.ok_or(Error::NotFound)?;
         let mut batch = self.db.batch();
         self.leave(&mut state, &mut batch, id)?;
-        state.commit(&self.db, batch, &[parent], clock::now_ms())?;
+        state.commit(&self.db, batch, clock::now_ms())?;
         state.forget(id);
         Ok(id)
     }
@@ -184,7 +186,7 @@ impl Store {
         batch.delete(Family::Meta, &keys::counters(id));
         batch.delete(Family::Meta, &keys::child(parent, id));
         batch.delete(Family::Meta, &keys::child_by_name(parent, &name));
-        let siblings = &mut state.queue(&self.db, parent)?.counters.queues;
+        let siblings = &mut state.changing(&self.db, parent)?.counters.queues;
         *siblings = siblings.saturating_sub(1);
         Ok(())
     }
@@ -205,14 +207,14 @@ impl Store {
         }
         batch.delete(Family::Meta, &keys::child(from.0, id));
         batch.delete(Family::Meta, &keys::child_by_name(from.0, from.1));
-        let left = &mut state.queue(&self.db, from.0)?.counters.queues;
+        let left = &mut state.changing(&self.db, from.0)?.counters.queues;
         *left = left.saturating_sub(1);
-        state.queue(&self.db, to.0)?.counters.queues += 1;
+        state.changing(&self.db, to.0)?.counters.queues += 1;
         let mut record = state.queue(&self.db, id)?.record.clone();
         record.parent = to.0;
         record.name = to.1.to_vec();
         enter(&mut batch, id, &record);
-        state.commit(&self.db, batch, &[from.0, to.0], now)?;
+        state.commit(&self.db, batch, now)?;
         state.queue(&self.db, id)?.record = record;
         if let Some(replaced) = replaced {
             state.forget(replaced);
@@ -223,13 +225,13 @@ impl Store {
     /// Changes the record of a queue; a new configuration takes effect at once.
     pub fn alter_queue(&self, id: u64, change: impl FnOnce(&mut QueueRecord) -> Result<()>) -> Result<()> {
         let mut state = self.lock();
-        let mut record = state.queue(&self.db, id)?.record.clone();
+        let mut record = state.changing(&self.db, id)?.record.clone();
         change(&mut record)?;
         let mut config = QueueConfig::default();
         config.apply(&record.config)?;
         let mut batch = self.db.batch();
         batch.put(Family::Meta, &keys::queue(id), &record::encode(&record));
-        state.commit(&self.db, batch, &[id], clock::now_ms())?;
+        state.commit(&self.db, batch, clock::now_ms())?;
         let queue = state.queue(&self.db, id)?;
         queue.record = record;
         queue.config = Arc::new(config);

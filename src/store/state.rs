@@ -42,6 +42,8 @@ struct Numbers {
 /// What the store remembers. It lives behind one lock.
 pub struct State {
     queues: HashMap<u64, Queue>,
+    /// The queues whose counters the operation under way has changed in memory, and not on disk.
+    changing: Vec<u64>,
     seq: Numbers,
     id: Numbers,
 }
@@ -115,6 +117,7 @@ impl State {
     pub fn load(db: &Db) -> Result<Self> {
         Ok(Self {
             queues: HashMap::new(),
+            changing: Vec::new(),
             seq: Numbers::load(db, "next_seq", 1)?,
             id: Numbers::load(db, "next_id", ROOT + 1)?,
         })
@@ -158,10 +161,30 @@ impl State {
         self.queues.get_mut(&id).ok_or(Error::NotFound)
     }
 
-    /// Forgets queues when too many are remembered. Only between operations: within one, counters may be ahead of the disk.
-    pub fn trim(&mut self) {
+    /// A queue whose counters are about to be changed: the next [`State::commit`] writes them.
+    pub fn changing(&mut self, db: &Db, id: u64) -> Result<&mut Queue> {
+        self.queue(db, id)?;
+        if !self.changing.contains(&id) {
+            self.changing.push(id);
+        }
+        self.queues.get_mut(&id).ok_or(Error::NotFound)
+    }
+
+    /// Begins an operation: puts right what one that failed halfway has left, and forgets queues when too many are remembered.
+    /// Never within an operation, when counters are ahead of the disk.
+    pub fn begin(&mut self, db: &Db) {
+        self.undo(db);
         if self.queues.len() > QUEUES_REMEMBERED {
             self.queues.retain(|_, queue| !queue.hidden.is_empty());
+        }
+    }
+
+    /// Takes the counters back to what is on disk.
+    fn undo(&mut self, db: &Db) {
+        for id in std::mem::take(&mut self.changing) {
+            if let (Some(queue), Ok(counters)) = (self.queues.get_mut(&id), load_counters(db, id)) {
+                queue.counters = counters;
+            }
         }
     }
 
@@ -172,6 +195,7 @@ impl State {
 
     /// Forgets a queue that is no more.
     pub fn forget(&mut self, id: u64) {
+        self.changing.retain(|other| *other != id);
         self.queues.remove(&id);
     }
 
@@ -188,7 +212,7 @@ impl State {
         if let Some(claim) = &record.claim {
             batch.put(Family::Deadlines, &keys::deadline(claim.deadline, keys::DeadlineKind::Lease, seq), b"");
         }
-        let queue = self.queue(db, record.queue)?;
+        let queue = self.changing(db, record.queue)?;
         if state == MessageState::Ready {
             queue.counters.head = queue.counters.head.min(seq);
             queue.placed += 1;
@@ -205,7 +229,7 @@ impl State {
         if let Some(claim) = &record.claim {
             batch.delete(Family::Deadlines, &keys::deadline(claim.deadline, keys::DeadlineKind::Lease, seq));
         }
-        let queue = self.queue(db, record.queue)?;
+        let queue = self.changing(db, record.queue)?;
         if record.state() == MessageState::Ready && queue.counters.head == seq {
             queue.counters.head = seq + 1;
         }
@@ -215,23 +239,19 @@ impl State {
         Ok(())
     }
 
-    /// Applies a change together with the counters of the queues that it touched. When that fails, nothing has changed,
-    /// and the counters remembered are those on disk again.
-    pub fn commit(&mut self, db: &Db, mut batch: Batch<'_>, touched: &[u64], now: u64) -> Result<()> {
-        for id in touched {
+    /// Applies a change together with the counters that it changed. When that fails, nothing has changed.
+    pub fn commit(&mut self, db: &Db, mut batch: Batch<'_>, now: u64) -> Result<()> {
+        for id in &self.changing {
             if let Some(queue) = self.queues.get_mut(id) {
                 queue.counters.changed = now;
                 batch.put(Family::Meta, &keys::counters(*id), &record::encode(&queue.counters));
             }
         }
         let written = db.write(batch);
-        if written.is_err() {
-            for id in touched {
-                if let (Some(queue), Ok(counters)) = (self.queues.get_mut(id), load_counters(db, *id)) {
-                    queue.counters = counters;
-                }
-            }
+        if written.is_ok() {
+            self.changing.clear();
         }
+        self.undo(db);
         written
     }
 }

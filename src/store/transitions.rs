@@ -91,15 +91,10 @@ impl Store {
         }
         let mut batch = self.db.batch();
         let mut after = before.clone();
-        // The counters that `change` raises are in the queue remembered; `commit` writes them or puts them back.
-        let counters = state.queue(&self.db, before.queue)?.counters;
-        if let Err(refused) = change(&mut after, state.queue(&self.db, before.queue)?) {
-            state.queue(&self.db, before.queue)?.counters = counters;
-            return Err(refused);
-        }
+        change(&mut after, state.changing(&self.db, before.queue)?)?;
         state.displace(&self.db, &mut batch, seq, &before)?;
         state.place(&self.db, &mut batch, seq, &after)?;
-        state.commit(&self.db, batch, &[before.queue], now)?;
+        state.commit(&self.db, batch, now)?;
         drop(state);
         if let Some(claim) = &after.claim {
             self.deadlines.note(claim.deadline);
@@ -201,9 +196,9 @@ impl Store {
         to.claim = None;
         let mut batch = self.db.batch();
         let new = self.renumber(&mut state, &mut batch, seq, &before, to)?;
-        state.queue(&self.db, queue)?.counters.moved_out_total += 1;
-        state.queue(&self.db, target)?.counters.enqueued_total += 1;
-        state.commit(&self.db, batch, &[queue, target], now)?;
+        state.changing(&self.db, queue)?.counters.moved_out_total += 1;
+        state.changing(&self.db, target)?.counters.enqueued_total += 1;
+        state.commit(&self.db, batch, now)?;
         Ok(new)
     }
 
@@ -222,8 +217,8 @@ impl Store {
             BodyPlace::File(id) => batch.delete(Family::Meta, &keys::body_file(id)),
             BodyPlace::Empty => {}
         }
-        state.queue(&self.db, queue)?.counters.acked_total += 1;
-        state.commit(&self.db, batch, &[queue], now)?;
+        state.changing(&self.db, queue)?.counters.acked_total += 1;
+        state.commit(&self.db, batch, now)?;
         drop(state);
         if let BodyPlace::File(id) = record.body {
             self.syncer.remove_file(self.bodies.path(id));
