@@ -141,7 +141,6 @@ impl Store {
     pub fn publish(&self, draft: u64, new: NewMessage, body: NewBody<'_>, then: Published, now: u64) -> Result<u64> {
         let mut state = self.lock();
         let record = self.draft(draft)?;
-        let target = new.queue;
         let mut batch = self.db.batch();
         let seq = self.add(&mut state, &mut batch, new, body, now)?;
         if then == Published::Gone {

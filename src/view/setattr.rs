@@ -51,14 +51,11 @@ impl View {
     pub fn set_attributes(&self, node: Node, change: Change) -> Result<Attributes> {
         self.refuse_read_only()?;
         match node {
-            Node::Queue(queue) => {
-                if change.owner_or_mode() {
-                    self.store.alter_queue(queue, |record| {
-                        change.apply(&mut record.mode, &mut record.uid, &mut record.gid, DIRECTORY_MODE);
-                        Ok(())
-                    })?;
-                }
-            }
+            Node::Queue(queue) if change.owner_or_mode() => self.store.alter_queue(queue, |record| {
+                change.apply(&mut record.mode, &mut record.uid, &mut record.gid, DIRECTORY_MODE);
+                Ok(())
+            })?,
+            Node::Queue(_) => {}
             Node::Message(seq, via) | Node::Granted(seq, via) => self.change_message(seq, via, change)?,
             Node::Writer(id) => self.change_writer(id, change)?,
             Node::Draft(id) => self.change_draft(id, change)?,

@@ -1,6 +1,6 @@
 //! What `.mq/stats` and the read-only attributes of a queue tell.
 
-use serde_json::{Map, Value};
+use serde_json::Map;
 
 use crate::error::Result;
 use crate::store::record::Counters;
@@ -8,8 +8,13 @@ use crate::store::{QueueInfo, ROOT};
 
 use super::{Node, View};
 
+/// How a counter is read.
+type Value = fn(&Counters) -> u64;
+/// A JSON object.
+type Object = Map<String, serde_json::Value>;
+
 /// The counters as users know them, with what they count, in the order of `stats`.
-pub const COUNTERS: &[(&str, fn(&Counters) -> u64)] = &[
+pub const COUNTERS: &[(&str, Value)] = &[
     ("ready", |c| c.ready),
     ("ready_bytes", |c| c.ready_bytes),
     ("claimed", |c| c.claimed),
@@ -34,8 +39,8 @@ pub fn counter(queue: &QueueInfo, name: &str) -> Option<u64> {
     COUNTERS.iter().find(|(known, _)| *known == name).map(|(_, value)| value(&queue.counters))
 }
 
-fn json(counters: impl Fn(&str, fn(&Counters) -> u64) -> u64) -> Map<String, Value> {
-    COUNTERS.iter().map(|(name, value)| ((*name).to_owned(), Value::from(counters(name, *value)))).collect()
+fn json(counters: impl Fn(&str, Value) -> u64) -> Object {
+    COUNTERS.iter().map(|(name, value)| ((*name).to_owned(), serde_json::Value::from(counters(name, *value)))).collect()
 }
 
 impl View {
@@ -49,13 +54,13 @@ impl View {
             }
             _ => return Ok(format!("mqfs {}\n", env!("CARGO_PKG_VERSION"))),
         };
-        let mut text = serde_json::to_string_pretty(&Value::Object(value)).map_err(std::io::Error::from)?;
+        let mut text = serde_json::to_string_pretty(&serde_json::Value::Object(value)).map_err(std::io::Error::from)?;
         text.push('\n');
         Ok(text)
     }
 
     /// The sums over all queues, and what belongs to no queue.
-    fn mount_stats(&self) -> Result<Map<String, Value>> {
+    fn mount_stats(&self) -> Result<Object> {
         let mut infos = Vec::new();
         for queue in self.store.all_queues()? {
             // A queue may vanish while they are gone through.
