@@ -48,7 +48,7 @@ const BLOCK_CACHE_BYTES: usize = 32 << 20;
 /// Memory for what is written and not yet in table files, over all column families.
 const WRITE_BUFFER_BYTES: usize = 48 << 20;
 /// The log is at most about this long: an idle column family is flushed rather than keep old logs.
-const LOG_BYTES: u64 = 128 << 20;
+const LOG_BYTES: u64 = 64 << 20;
 
 /// The open database.
 pub struct Db {
