@@ -291,6 +291,38 @@ fn the_owner_survives_a_restart() {
     }
 }
 
+/// "a second worker's open fails with EBUSY": also when mqfs runs in a pid namespace of its own, as in a container, and
+/// cannot see who the workers are. What is safe for them is `mv`, and the path that is never busy.
+#[test]
+fn workers_that_cannot_be_told_apart_do_not_share() {
+    struct Unmount<'a>(&'a Mount);
+    impl Drop for Unmount<'_> {
+        fn drop(&mut self) {
+            self.0.sh("umount -l $T/mnt");
+        }
+    }
+    let m = Mount::new();
+    let mnt = m.scratch().join("mnt");
+    fs::create_dir(&mnt).unwrap();
+    let script =
+        format!("exec unshare -pf --kill-child '{}' mount $T/store $T/mnt --foreground", env!("CARGO_BIN_EXE_mqfs"));
+    let mut hidden = m.spawn(&script);
+    wait_until(|| is_mounted(&mnt) || !hidden.is_running());
+    let _unmount = Unmount(&m);
+    let q = mnt.join("q");
+    fs::create_dir(&q).unwrap_or_else(|error| panic!("{error}: {}", hidden.errors()));
+    let a = m.message(&q, "a", "body");
+    let _holder = m.holder(&a);
+    assert_eq!(state(&q, &a).as_deref(), Some("claimed"));
+    m.worker(&format!("cat '{}'", a.display())).fails(BUSY);
+    assert_eq!(m.worker(&format!("cat '{}'", within(&q, "claimed", &a).display())).ok(), "body");
+    let b = m.message(&q, "b", "moved");
+    let path = within(&q, "claimed", &b);
+    let script = format!("mv '{}' '{}' && cat '{1}' && rm '{1}'", b.display(), path.display());
+    assert_eq!(m.worker(&script).ok(), "moved");
+    assert_eq!(deliveries(&q, &a), 1);
+}
+
 /// Busy is the answer of an open only: looking, and acking, go on.
 #[test]
 fn a_busy_message_can_be_looked_at() {
