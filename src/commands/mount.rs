@@ -127,6 +127,12 @@ fn start(plan: &Plan, control: Control) -> Result<Server, Failure> {
              are hidden, and what their killed writers wrote is enqueued"
         );
     }
+    if !process::sees_all_processes() {
+        tracing::warn!(
+            "in a PID namespace of its own, mqfs cannot tell processes outside of it apart: bare names do not work for \
+             them, and of the readers of a message each is a stranger to the other"
+        );
+    }
     Ok(server)
 }
 

@@ -78,8 +78,12 @@ impl fuser::Filesystem for Filesystem {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
         // A kernel that lacks one of them still works, only slower; but without the first, `>` on a message's bare name would
         // be a truncation of it.
-        let wanted =
-            [InitFlags::FUSE_ATOMIC_O_TRUNC, InitFlags::FUSE_HANDLE_KILLPRIV_V2, InitFlags::FUSE_PARALLEL_DIROPS];
+        let wanted = [
+            InitFlags::FUSE_ATOMIC_O_TRUNC,
+            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+        ];
         for flag in wanted {
             if config.add_capabilities(flag).is_err() {
                 tracing::warn!(?flag, "the kernel does not support this");

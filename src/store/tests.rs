@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::record::NewMessage;
-use super::{Body, NewBody, NewQueue, ROOT, Store, Taker};
+use super::{Body, NewBody, NewQueue, OpenError, ROOT, Store, Taker};
 use crate::error::Error;
 use crate::queue::config::QueueConfig;
 use crate::queue::state::State;
@@ -33,7 +33,13 @@ impl Random {
 }
 
 fn open(dir: &Path) -> Store {
-    Store::open(dir, QueueConfig { max_deliveries: 3, ..QueueConfig::default() }).unwrap()
+    loop {
+        match Store::open(dir, QueueConfig { max_deliveries: 3, ..QueueConfig::default() }) {
+            // A program that another test starts holds a copy of the lock between fork and exec.
+            Err(OpenError::InUse) => std::thread::yield_now(),
+            opened => return opened.unwrap(),
+        }
+    }
 }
 
 fn queue(store: &Store, name: &str) -> u64 {

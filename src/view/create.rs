@@ -94,6 +94,7 @@ impl View {
         let attributes = self.writer_attributes(&writer);
         self.names.lock().arrived(caller.pid);
         self.writers.lock().insert(id, Arc::new(Mutex::new(writer)));
-        Ok((attributes, Opened::plain(self.handles.add(Handle::Writer(id)))))
+        // Bytes go straight through: nobody reads them back, and the kernel asks for no attributes before the first write.
+        Ok((attributes, Opened { direct: true, ..Opened::plain(self.handles.add(Handle::Writer(id))) }))
     }
 }

@@ -47,7 +47,7 @@ impl View {
         let Some(claim) = message.claim.filter(|claim| claim.deadline == due.at) else {
             return self.store.drop_deadline(due);
         };
-        let leases = self.handles.leases_of(due.id, claim.at);
+        let leases = self.handles.leases_of(due.id, (claim.at, message.deliveries));
         if leases.iter().any(|lease| lease.process.is_none_or(process::alive)) {
             let renewed = self.store.renew(due.id, now)?;
             if renewed.claim.is_some_and(|claim| claim.deadline > now) {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::queue::config::Durability;
+use crate::queue::worker::Worker;
 use crate::store::record::{DraftRecord, NewMessage};
 use crate::store::{Done, INLINE_MAX, NewBody, Published};
 
@@ -16,7 +17,7 @@ use super::attributes::{FILE_MODE, ns_of};
 use super::names::Writer;
 use super::queues::QUEUE_NAME_MAX;
 use super::staging::read_file_at;
-use super::{Attributes, View, process};
+use super::{Attributes, View};
 
 /// A draft that somebody has open, or that is being published.
 #[derive(Default)]
@@ -59,11 +60,12 @@ impl DraftUse {
 }
 
 impl Target {
-    /// For a rename or link that `caller` asked for.
-    pub fn new(caller: &Caller, queue: u64, name: &[u8], written_as: &[u8], then: Published) -> Self {
-        let writer = process::stat(caller.pid).map(|stat| Writer { session: stat.session, uid: caller.uid });
-        let written_as = (written_as.to_vec(), writer);
-        Self { queue, name: name.to_vec(), then, written_as, pid: process::tgid(caller.pid) }
+    /// For a rename or link that `asker` asked for, as the user `uid`: the name without a prefix, and as it was given.
+    pub fn new(uid: u32, asker: Option<Worker>, queue: u64, names: (&[u8], &[u8]), then: Published) -> Self {
+        let (name, written_as) = names;
+        let writer = asker.map(|asker| Writer { session: asker.session, uid });
+        let pid = asker.map_or(0, |asker| asker.process.tgid);
+        Self { queue, name: name.to_vec(), then, written_as: (written_as.to_vec(), writer), pid }
     }
 }
 

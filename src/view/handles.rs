@@ -63,8 +63,8 @@ pub enum Hold {
 pub struct Lease {
     /// The process that opened it; `None` when it is not visible from here: then the descriptor alone counts.
     pub process: Option<ProcessId>,
-    /// When the message was claimed, in milliseconds since the epoch: a later claim is not this descriptor's.
-    pub claimed_at: u64,
+    /// Which claim of the message it belongs to: its time and the delivery count. A later claim is not this descriptor's.
+    pub claim: (u64, u32),
     /// When the lease ended as of the open, in milliseconds since the epoch.
     pub deadline: u64,
     /// The visibility timeout then, in milliseconds.
@@ -133,10 +133,10 @@ impl Handles {
     }
 
     /// The leases of one claim of a message that open descriptors keep alive.
-    pub fn leases_of(&self, seq: u64, claimed_at: u64) -> Vec<Lease> {
+    pub fn leases_of(&self, seq: u64, claim: (u64, u32)) -> Vec<Lease> {
         let lease = |handle: &Arc<Handle>| match &**handle {
             Handle::Reader(reader) => match *reader.hold.lock() {
-                Hold::Lease(lease) if lease.claimed_at == claimed_at => Some(lease),
+                Hold::Lease(lease) if lease.claim == claim => Some(lease),
                 _ => None,
             },
             _ => None,

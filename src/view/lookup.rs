@@ -11,7 +11,7 @@ use crate::store::{QueueInfo, ROOT};
 
 use super::access::{Caller, READ};
 use super::names::Writer;
-use super::{Attributes, Node, Via, View, process};
+use super::{Attributes, Node, Via, View};
 
 /// A name in the control directory of a queue.
 pub(super) const QUEUE_CONTROLS: &[&str] = &["config", "stats", "peek", "claimed", "dead"];
@@ -75,7 +75,7 @@ impl View {
                 return Err(Error::NotFound);
             }
         }
-        let session = process::stat(caller.pid).ok_or(Error::NotFound)?.session;
+        let session = self.workers.session(caller.pid).ok_or(Error::NotFound)?;
         let writer = Writer { session, uid: caller.uid };
         let seq = self.names.lock().get(queue, name, writer).ok_or(Error::NotFound)?;
         match self.store.message(seq) {

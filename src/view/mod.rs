@@ -27,6 +27,7 @@ mod rename;
 mod setattr;
 mod staging;
 mod stats;
+mod workers;
 mod writer;
 pub mod xattr;
 
@@ -49,6 +50,7 @@ use draft::DraftUse;
 use handles::Handles;
 use names::BareNames;
 use offload::Offload;
+use workers::Workers;
 use writer::Writer;
 
 /// How a mount differs from the default.
@@ -72,6 +74,7 @@ pub struct View {
     writers: Mutex<HashMap<u64, Arc<Mutex<Writer>>>>,
     drafts: Mutex<HashMap<u64, DraftUse>>,
     names: Mutex<BareNames>,
+    workers: Workers,
     offload: Offload,
     /// Requests served so far. Only a measure of how busy it is: no order with anything else is needed.
     activity: AtomicU64,
@@ -89,6 +92,7 @@ impl View {
             writers: Mutex::default(),
             drafts: Mutex::default(),
             names: Mutex::default(),
+            workers: Workers::default(),
             offload: Offload::start()?,
             activity: AtomicU64::new(0),
             going_away: AtomicBool::new(false),

@@ -59,15 +59,6 @@ impl Opened {
     }
 }
 
-/// The process that asks, as a claim remembers it; `None` when it is not visible from here.
-pub(super) fn worker(caller: &Caller) -> Option<Worker> {
-    let tgid = process::tgid(caller.pid);
-    let leader = process::stat(tgid)?;
-    let grandparent = process::stat(leader.parent).map_or(0, |parent| parent.parent);
-    let process = ProcessId { tgid, start: leader.start };
-    Some(Worker { process, parent: leader.parent, grandparent, session: leader.session })
-}
-
 /// The processes of this machine.
 struct Running;
 
@@ -88,8 +79,7 @@ fn shares(asker: Option<Worker>, claim: &Claim) -> Option<Share> {
             let Claim { parent, grandparent, session, .. } = *claim;
             asker.shares_claim_of(&Worker { process, parent, grandparent, session }, &Running)
         }
-        // Processes that are not visible cannot be told apart.
-        (None, None) => Some(Share::Joins),
+        // Processes that are not visible cannot be told apart: each is a stranger.
         _ => None,
     }
 }
@@ -151,7 +141,7 @@ impl View {
             self.truncate_message(&mut writer, 0)?;
         }
         writer.reopened();
-        Ok(Opened::plain(self.handles.add(Handle::Writer(id))))
+        Ok(Opened { direct: true, ..Opened::plain(self.handles.add(Handle::Writer(id))) })
     }
 
     fn open_message(&self, caller: &Caller, seq: u64, via: Via) -> Result<Opened> {
@@ -198,7 +188,7 @@ impl View {
         queue: &QueueInfo,
     ) -> Result<(MessageRecord, Hold)> {
         let claims = queue.config.claim == ClaimMode::Read && via != Via::Claimed;
-        let asker = worker(caller);
+        let asker = self.workers.worker(caller.pid);
         let taker = Taker { worker: asker, uid: caller.uid };
         let message = match &found.claim {
             None if claims => self.store.claim(found.queue, seq, taker, clock::now_ms())?,
@@ -218,7 +208,7 @@ impl View {
         let hold = message.claim.as_ref().map_or(Hold::Nothing, |claim| {
             Hold::Lease(Lease {
                 process: asker.map(|asker| asker.process),
-                claimed_at: claim.at,
+                claim: (claim.at, message.deliveries),
                 deadline: claim.deadline,
                 timeout: u64::try_from(queue.config.visibility_timeout.as_millis()).unwrap_or(u64::MAX),
             })

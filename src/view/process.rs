@@ -8,6 +8,8 @@ use std::ffi::CStr;
 use std::fs;
 use std::io::{self, Cursor, Write};
 
+use std::os::fd::OwnedFd;
+
 use rustix::fs::{Mode, OFlags};
 
 pub use crate::queue::worker::ProcessId;
@@ -39,6 +41,31 @@ impl ProcessStat {
     /// It is dying of a signal. The exit code alone does not say so: a stopped process shows its signal there too.
     pub fn killed(&self) -> bool {
         self.exiting && self.exit_code & 0x7f != 0
+    }
+}
+
+/// We see the processes of the whole machine, and not only those of a container.
+pub fn sees_all_processes() -> bool {
+    // The inode of the initial namespace is fixed: PROC_PID_INIT_INO in the kernel's include/linux/proc_ns.h.
+    const INITIAL: u64 = 0xEFFF_FFFC;
+    fs::metadata("/proc/self/ns/pid").is_ok_and(|namespace| std::os::unix::fs::MetadataExt::ino(&namespace) == INITIAL)
+}
+
+/// An open `/proc/TID/stat`: it stays that of the same thread, and reading it again costs half of opening it.
+pub(super) struct StatFile {
+    tid: u32,
+    file: OwnedFd,
+}
+
+impl StatFile {
+    /// Opens it.
+    pub fn open(tid: u32) -> Option<Self> {
+        open_stat(tid).map(|file| Self { tid, file })
+    }
+
+    /// Reads it; `None` when the thread is gone, whoever has its number now.
+    pub fn read(&self) -> Option<ProcessStat> {
+        parse_file(self.tid, &self.file).map(|(stat, _)| stat)
     }
 }
 
@@ -96,16 +123,23 @@ pub fn sees_exit_codes_of_others() -> bool {
 
 /// Reads and parses the line; also tells whether the process runs, of which `tid` must be the leader.
 fn read_stat(tid: u32) -> Option<(ProcessStat, bool)> {
+    parse_file(tid, &open_stat(tid)?)
+}
+
+fn open_stat(tid: u32) -> Option<OwnedFd> {
     if tid == 0 {
         return None;
     }
     let mut path = [0; 32];
     write!(Cursor::new(&mut path[..]), "/proc/{tid}/stat\0").ok()?;
     let path = CStr::from_bytes_until_nul(&path).ok()?;
-    let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()
+}
+
+fn parse_file(tid: u32, file: &OwnedFd) -> Option<(ProcessStat, bool)> {
     // 52 numbers of at most 20 digits and a name of at most 64 bytes fit.
     let mut line = [0; 1280];
-    let length = rustix::io::read(&file, &mut line).ok()?;
+    let length = rustix::io::pread(file, &mut line, 0).ok()?;
     parse_stat(tid, &line[..length])
 }
 

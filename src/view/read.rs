@@ -105,7 +105,8 @@ impl View {
         }
         // The deadline may have been renewed since the open; another renewal does no harm.
         let message = self.store.message(reader.seq);
-        let same = message.is_ok_and(|message| message.claim.is_some_and(|claim| claim.at == lease.claimed_at));
+        let same = message
+            .is_ok_and(|message| message.claim.is_some_and(|claim| (claim.at, message.deliveries) == lease.claim));
         if same && let Err(error) = self.store.renew(reader.seq, now) {
             tracing::debug!(seq = reader.seq, %error, "lease not renewed at close");
         }

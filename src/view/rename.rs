@@ -12,7 +12,6 @@ use crate::store::{Done, Published, ROOT, Taker};
 use super::access::Caller;
 use super::draft::Target;
 use super::lookup::Found;
-use super::open::worker;
 use super::{Attributes, Node, View};
 
 const FOREIGN: Error = Error::NotPermitted("no transition leads from there to there");
@@ -83,7 +82,7 @@ impl View {
         let same = source.is_called(to.1);
         match (state, to.0) {
             (State::Ready, Node::Claimed(target)) if target == queue && same => {
-                let taker = Taker { worker: worker(caller), uid: caller.uid };
+                let taker = Taker { worker: self.workers.worker(caller.pid), uid: caller.uid };
                 self.store.claim(queue, seq, taker, now).map(drop)
             }
             (State::Ready | State::Claimed, Node::Dead(target)) if target == queue && same => {
@@ -160,7 +159,8 @@ impl View {
         }
         let name = Self::producer_name(to.1)?;
         self.store.space().admit(0)?;
-        Ok(Target::new(caller, queue, name, to.1, then))
+        let asker = self.workers.worker(caller.pid);
+        Ok(Target::new(caller.uid, asker, queue, (name, to.1), then))
     }
 
     /// `link` of a draft to a visible name: publishes and leaves the draft. Gives what `stat` shows of the new name.

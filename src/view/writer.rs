@@ -162,7 +162,7 @@ impl Writer {
         self.staging.read_at(offset, size)
     }
 
-    /// The process that a thread belongs to, when it is one that wrote.
+    /// The process that a thread belongs to.
     fn process_of(&self, tid: u32) -> u32 {
         let known = self.writers.iter().find(|(thread, _)| *thread == tid);
         known.map_or_else(|| process::tgid(tid), |(_, process)| *process)
@@ -301,7 +301,7 @@ impl View {
         let process = writer.process_of(tid);
         let wrote = writer.has_written(process);
         if wrote && !matches!(writer.state, Progress::Aborted(_)) {
-            let stat = process::stat(tid);
+            let stat = self.workers.stat(tid);
             if process == writer.opener {
                 writer.session = writer.session.or(stat.map(|stat| stat.session));
             }
