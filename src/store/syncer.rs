@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 use parking_lot::Mutex;
@@ -88,11 +89,23 @@ impl Drop for Syncer {
     }
 }
 
+/// The longest that the first of a crowd waits for the others.
+const GATHER_MAX: Duration = Duration::from_micros(500);
+
 fn run(db: &Db, jobs: &Receiver<Job>, syncs: &AtomicU64) {
+    // A sync costs processor time that producers need as well. When the one before served or met several, more are on their
+    // way: waiting for them about as long as a sync takes makes one of many. A producer that is alone never waits.
+    let (mut crowd, mut gather) = (0, Duration::ZERO);
     while let Ok(first) = jobs.recv() {
+        if crowd > 1 {
+            std::thread::sleep(gather);
+        }
         // Whatever was written by those in the queue now was written before this sync begins.
         let batch: Vec<Job> = std::iter::once(first).chain(jobs.try_iter()).collect();
+        let began = Instant::now();
         let result = db.sync();
+        gather = began.elapsed().min(GATHER_MAX);
+        crowd = batch.len() + jobs.len();
         syncs.fetch_add(1, Ordering::Relaxed);
         if let Err(error) = &result {
             tracing::error!(%error, "sync of the store failed");
