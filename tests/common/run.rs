@@ -203,6 +203,16 @@ impl Mount {
         command.env("M", self.path()).env("MQFS_PID", self.daemon.as_ref().map_or(0, Child::id).to_string());
         command.current_dir(self.path()).stdin(Stdio::null());
         command.stdout(File::create(&stdout).unwrap()).stderr(File::create(&stderr).unwrap());
+        // A test run that was started by nohup or in the background of a script passes on that these are ignored.
+        // SAFETY: signal is async-signal-safe.
+        unsafe {
+            command.pre_exec(|| {
+                for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM] {
+                    libc::signal(signal, libc::SIG_DFL);
+                }
+                Ok(())
+            });
+        }
         let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         Running { child: Some(child), stdout, stderr }
     }
