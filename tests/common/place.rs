@@ -85,6 +85,14 @@ impl Place {
         let errors = fs::File::create(self.dir().join("errors")).unwrap();
         let mut command = Command::new(binary());
         command.args(["mount", "store", "mnt", "--foreground"]).args(more).current_dir(self.dir());
+        // A test run under nohup passes on that SIGHUP is ignored, which mqfs respects.
+        // SAFETY: signal is async-signal-safe.
+        unsafe {
+            std::os::unix::process::CommandExt::pre_exec(&mut command, || {
+                libc::signal(libc::SIGHUP, libc::SIG_DFL);
+                Ok(())
+            });
+        }
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors).spawn().unwrap();
         until(|| is_mounted(&self.mnt()) || child.try_wait().unwrap().is_some());
         assert!(is_mounted(&self.mnt()), "{}", self.errors());
