@@ -19,7 +19,7 @@ fn count() -> usize {
 /// A mount with that many messages in the queue `q`, made by two processes.
 fn filled(count: usize) -> (Mount, PathBuf) {
     let m = Mount::new();
-    let q = m.queue_with("q", &["durability=async", "max_deliveries=0"]);
+    let q = m.queue_with("q", &["durability=async", "max_deliveries=0", "visibility_timeout=1d"]);
     enqueue(&m, count);
     (m, q)
 }

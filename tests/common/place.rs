@@ -153,6 +153,9 @@ impl Drop for Place {
                 return;
             }
         }
+        // After umount(8) the process still writes to its store for a moment.
+        let path = dir.keep();
+        until(|| fs::remove_dir_all(&path).is_ok() || !path.exists());
     }
 }
 
