@@ -32,8 +32,14 @@ pub enum Error {
     MessageTooLarge,
     /// The disk under the store is full (or within its reserve).
     NoSpace,
+    /// The queue is full: `max_messages` or `max_bytes`.
+    QueueFull,
+    /// Nothing is enqueued, or nothing claimed, for the time being.
+    Paused,
     /// Nothing to take, and the caller does not wait.
     WouldBlock,
+    /// A signal came while the caller waited.
+    Interrupted,
     /// The mount is going away while the caller waits.
     GoingAway,
     /// The message's writer was killed, or an earlier error already dropped the message.
@@ -74,7 +80,10 @@ impl Error {
             Error::NameTooLong => libc::ENAMETOOLONG,
             Error::MessageTooLarge => libc::EFBIG,
             Error::NoSpace => libc::ENOSPC,
-            Error::WouldBlock => libc::EAGAIN,
+            Error::QueueFull => libc::EDQUOT,
+            // Both pass by themselves: it is worth trying again.
+            Error::Paused | Error::WouldBlock => libc::EAGAIN,
+            Error::Interrupted => libc::EINTR,
             Error::GoingAway => libc::ENODEV,
             // EIO: the bytes that the caller wrote are gone, and only an I/O error says so.
             Error::Aborted | Error::Damaged(_) => libc::EIO,
@@ -109,7 +118,10 @@ impl fmt::Display for Error {
             Error::NameTooLong => f.write_str("name too long"),
             Error::MessageTooLarge => f.write_str("message larger than max_message_bytes"),
             Error::NoSpace => f.write_str("no space left on the store's disk"),
+            Error::QueueFull => f.write_str("the queue is full"),
+            Error::Paused => f.write_str("the queue is paused"),
             Error::WouldBlock => f.write_str("nothing to take now"),
+            Error::Interrupted => f.write_str("interrupted while waiting"),
             Error::GoingAway => f.write_str("the mount is going away"),
             Error::Aborted => f.write_str("the message was dropped because a writer failed or was killed"),
             Error::NoAttribute => f.write_str("no such attribute"),

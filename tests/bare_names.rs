@@ -60,6 +60,26 @@ fn other_sessions_do_not_see_the_bare_name() {
     assert_eq!(producers(&q), ["a", "b"], "and nothing was claimed");
 }
 
+/// In a container whose session was begun outside of it (`docker exec`, a job of a build service), the kernel says that the session
+/// is 0. It is one like any other.
+#[test]
+fn a_session_that_was_begun_outside_of_the_container_is_one() {
+    let m = Mount::new();
+    let mqfs = env!("CARGO_BIN_EXE_mqfs");
+    let script = format!(
+        r#"exec unshare -pf --mount-proc --kill-child bash -c '
+            set -e
+            mkdir $T/point; "{mqfs}" mount $T/contained $T/point; trap "\"{mqfs}\" umount $T/point" EXIT
+            test "$(ps -o sid= -p $$)" -eq 0
+            cd $T/point; mkdir q
+            echo hi > q/a; cat q/a; rm q/a
+            echo two > q/b; setsid -w cat q/b 2>&1 | sed "s/.*: //"
+            cat q/0*-b; rm q/0*-b; cd /'
+    "#
+    );
+    assert_eq!(m.sh(&script).ok(), "hi\nNo such file or directory\ntwo\n");
+}
+
 /// Each session that wrote a name sees its own message under it.
 #[test]
 fn each_session_sees_its_own_message_under_a_name() {

@@ -115,3 +115,50 @@ fn crashes_leave_no_orphaned_bodies() {
     m.sh("rm q/*").ok();
     wait_until(|| m.body_files().is_empty());
 }
+
+/// A line is in the store when the write that completed it has returned, and no line is there in parts, or twice.
+#[test]
+fn crashes_lose_no_line_that_was_written() {
+    const LINES: &str = r#"
+import os, sys
+worker, start = sys.argv[1], int(sys.argv[2])
+acknowledged = os.open(os.environ["T"] + "/acknowledged-" + worker, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+try:
+    fd = os.open("q/.mq/lines", os.O_WRONLY)
+    for i in range(start, start + 1_000_000):
+        size = (10, 3_000, 40_000)[i % 3]
+        line = (f"{worker}-{i} ".encode() + b"x" * size)[:size - 2] + b".\n"
+        at = 0
+        while at < size:
+            at += os.write(fd, line[at:at + 17_000])
+        os.write(acknowledged, f"{worker}-{i}\n".encode())
+except OSError:
+    pass
+"#;
+    let mut m = Mount::new();
+    let q = m.queue("q");
+    for round in 0..3 {
+        let start = |worker: u32| {
+            let arguments = ["-c", LINES, &worker.to_string(), &(round * 10_000).to_string()];
+            m.start_command(std::process::Command::new("python3").args(arguments))
+        };
+        let before: usize = (0..3).map(|worker| acknowledged(&m, worker).len()).sum();
+        let producers: Vec<_> = (0..3).map(start).collect();
+        wait_until(|| (0..3).map(|worker| acknowledged(&m, worker).len()).sum::<usize>() >= before + 200);
+        m.kill9_and_remount();
+        for producer in producers {
+            producer.finish();
+        }
+        let promised: HashSet<String> = (0..3).flat_map(|worker| acknowledged(&m, worker)).collect();
+        let mut found = HashSet::new();
+        for line in m.bodies(&q) {
+            let name = line.split(' ').next().unwrap().to_owned();
+            let number: usize = name.split('-').nth(1).unwrap().parse().unwrap();
+            assert_eq!(line.len(), [10, 3_000, 40_000][number % 3], "{name}");
+            assert!(line.ends_with(".\n"), "{name}");
+            assert!(found.insert(name.clone()), "{name} is there twice");
+        }
+        assert!(promised.is_subset(&found), "lost {:?}", promised.difference(&found));
+        assert!(found.len() <= promised.len() + 3 * (round + 1));
+    }
+}

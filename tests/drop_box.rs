@@ -126,7 +126,7 @@ fn a_producer_who_may_not_consume() {
 /// "A drop box is mode 1733" for others, with a group that consumes: the primary group counts without /proc.
 #[test]
 fn a_drop_box_with_a_consuming_group() {
-    let (m, q) = mount(0o1773);
+    let (m, q) = mount(0o773);
     chown(&q, None, Some(STAFF)).unwrap();
     ann(&m, "umask 022; echo letter > q/a").ok();
     let name = listing(&q)[0].clone();

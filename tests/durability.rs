@@ -4,65 +4,16 @@
 //! thrown away, as `xfs_io -x -c shutdown` does it. A negative control shows that the cut cuts.
 
 mod common;
+#[path = "common/disk.rs"]
+mod disk;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::thread;
 
-use common::{Mount, producer, wait_until};
-
-/// A file system of its own in an image file.
-struct Disk {
-    dir: tempfile::TempDir,
-}
-
-fn command(words: &[&str]) {
-    let out = Command::new(words[0]).args(&words[1..]).output().unwrap();
-    assert!(out.status.success(), "{words:?}: {}", String::from_utf8_lossy(&out.stderr));
-}
-
-impl Disk {
-    fn new(mkfs: &[&str]) -> Disk {
-        let dir = tempfile::Builder::new().prefix("mqfs-test-disk-").tempdir().unwrap();
-        let disk = Disk { dir };
-        fs::File::create(disk.image()).unwrap().set_len(512 << 20).unwrap();
-        fs::create_dir(disk.path()).unwrap();
-        command(&[mkfs, &[disk.image().to_str().unwrap()]].concat());
-        disk.mount();
-        disk
-    }
-
-    fn image(&self) -> PathBuf {
-        self.dir.path().join("image")
-    }
-
-    fn path(&self) -> PathBuf {
-        self.dir.path().join("disk")
-    }
-
-    fn mount(&self) {
-        command(&["mount", "-o", "loop", self.image().to_str().unwrap(), self.path().to_str().unwrap()]);
-    }
-
-    /// From now on nothing reaches the disk, and what has not reached it is lost.
-    fn cut_the_power(&self) {
-        command(&["xfs_io", "-x", "-c", "shutdown", self.path().to_str().unwrap()]);
-    }
-
-    /// The machine starts again.
-    fn start_again(&self) {
-        wait_until(|| Command::new("umount").arg(self.path()).status().unwrap().success());
-        self.mount();
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.path()).output();
-    }
-}
+use common::{Mount, producer};
+use disk::Disk;
 
 /// Enqueues small and large messages, straight and by way of a draft, and gives the names that were acknowledged.
 fn enqueue(queue: &Path, producer: usize, count: usize) -> BTreeSet<String> {
@@ -148,6 +99,49 @@ fn without_syncs_a_power_cut_loses_messages() {
     let (acknowledged, there) = survivors(&["mkfs.ext4", "-q", "-F"], "async");
     assert!(there.is_subset(&acknowledged));
     assert!(there.len() < acknowledged.len(), "nothing was lost: the cut does not cut");
+}
+
+/// Writes lines, short and long, by several descriptors that are closed, or synced and kept, and cuts the power: what is there.
+fn surviving_lines(durability: &str, sync: bool) -> BTreeSet<String> {
+    let disk = Disk::new(&["mkfs.ext4", "-q", "-F"]);
+    let mut m = Mount::with_store_in(&disk.path(), &[]);
+    let queue = m.queue_with("q", &[&format!("durability={durability}")]);
+    fs::File::open(&queue).unwrap().sync_all().unwrap();
+    let mut kept = Vec::new();
+    for producer in 0..6 {
+        let file = fs::File::options().append(true).open(queue.join(".mq/lines")).unwrap();
+        for n in 0..40 {
+            let line = format!("{}.\n", body(&format!("{producer}-{n}")));
+            std::io::Write::write_all(&mut &file, line.as_bytes()).unwrap();
+        }
+        if sync {
+            file.sync_all().unwrap();
+            kept.push(file);
+        } else {
+            assert_eq!(close(file), 0);
+        }
+    }
+    disk.cut_the_power();
+    m.kill9();
+    drop(kept);
+    disk.start_again();
+    m.start();
+    let mut there = BTreeSet::new();
+    for line in m.bodies(&queue) {
+        let name = line.split(' ').next().unwrap().to_owned();
+        assert_eq!(line, format!("{}.\n", body(&name)), "{name} is not whole");
+        assert!(there.insert(name.clone()), "{name} is there twice");
+    }
+    m.stop();
+    there
+}
+
+/// Lines survive when a close or an fsync of their file has returned.
+#[test]
+fn lines_that_were_closed_or_synced_survive_a_power_cut() {
+    assert_eq!(surviving_lines("sync", false).len(), 240);
+    assert_eq!(surviving_lines("async", true).len(), 240);
+    assert!(surviving_lines("async", false).len() < 240, "nothing was lost: the cut does not cut");
 }
 
 /// Many producers share syncs: "while one sync is under way, whatever arrives joins the next".

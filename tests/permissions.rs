@@ -175,17 +175,29 @@ fn a_reader_is_bound_by_the_message_s_mode() {
     untouched(&q, &a);
 }
 
-/// A sticky queue lets its consumers consume: the sticky bit is about others' drafts and queues.
+/// In a sticky queue nobody else can remove what others put in, so nobody else claims it either.
 #[test]
-fn a_sticky_queue_has_consumers() {
+fn a_sticky_queue_is_consumed_by_its_owner() {
     let (m, q) = mount(0o1777);
     ann(&m, "umask 022; echo letter > q/a; echo draft > q/.d; mkdir q/inner").ok();
     assert_eq!(bob(&m, "cat q/*-a").ok(), "letter\n");
-    assert_eq!(listing(control(&q, "claimed")).len(), 1, "read by a consumer");
-    for script in ["rm -f q/.d", "rmdir q/inner", "mv q/.d q/stolen", "mv q/inner q/stolen"] {
+    assert_eq!(listing(control(&q, "claimed")).len(), 0, "a plain read");
+    for script in [
+        "rm -f q/.d",
+        "rmdir q/inner",
+        "mv q/.d q/stolen",
+        "mv q/inner q/stolen",
+        "rm -f q/*-a",
+        "mv q/*-a q/.mq/claimed/",
+    ] {
         let ran = bob(&m, script);
         assert!(!ran.status.success(), "{script}: {ran:?}");
     }
+    assert_eq!(m.bodies("q"), ["letter\n"]);
+    ann(&m, "rm q/*-a").ok();
+    bob(&m, "echo mine > q/b").ok();
+    m.sh("set -- q/*-b; cat \"$1\"; rm \"$1\"").ok();
+    assert_eq!(m.stats("q")["claims_total"], 1, "by its owner");
     assert_eq!(fs::read_to_string(q.join(".d")).unwrap(), "draft\n");
 }
 

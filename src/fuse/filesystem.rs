@@ -16,8 +16,9 @@ use fuser::{
 
 use crate::error::{Error, Result};
 use crate::view::xattr::Demand;
-use crate::view::{Attributes, Change, View};
+use crate::view::{Attributes, Change, Opened, View};
 
+use super::created::Kernel;
 use super::replies::{caller, errno, file_attr, file_type, node, open_flags, time};
 use super::spin::Spin;
 
@@ -28,12 +29,13 @@ const MAX_WRITE: u32 = 1 << 20;
 pub struct Filesystem {
     view: Arc<View>,
     spin: Arc<Spin>,
+    kernel: Arc<Kernel>,
 }
 
 impl Filesystem {
-    /// Serves a view. `spin` is told of each request.
-    pub fn new(view: Arc<View>, spin: Arc<Spin>) -> Self {
-        Self { view, spin }
+    /// Serves a view. `spin` is told of each request; `kernel` takes the answers to creates.
+    pub fn new(view: Arc<View>, spin: Arc<Spin>, kernel: Arc<Kernel>) -> Self {
+        Self { view, spin, kernel }
     }
 
     fn begin(&self) {
@@ -61,6 +63,13 @@ fn entry(reply: ReplyEntry, result: Result<Attributes>) {
 fn attr(reply: ReplyAttr, result: Result<Attributes>) {
     match result {
         Ok(shown) => reply.attr(&shown.valid(), &file_attr(&shown)),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+fn open(reply: ReplyOpen, writes: bool, result: Result<Opened>) {
+    match result {
+        Ok(opened) => reply.opened(FileHandle(opened.handle), open_flags(&opened, writes)),
         Err(error) => reply.error(errno(&error)),
     }
 }
@@ -97,7 +106,21 @@ impl fuser::Filesystem for Filesystem {
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         self.begin();
-        entry(reply, node(parent).and_then(|parent| self.view.lookup(&caller(req), parent, name.as_bytes())));
+        let (caller, name) = (caller(req), name.as_bytes());
+        let parent = match node(parent) {
+            Ok(parent) => parent,
+            Err(error) => return entry(reply, Err(error)),
+        };
+        match self.view.lookup(&caller, parent, name) {
+            Err(Error::NotFound) => self.view.await_name(&caller, parent, name, |found| entry(reply, found)),
+            found => entry(reply, found),
+        }
+    }
+
+    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
+        if let Ok(node) = node(ino) {
+            self.view.forget(node, nlookup);
+        }
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
@@ -196,12 +219,11 @@ impl fuser::Filesystem for Filesystem {
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         self.begin();
-        match node(ino).and_then(|node| self.view.open(&caller(req), node, flags.0)) {
-            Ok(opened) => {
-                let writes = flags.0 & libc::O_ACCMODE != libc::O_RDONLY;
-                reply.opened(FileHandle(opened.handle), open_flags(&opened, writes));
-            }
-            Err(error) => reply.error(errno(&error)),
+        let writes = flags.0 & libc::O_ACCMODE != libc::O_RDONLY;
+        let done = move |result| open(reply, writes, result);
+        match node(ino) {
+            Ok(node) => self.view.open_then(&caller(req), node, flags.0, done),
+            Err(error) => done(Err(error)),
         }
     }
 
@@ -218,14 +240,7 @@ impl fuser::Filesystem for Filesystem {
         self.begin();
         let created = |parent| self.view.create(&caller(req), parent, name.as_bytes(), mode, flags);
         match node(parent).and_then(created) {
-            Ok((shown, opened)) => reply.created(
-                // The name means the message to nobody but its writers, until it is enqueued.
-                &shown.name_valid(),
-                &file_attr(&shown),
-                Generation(0),
-                FileHandle(opened.handle),
-                open_flags(&opened, true),
-            ),
+            Ok((shown, opened)) => self.kernel.created(req, &shown, &opened, reply),
             Err(error) => reply.error(errno(&error)),
         }
     }
@@ -237,21 +252,16 @@ impl fuser::Filesystem for Filesystem {
         fh: FileHandle,
         offset: u64,
         size: u32,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
         self.begin();
-        // Either of the two takes the reply.
-        let mut reply = Some(reply);
-        let read = self.view.read(&caller(req), fh.0, offset, size as usize, |bytes| {
-            if let Some(reply) = reply.take() {
-                reply.data(bytes);
-            }
+        let nonblocking = flags.0 & libc::O_NONBLOCK != 0;
+        self.view.read(&caller(req), fh.0, offset, size as usize, nonblocking, |read| match read {
+            Ok(bytes) => reply.data(bytes),
+            Err(error) => reply.error(errno(&error)),
         });
-        if let (Err(error), Some(reply)) = (read, reply) {
-            reply.error(errno(&error));
-        }
     }
 
     fn write(
@@ -267,10 +277,10 @@ impl fuser::Filesystem for Filesystem {
         reply: ReplyWrite,
     ) {
         self.begin();
-        match self.view.write(fh.0, req.pid(), offset, data) {
-            Ok(()) => reply.written(data.len() as u32),
+        self.view.write(fh.0, req.pid(), offset, data, move |written| match written {
+            Ok(count) => reply.written(count as u32),
             Err(error) => reply.error(errno(&error)),
-        }
+        });
     }
 
     fn flush(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
@@ -413,7 +423,29 @@ impl fuser::Filesystem for Filesystem {
         reply.error(Errno::ENOTTY);
     }
 
-    // The next three are not answered for one file but for the whole mount: the kernel does them by itself from then on, and
+    fn poll(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        notifier: PollNotifier,
+        events: PollEvents,
+        flags: PollFlags,
+        reply: ReplyPoll,
+    ) {
+        self.begin();
+        // The kernel drops what it does not know of: a descriptor that was closed meanwhile.
+        let notify = || Box::new(move || drop(notifier.notify())) as Box<dyn FnOnce() + Send>;
+        let notify = flags.contains(PollFlags::FUSE_POLL_SCHEDULE_NOTIFY).then(notify);
+        let ready = PollEvents::POLLIN | PollEvents::POLLRDNORM | PollEvents::POLLOUT | PollEvents::POLLWRNORM;
+        match self.view.is_readable(fh.0, notify) {
+            Ok(true) => reply.poll(events & ready),
+            Ok(false) => reply.poll(PollEvents::empty()),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    // The next two are not answered for one file but for the whole mount: the kernel does them by itself from then on, and
     // ENOSYS is how it is told.
 
     fn copy_file_range(
@@ -428,19 +460,6 @@ impl fuser::Filesystem for Filesystem {
         _len: u64,
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
-    ) {
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn poll(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _notifier: PollNotifier,
-        _events: PollEvents,
-        _flags: PollFlags,
-        reply: ReplyPoll,
     ) {
         reply.error(Errno::ENOSYS);
     }

@@ -16,6 +16,8 @@ pub struct Entry {
     parent: u64,
     /// `MAJOR:MINOR` of the filesystem: no two that are mounted at the same time have the same.
     pub device: String,
+    /// Which directory of the filesystem is mounted: `/`, except for bind mounts.
+    pub root: PathBuf,
     /// Where it is mounted.
     pub point: PathBuf,
     /// The type, with the subtype: `fuse.mqfs`.
@@ -59,6 +61,36 @@ pub fn is_mounted(kind: &str, source: &OsStr) -> io::Result<bool> {
     Ok(entries(&table).any(|entry| entry.kind == kind && entry.source == source))
 }
 
+/// The whole mounts of a type that are to be seen, each filesystem at the point where it was mounted first, sorted by their
+/// points.
+pub fn all(kind: &str) -> io::Result<Vec<Entry>> {
+    let table = std::fs::read(PATH)?;
+    let mut found: Vec<Entry> = Vec::new();
+    for entry in entries(&table).filter(|entry| entry.kind == kind && is_seen_whole(&table, entry)) {
+        if found.iter().all(|other| other.device != entry.device) {
+            found.push(entry);
+        }
+    }
+    found.sort_by(|a, b| a.point.cmp(&b.point));
+    Ok(found)
+}
+
+/// The mount that a path, absolute and without symbolic links, is on, if that is some FUSE filesystem.
+pub fn of(path: &Path) -> io::Result<Option<Entry>> {
+    let table = std::fs::read(PATH)?;
+    Ok(path.ancestors().find_map(|point| uppermost(&table, point)).filter(Entry::is_fuse))
+}
+
+/// Where the whole of the filesystem is to be seen of which `device` is a part.
+pub fn whole(device: &str) -> io::Result<Option<Entry>> {
+    let table = std::fs::read(PATH)?;
+    Ok(entries(&table).find(|entry| entry.device == device && is_seen_whole(&table, entry)))
+}
+
+fn is_seen_whole(table: &[u8], entry: &Entry) -> bool {
+    entry.root == Path::new("/") && uppermost(table, &entry.point).is_some_and(|seen| seen.id == entry.id)
+}
+
 fn uppermost(table: &[u8], point: &Path) -> Option<Entry> {
     let here: Vec<Entry> = entries(table).filter(|entry| entry.point == point).collect();
     // What lies under another mount is that one's parent.
@@ -78,6 +110,7 @@ fn entry(line: &[u8]) -> Option<Entry> {
         id: text(0)?.parse().ok()?,
         parent: text(1)?.parse().ok()?,
         device: text(2)?,
+        root: PathBuf::from(unescape_octal(fields.get(3)?)),
         point: PathBuf::from(unescape_octal(fields.get(4)?)),
         kind: text(separator + 1)?,
         source: unescape_octal(fields.get(separator + 2)?),

@@ -58,8 +58,11 @@ pub fn file_attr(shown: &Attributes) -> FileAttr {
 /// How the kernel is to treat an open file.
 pub fn open_flags(opened: &Opened, writes: bool) -> FopenFlags {
     let mut flags = FopenFlags::empty();
-    if opened.direct {
+    if opened.direct || opened.stream {
         flags |= FopenFlags::FOPEN_DIRECT_IO;
+    }
+    if opened.stream {
+        flags |= FopenFlags::FOPEN_STREAM;
     }
     if opened.immutable {
         flags |= FopenFlags::FOPEN_KEEP_CACHE;

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -10,7 +10,9 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use fuser::{Config, Session, SessionACL};
+use rustix::event::{PollFd, PollFlags, Timespec};
 
+use super::created::Kernel;
 use super::daemon;
 use super::filesystem::Filesystem;
 use super::mount::{self, MountError};
@@ -104,13 +106,23 @@ fn start_session(
     };
     let device = mountinfo::at(point).map_err(undo)?.map(|entry| entry.device);
     let spin = Spin::new(options.spin);
-    let filesystem = Filesystem::new(view.clone(), spin.clone());
+    let kernel = Arc::new(Kernel::default());
+    let filesystem = Filesystem::new(view.clone(), spin.clone(), kernel.clone());
     let session = Session::from_fd(filesystem, channel, acl(options.access), config()).map_err(undo)?;
     spin.attach(session.as_fd().try_clone_to_owned().map_err(undo)?).map_err(undo)?;
+    kernel.attach(session.as_fd().try_clone_to_owned().map_err(undo)?);
+    let waiting = session.as_fd().try_clone_to_owned().map_err(undo)?;
+    view.serve(Box::new(move || readable(&waiting)));
     let sender = control.sender.clone();
     let serve = move || drop(sender.send(Event::Ended(session.run())));
     let session = thread::Builder::new().name("session".to_owned()).spawn(serve).map_err(undo)?;
     Ok((session, device))
+}
+
+/// Whether a request waits in the kernel's queue.
+fn readable(device: &OwnedFd) -> bool {
+    let mut polled = [PollFd::new(device, PollFlags::IN)];
+    rustix::event::poll(&mut polled, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
 }
 
 /// Without `allow_other` the kernel lets in nobody but the owner, and `fuser` need not look: its own check would refuse

@@ -76,7 +76,8 @@ impl Signals {
     }
 }
 
-fn is_ignored(signal: i32) -> bool {
+/// Whether the process ignores a signal.
+pub fn is_ignored(signal: i32) -> bool {
     // SAFETY: sigaction only writes to `action`, which is plain data.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();

@@ -13,6 +13,8 @@ pub enum Names {
     /// By sequence number, then the producer's name: the listing is the order of delivery.
     #[default]
     Sequence,
+    /// By the name that its producer gave it, which no other message of the queue may have.
+    Keep,
 }
 
 /// What claims a message.
@@ -45,6 +47,50 @@ pub enum AbortOn {
     Never,
 }
 
+/// How the wait before a retry grows with the delivery count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RetryBackoff {
+    /// Not at all.
+    #[default]
+    Fixed,
+    /// It doubles with each delivery.
+    Exponential,
+}
+
+/// What becomes of a message whose time to live is over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Expired {
+    /// It is dead-lettered.
+    #[default]
+    Dead,
+    /// It is removed.
+    Drop,
+}
+
+/// What happens to a new message when the queue is full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Overflow {
+    /// Its producer gets an error.
+    #[default]
+    Reject,
+    /// The oldest ready messages make room.
+    DropOldest,
+}
+
+/// Which way through the queue is closed for a while.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Paused {
+    /// None.
+    #[default]
+    No,
+    /// Nothing is enqueued.
+    In,
+    /// Nothing is claimed.
+    Out,
+    /// Neither.
+    Both,
+}
+
 /// The configuration of one queue. Its default is that of a queue about which nobody said anything.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueueConfig {
@@ -62,10 +108,81 @@ pub struct QueueConfig {
     pub max_lease: Duration,
     /// After how many deliveries a message that comes back is dead-lettered; 0 is never.
     pub max_deliveries: u32,
+    /// How long a message that comes back waits before it is ready again; 0 is not at all.
+    pub retry_delay: Duration,
+    /// How that grows with the delivery count.
+    pub retry_backoff: RetryBackoff,
+    /// The path, from the root of the mount, of the queue that gets the dead letters; empty: they stay, as dead.
+    pub dead_letter: String,
+    /// How long a message may wait to be claimed unless it says otherwise itself; 0 is for ever.
+    pub message_ttl: Duration,
+    /// What becomes of it then.
+    pub expired: Expired,
+    /// So many messages that are not dead make the queue full; 0 is never.
+    pub max_messages: u64,
+    /// So many bytes of messages that are not dead make the queue full; 0 is never.
+    pub max_bytes: u64,
     /// The largest message accepted; 0 is any.
     pub max_message_bytes: u64,
+    /// What happens to a new message when the queue is full.
+    pub overflow: Overflow,
+    /// How many priorities there are; 1 is that all messages are equal.
+    pub priorities: u8,
+    /// How long a deduplication id is remembered; 0 is not at all.
+    pub dedup_window: Duration,
     /// How long an untouched draft is kept; 0 is for ever.
     pub draft_ttl: Duration,
+    /// So many messages at most are answered to one read of `.mq/lines`; at least 1.
+    pub lines_batch: u32,
+    /// Which way through the queue is closed for a while.
+    pub paused: Paused,
+}
+
+/// The longest wait before a retry, however often it has doubled.
+pub const LONGEST_RETRY: Duration = Duration::from_secs(24 * 60 * 60);
+/// What a consumer who gives a message back for later waits when the queue names no `retry_delay`; it doubles with each
+/// delivery...
+const RETRY_DEFAULT: Duration = Duration::from_secs(1);
+/// ...up to this.
+const RETRY_DEFAULT_MAX: Duration = Duration::from_secs(5 * 60);
+
+/// `first`, doubled with each delivery after the first, and no more than `limit`.
+fn doubled(first: Duration, deliveries: u32, limit: Duration) -> Duration {
+    let factor = 1_u32.checked_shl(deliveries.saturating_sub(1)).unwrap_or(u32::MAX);
+    first.saturating_mul(factor).min(limit.max(first))
+}
+
+impl QueueConfig {
+    /// How long a message that comes back after so many deliveries waits before it is ready again.
+    pub fn retry_after(&self, deliveries: u32) -> Duration {
+        match self.retry_backoff {
+            RetryBackoff::Fixed => self.retry_delay,
+            RetryBackoff::Exponential => doubled(self.retry_delay, deliveries, LONGEST_RETRY),
+        }
+    }
+
+    /// The same for a message that is given back for later, which always waits.
+    pub fn later_after(&self, deliveries: u32) -> Duration {
+        match self.retry_after(deliveries) {
+            Duration::ZERO => doubled(RETRY_DEFAULT, deliveries, RETRY_DEFAULT_MAX),
+            delay => delay,
+        }
+    }
+
+    /// The queue can be full.
+    pub fn is_limited(&self) -> bool {
+        self.max_messages > 0 || self.max_bytes > 0
+    }
+
+    /// Nothing is enqueued for the time being.
+    pub fn paused_in(&self) -> bool {
+        matches!(self.paused, Paused::In | Paused::Both)
+    }
+
+    /// Nothing is claimed for the time being.
+    pub fn paused_out(&self) -> bool {
+        matches!(self.paused, Paused::Out | Paused::Both)
+    }
 }
 
 impl Default for QueueConfig {
@@ -78,8 +195,20 @@ impl Default for QueueConfig {
             visibility_timeout: Duration::from_secs(30),
             max_lease: Duration::from_secs(12 * 60 * 60),
             max_deliveries: 20,
+            retry_delay: Duration::ZERO,
+            retry_backoff: RetryBackoff::default(),
+            dead_letter: String::new(),
+            message_ttl: Duration::ZERO,
+            expired: Expired::default(),
+            max_messages: 0,
+            max_bytes: 0,
             max_message_bytes: 0,
+            overflow: Overflow::default(),
+            priorities: 1,
+            dedup_window: Duration::ZERO,
             draft_ttl: Duration::ZERO,
+            lines_batch: 1,
+            paused: Paused::default(),
         }
     }
 }
@@ -94,15 +223,21 @@ struct Key {
     set: fn(&mut QueueConfig, &str) -> bool,
 }
 
-const NAMES: &[(&str, Names)] = &[("sequence", Names::Sequence)];
+const NAMES: &[(&str, Names)] = &[("sequence", Names::Sequence), ("keep", Names::Keep)];
 const CLAIM: &[(&str, ClaimMode)] = &[("read", ClaimMode::Read), ("rename", ClaimMode::Rename)];
 const DURABILITY: &[(&str, Durability)] = &[("sync", Durability::Sync), ("async", Durability::Async)];
 const ABORT_ON: &[(&str, AbortOn)] = &[("killed", AbortOn::Killed), ("never", AbortOn::Never)];
+const RETRY_BACKOFF: &[(&str, RetryBackoff)] =
+    &[("fixed", RetryBackoff::Fixed), ("exponential", RetryBackoff::Exponential)];
+const EXPIRED: &[(&str, Expired)] = &[("dead", Expired::Dead), ("drop", Expired::Drop)];
+const OVERFLOW: &[(&str, Overflow)] = &[("reject", Overflow::Reject), ("drop-oldest", Overflow::DropOldest)];
+const PAUSED: &[(&str, Paused)] =
+    &[("no", Paused::No), ("in", Paused::In), ("out", Paused::Out), ("both", Paused::Both)];
 
 const TABLE: &[Key] = &[
     Key {
         name: "names",
-        allowed: "sequence",
+        allowed: "sequence or keep",
         get: |config| word(NAMES, config.names),
         set: |config, text| put(&mut config.names, choice(NAMES, text)),
     },
@@ -143,16 +278,88 @@ const TABLE: &[Key] = &[
         set: |config, text| put(&mut config.max_deliveries, number(text).and_then(|count| count.try_into().ok())),
     },
     Key {
+        name: "retry_delay",
+        allowed: "a duration such as 30s, 5m, 2h, 7d or 1500ms; 0s is off",
+        get: |config| duration::format(config.retry_delay),
+        set: |config, text| put(&mut config.retry_delay, time(text)),
+    },
+    Key {
+        name: "retry_backoff",
+        allowed: "fixed or exponential",
+        get: |config| word(RETRY_BACKOFF, config.retry_backoff),
+        set: |config, text| put(&mut config.retry_backoff, choice(RETRY_BACKOFF, text)),
+    },
+    Key {
+        name: "dead_letter",
+        allowed: "the path of a queue from the root of the mount, or nothing",
+        get: |config| config.dead_letter.clone(),
+        set: |config, text| put(&mut config.dead_letter, queue_path(text)),
+    },
+    Key {
+        name: "message_ttl",
+        allowed: "a duration such as 30s, 5m, 2h, 7d or 1500ms; 0s is off",
+        get: |config| duration::format(config.message_ttl),
+        set: |config, text| put(&mut config.message_ttl, time(text)),
+    },
+    Key {
+        name: "expired",
+        allowed: "dead or drop",
+        get: |config| word(EXPIRED, config.expired),
+        set: |config, text| put(&mut config.expired, choice(EXPIRED, text)),
+    },
+    Key {
+        name: "max_messages",
+        allowed: "a number; 0 is no limit",
+        get: |config| config.max_messages.to_string(),
+        set: |config, text| put(&mut config.max_messages, number(text)),
+    },
+    Key {
+        name: "max_bytes",
+        allowed: "a number of bytes, also with K, M, G or T such as 64K; 0 is no limit",
+        get: |config| config.max_bytes.to_string(),
+        set: |config, text| put(&mut config.max_bytes, bytes(text)),
+    },
+    Key {
         name: "max_message_bytes",
         allowed: "a number of bytes, also with K, M, G or T such as 64K; 0 is no limit",
         get: |config| config.max_message_bytes.to_string(),
         set: |config, text| put(&mut config.max_message_bytes, bytes(text)),
     },
     Key {
+        name: "overflow",
+        allowed: "reject or drop-oldest",
+        get: |config| word(OVERFLOW, config.overflow),
+        set: |config, text| put(&mut config.overflow, choice(OVERFLOW, text)),
+    },
+    Key {
+        name: "priorities",
+        allowed: "a number from 1 to 10",
+        get: |config| config.priorities.to_string(),
+        set: |config, text| put(&mut config.priorities, small(text, 10)),
+    },
+    Key {
+        name: "dedup_window",
+        allowed: "a duration such as 30s, 5m, 2h, 7d or 1500ms; 0s is off",
+        get: |config| duration::format(config.dedup_window),
+        set: |config, text| put(&mut config.dedup_window, time(text)),
+    },
+    Key {
         name: "draft_ttl",
         allowed: "a duration such as 30s, 5m, 2h, 7d or 1500ms; 0s is off",
         get: |config| duration::format(config.draft_ttl),
         set: |config, text| put(&mut config.draft_ttl, time(text)),
+    },
+    Key {
+        name: "lines_batch",
+        allowed: "a number from 1 to 100000",
+        get: |config| config.lines_batch.to_string(),
+        set: |config, text| put(&mut config.lines_batch, small(text, 100_000)),
+    },
+    Key {
+        name: "paused",
+        allowed: "no, in, out or both",
+        get: |config| word(PAUSED, config.paused),
+        set: |config, text| put(&mut config.paused, choice(PAUSED, text)),
     },
 ];
 
@@ -239,6 +446,19 @@ fn time(text: &str) -> Option<Duration> {
 /// Digits and nothing else: `str::parse` would also take a sign.
 fn number(text: &str) -> Option<u64> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}
+
+/// A number from 1 to `limit`.
+fn small<T: TryFrom<u64>>(text: &str, limit: u64) -> Option<T> {
+    number(text).filter(|count| (1..=limit).contains(count)).and_then(|count| count.try_into().ok())
+}
+
+/// Names of queues with slashes between them; a slash before or after says nothing.
+fn queue_path(text: &str) -> Option<String> {
+    let path = text.trim_matches('/');
+    let names = || path.split('/');
+    let sound = path.is_empty() || names().all(|name| !matches!(name, "" | "." | ".." | ".mq"));
+    (sound && !path.contains('\n')).then(|| path.to_owned())
 }
 
 fn bytes(text: &str) -> Option<u64> {

@@ -13,7 +13,9 @@ fn refusal(result: Result<()>) -> String {
 #[test]
 fn the_defaults_are_those_that_are_documented() {
     let expected = "names = sequence\nclaim = read\ndurability = sync\nabort_on = killed\nvisibility_timeout = 30s\n\
-                    max_lease = 12h\nmax_deliveries = 20\nmax_message_bytes = 0\ndraft_ttl = 0s\n";
+                    max_lease = 12h\nmax_deliveries = 20\nretry_delay = 0s\nretry_backoff = fixed\ndead_letter = \n\
+                    message_ttl = 0s\nexpired = dead\nmax_messages = 0\nmax_bytes = 0\nmax_message_bytes = 0\n\
+                    overflow = reject\npriorities = 1\ndedup_window = 0s\ndraft_ttl = 0s\nlines_batch = 1\npaused = no\n";
     assert_eq!(QueueConfig::default().render(), expected);
 }
 
@@ -25,8 +27,13 @@ fn the_words_that_are_allowed_are_those_that_are_understood() {
         ("claim", CLAIM.iter().map(|(word, _)| *word).collect()),
         ("durability", DURABILITY.iter().map(|(word, _)| *word).collect()),
         ("abort_on", ABORT_ON.iter().map(|(word, _)| *word).collect()),
+        ("retry_backoff", RETRY_BACKOFF.iter().map(|(word, _)| *word).collect()),
+        ("expired", EXPIRED.iter().map(|(word, _)| *word).collect()),
+        ("overflow", OVERFLOW.iter().map(|(word, _)| *word).collect()),
+        ("paused", PAUSED.iter().map(|(word, _)| *word).collect()),
     ] {
-        assert_eq!(find(key).unwrap().allowed, words.join(" or "));
+        let (last, others) = words.split_last().unwrap();
+        assert_eq!(find(key).unwrap().allowed, format!("{} or {last}", others.join(", ")));
         for word in words {
             let mut changed = config.clone();
             changed.set(key, word).unwrap();
@@ -57,8 +64,20 @@ fn each_key_changes_its_own_field() {
         ("visibility_timeout", "1500ms"),
         ("max_lease", " 90s\n"),
         ("max_deliveries", "0"),
+        ("retry_delay", "5s"),
+        ("retry_backoff", "exponential"),
+        ("dead_letter", "/failed/orders/"),
+        ("message_ttl", "1h"),
+        ("expired", "drop"),
+        ("max_messages", "9"),
+        ("max_bytes", "1M"),
         ("max_message_bytes", "64K"),
+        ("overflow", "drop-oldest"),
+        ("priorities", "10"),
+        ("dedup_window", "5m"),
         ("draft_ttl", "7d"),
+        ("lines_batch", "100"),
+        ("paused", "both"),
     ] {
         config.set(key, value).unwrap();
     }
@@ -70,8 +89,20 @@ fn each_key_changes_its_own_field() {
         visibility_timeout: Duration::from_millis(1_500),
         max_lease: Duration::from_secs(90),
         max_deliveries: 0,
+        retry_delay: Duration::from_secs(5),
+        retry_backoff: RetryBackoff::Exponential,
+        dead_letter: "failed/orders".into(),
+        message_ttl: Duration::from_secs(3600),
+        expired: Expired::Drop,
+        max_messages: 9,
+        max_bytes: 1 << 20,
         max_message_bytes: 65_536,
+        overflow: Overflow::DropOldest,
+        priorities: 10,
+        dedup_window: Duration::from_secs(300),
         draft_ttl: Duration::from_secs(7 * 86_400),
+        lines_batch: 100,
+        paused: Paused::Both,
     };
     assert_eq!(config, expected);
 }
@@ -80,7 +111,15 @@ fn each_key_changes_its_own_field() {
 fn bad_values_are_refused_with_key_value_and_what_is_allowed() {
     let mut config = QueueConfig::default();
     for (key, value) in [
-        ("names", "keep"),
+        ("names", "kept"),
+        ("dead_letter", "a//b"),
+        ("dead_letter", "../b"),
+        ("dead_letter", "a/.mq"),
+        ("priorities", "0"),
+        ("priorities", "11"),
+        ("lines_batch", "0"),
+        ("paused", "yes"),
+        ("overflow", "drop_oldest"),
         ("claim", "Read"),
         ("durability", ""),
         ("abort_on", "always"),
@@ -140,24 +179,54 @@ fn one_bad_line_leaves_everything_as_it_was() {
     }
 }
 
+#[test]
+fn the_wait_before_a_retry_grows_as_configured() {
+    let seconds = Duration::from_secs;
+    let mut config = QueueConfig { retry_delay: seconds(5), ..QueueConfig::default() };
+    assert_eq!([1, 2, 9].map(|deliveries| config.retry_after(deliveries)), [seconds(5); 3]);
+    config.retry_backoff = RetryBackoff::Exponential;
+    let waits = [0, 1, 2, 3, 99].map(|deliveries| config.retry_after(deliveries));
+    assert_eq!(waits, [seconds(5), seconds(5), seconds(10), seconds(20), LONGEST_RETRY]);
+    assert_eq!(config.later_after(2), seconds(10));
+    config.retry_delay = seconds(0);
+    assert_eq!(config.retry_after(7), seconds(0));
+    assert_eq!([1, 3, 99].map(|deliveries| config.later_after(deliveries)), [seconds(1), seconds(4), seconds(300)]);
+    config.retry_delay = LONGEST_RETRY * 2;
+    assert_eq!(config.retry_after(3), LONGEST_RETRY * 2, "never shorter than what was asked for");
+}
+
 proptest! {
     #[test]
     fn what_is_rendered_is_applied_back(
-        modes in any::<[bool; 3]>(),
-        times in prop::array::uniform3(1..=duration::LONGEST.as_millis() as u64),
+        modes in any::<[bool; 8]>(),
+        times in prop::array::uniform6(1..=duration::LONGEST.as_millis() as u64),
         max_deliveries: u32,
-        max_message_bytes: u64,
+        sizes: [u64; 3],
+        numbers in (1..=10_u8, 1..=100_000_u32),
+        dead_letter in "([a-z]{1,5}(/[a-z .]{1,5}x){0,2})?",
     ) {
         let config = QueueConfig {
-            names: Names::Sequence,
+            names: if modes[3] { Names::Sequence } else { Names::Keep },
             claim: if modes[0] { ClaimMode::Read } else { ClaimMode::Rename },
             durability: if modes[1] { Durability::Sync } else { Durability::Async },
             abort_on: if modes[2] { AbortOn::Killed } else { AbortOn::Never },
             visibility_timeout: Duration::from_millis(times[0]),
             max_lease: Duration::from_millis(times[1]),
             max_deliveries,
-            max_message_bytes,
+            retry_delay: Duration::from_millis(times[3]),
+            retry_backoff: if modes[4] { RetryBackoff::Fixed } else { RetryBackoff::Exponential },
+            dead_letter,
+            message_ttl: Duration::from_millis(times[4]),
+            expired: if modes[5] { Expired::Dead } else { Expired::Drop },
+            max_messages: sizes[0],
+            max_bytes: sizes[1],
+            max_message_bytes: sizes[2],
+            overflow: if modes[6] { Overflow::DropOldest } else { Overflow::Reject },
+            priorities: numbers.0,
+            dedup_window: Duration::from_millis(times[5]),
             draft_ttl: Duration::from_millis(times[2]),
+            lines_batch: numbers.1,
+            paused: if modes[7] { Paused::In } else { Paused::Out },
         };
         let mut parsed = QueueConfig::default();
         parsed.apply(&config.render()).unwrap();

@@ -5,5 +5,7 @@
 pub mod config;
 pub mod duration;
 pub mod name;
+pub mod properties;
 pub mod state;
+pub mod words;
 pub mod worker;

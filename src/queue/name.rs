@@ -1,13 +1,17 @@
 //! What a name in a queue directory means, and how a message's listed name is made.
 //!
 //! Names are bytes, not text. A listed name is the message's sequence number in 16 digits, then `-` and the name that
-//! its producer gave it, if any: `0000000000000042-a.csv`. Sorted as bytes, listed names are in order of delivery.
+//! its producer gave it, if any: `0000000000000042-a.csv`. In a queue with priorities one more digit comes first, lower for
+//! a higher priority. Sorted as bytes, listed names are in order of delivery.
 
 use crate::error::{Error, Result};
 
 /// The longest name a producer may give: with the sequence number and the dash it makes the 255 bytes that a directory
 /// entry can have.
 pub const MAX_NAME: usize = 255 - DIGITS - 1;
+
+/// The longest name in a queue that keeps names: what a directory entry can have.
+pub const MAX_KEPT_NAME: usize = 255;
 
 /// The name of a queue's control directory, the only reserved name.
 pub const CONTROL: &[u8] = b".mq";
@@ -21,9 +25,9 @@ pub enum Name<'a> {
     Control,
     /// Anything else that begins with `.`: a draft (or a queue), with the whole name.
     Draft(&'a [u8]),
-    /// A name in sequence form.
+    /// A name in sequence form, with or without the digit of a priority.
     Sequence {
-        /// The number that the 16 digits say.
+        /// The number that the last 16 digits say.
         seq: u64,
         /// What follows the dash; nothing when the digits stand alone.
         name: Option<&'a [u8]>,
@@ -45,12 +49,13 @@ pub fn classify(name: &[u8]) -> Name<'_> {
     }
 }
 
-/// The name under which the message `seq` is listed, given its producer's name (empty if it has none).
-pub fn listed(seq: u64, name: &[u8]) -> Vec<u8> {
-    let mut listed = Vec::with_capacity(DIGITS + 1 + name.len());
-    listed.extend_from_slice(format!("{seq:016}").as_bytes());
+/// The name under which the message `seq` is listed, given its producer's name (empty if it has none), and its place among
+/// the priorities in a queue that has them.
+pub fn listed(order: Option<u8>, seq: u64, name: &[u8]) -> Vec<u8> {
     // At a million messages a second, 16 digits last for 300 years.
-    debug_assert_eq!(listed.len(), DIGITS, "sequence number {seq} is too large to list");
+    let mut listed = Vec::with_capacity(DIGITS + 2 + name.len());
+    listed.extend(order.map(|order| b'0' + order.min(9)));
+    listed.extend_from_slice(format!("{seq:016}").as_bytes());
     if !name.is_empty() {
         listed.push(b'-');
         listed.extend_from_slice(name);
@@ -58,9 +63,9 @@ pub fn listed(seq: u64, name: &[u8]) -> Vec<u8> {
     listed
 }
 
-/// Refuses a producer's name that is too long to be listed.
-pub fn check_producer_name(name: &[u8]) -> Result<()> {
-    if name.len() > MAX_NAME { Err(Error::NameTooLong) } else { Ok(()) }
+/// Refuses a producer's name that is too long to be listed, in a queue with or without priorities.
+pub fn check_producer_name(name: &[u8], priorities: bool) -> Result<()> {
+    if name.len() > MAX_NAME - usize::from(priorities) { Err(Error::NameTooLong) } else { Ok(()) }
 }
 
 /// The producer's part of a name: without its sequence prefix, or prefixes if it collected several, so that a message
@@ -75,15 +80,13 @@ pub fn stripped(name: &[u8]) -> &[u8] {
 
 /// Takes a name in sequence form apart.
 fn split(name: &[u8]) -> Option<(u64, Option<&[u8]>)> {
-    let (digits, rest) = name.split_at_checked(DIGITS)?;
-    let mut seq = 0;
-    for digit in digits {
-        if !digit.is_ascii_digit() {
-            return None;
-        }
-        // 16 digits cannot overflow.
-        seq = seq * 10 + u64::from(digit - b'0');
+    let digits = name.iter().take(DIGITS + 2).take_while(|byte| byte.is_ascii_digit()).count();
+    if !(DIGITS..=DIGITS + 1).contains(&digits) {
+        return None;
     }
+    let (digits, rest) = name.split_at(digits);
+    // 16 digits cannot overflow.
+    let seq = digits[digits.len() - DIGITS..].iter().fold(0, |seq, digit| seq * 10 + u64::from(digit - b'0'));
     match rest {
         [] => Some((seq, None)),
         [b'-', name @ ..] => Some((seq, Some(name))),
@@ -108,6 +111,8 @@ mod tests {
         assert_eq!(classify(b"0000000000000042-a.csv"), Name::Sequence { seq: 42, name: Some(b"a.csv") });
         assert_eq!(classify(b"0000000000000042-"), Name::Sequence { seq: 42, name: Some(b"") });
         assert_eq!(classify(b"0000000000000042-.mq"), Name::Sequence { seq: 42, name: Some(b".mq") });
+        assert_eq!(classify(b"70000000000000042-a"), Name::Sequence { seq: 42, name: Some(b"a") });
+        assert_eq!(classify(b"00000000000000042"), Name::Sequence { seq: 42, name: None });
         assert_eq!(classify(b"9999999999999999"), Name::Sequence { seq: LARGEST, name: None });
         for plain in [
             &b"a.csv"[..],
@@ -116,8 +121,8 @@ mod tests {
             b"42",
             b"42-a",
             b"000000000000042-a",
-            b"00000000000000042-a",
-            b"00000000000000042",
+            b"000000000000000042-a",
+            b"000000000000000042",
             b"0000000000000042a",
             b"000000000000004x-a",
             b"+000000000000042-a",
@@ -130,19 +135,23 @@ mod tests {
 
     #[test]
     fn listed_names_carry_the_producers_name_if_there_is_one() {
-        assert_eq!(listed(42, b"a.csv"), b"0000000000000042-a.csv");
-        assert_eq!(listed(42, b""), b"0000000000000042");
-        assert_eq!(listed(LARGEST, b"a"), b"9999999999999999-a");
+        assert_eq!(listed(None, 42, b"a.csv"), b"0000000000000042-a.csv");
+        assert_eq!(listed(None, 42, b""), b"0000000000000042");
+        assert_eq!(listed(Some(3), 42, b"a.csv"), b"30000000000000042-a.csv");
+        assert_eq!(listed(None, LARGEST, b"a"), b"9999999999999999-a");
     }
 
     #[test]
     fn a_name_as_long_as_allowed_is_listed_in_255_bytes() {
         assert_eq!(MAX_NAME, 238);
         let longest = [b'x'; MAX_NAME];
-        assert!(check_producer_name(&longest).is_ok());
-        assert!(check_producer_name(b"").is_ok());
-        assert_eq!(listed(LARGEST, &longest).len(), 255);
-        assert!(matches!(check_producer_name(&[b'x'; MAX_NAME + 1]), Err(Error::NameTooLong)));
+        assert!(check_producer_name(&longest, false).is_ok());
+        assert!(check_producer_name(b"", false).is_ok());
+        assert!(matches!(check_producer_name(&longest, true), Err(Error::NameTooLong)));
+        assert!(check_producer_name(&longest[1..], true).is_ok());
+        assert_eq!(listed(Some(9), LARGEST, &longest[1..]).len(), 255);
+        assert_eq!(listed(None, LARGEST, &longest).len(), 255);
+        assert!(matches!(check_producer_name(&[b'x'; MAX_NAME + 1], false), Err(Error::NameTooLong)));
     }
 
     #[test]
@@ -162,7 +171,7 @@ mod tests {
         #[test]
         fn what_is_listed_is_classified_back(seq in 0..=LARGEST, name: Vec<u8>) {
             let expected = Name::Sequence { seq, name: (!name.is_empty()).then_some(&name[..]) };
-            let listed = listed(seq, &name);
+            let listed = listed(None, seq, &name);
             prop_assert_eq!(classify(&listed), expected);
         }
 
@@ -170,14 +179,14 @@ mod tests {
         fn what_is_stripped_is_the_producers_name_and_stays_as_it_is(seq in 0..=LARGEST, name: Vec<u8>) {
             let bare = stripped(&name);
             prop_assert_eq!(stripped(bare), bare);
-            let listed = listed(seq, &name);
+            let listed = listed(None, seq, &name);
             prop_assert_eq!(stripped(&listed), bare);
         }
 
         #[test]
         fn listed_names_sort_as_their_numbers(a in 0..=LARGEST, b in 0..=LARGEST, x: Vec<u8>, y: Vec<u8>) {
             prop_assume!(a != b);
-            prop_assert_eq!(listed(a, &x).cmp(&listed(b, &y)), a.cmp(&b));
+            prop_assert_eq!(listed(None, a, &x).cmp(&listed(None, b, &y)), a.cmp(&b));
         }
     }
 }

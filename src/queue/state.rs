@@ -7,14 +7,15 @@
 //!     | with a delay | | | |  lease expired, nack  | |
 //!     v              | | | '-----------------------' |
 //!   DELAYED ---------' | |                           |
-//!     |      deliver   | | dead-letter               | dead-letter; and instead of going back to READY
-//!     |                | |                           | on lease expired or nack, once
-//!     |       redrive: | |                           | deliveries >= max_deliveries > 0
-//!     | deliveries = 0 | v                           |
-//!     |                DEAD <------------------------'
-//!     |                  ^
-//!     '------------------'
-//!         dead-letter
+//!     | ^    deliver   | | dead-letter,              | dead-letter; and instead of going back to READY
+//!     | |              | | time to live over         | on lease expired or nack, once
+//!     | |     redrive: | |                           | deliveries >= max_deliveries > 0
+//!     | | deliveries=0 | v                           |
+//!     | |              DEAD <------------------------'
+//!     | |                ^
+//!     '-+----------------'
+//!       |  dead-letter, time to live over
+//!       '--- from CLAIMED: nack for later; lease expired, in a queue that retries later
 //! ```
 //!
 //! An ack is no transition: it removes a message, whatever its state.
@@ -62,33 +63,53 @@ pub enum Event {
     Claim,
     /// Whoever took it neither acked nor renewed in time.
     LeaseExpired,
-    /// Whoever took it gives it back.
+    /// Whoever took it gives it back, for now.
     Nack,
+    /// Whoever took it gives it back, for later.
+    NackLater,
     /// Somebody gives it up.
     DeadLetter,
     /// Somebody gives a dead message another chance.
     Redrive,
     /// A delayed message is due, or is delivered early.
     Deliver,
+    /// It waited longer than its time to live.
+    TimeToLiveOver,
+}
+
+/// What of its queue's configuration decides about a message's next state.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// After so many deliveries a message that comes back is dead; 0 is never.
+    pub max_deliveries: u32,
+    /// A message whose lease expires is delayed before it is ready again.
+    pub retries_later: bool,
 }
 
 /// The state and the delivery count of a message after `event`, or why that cannot happen to it now.
-pub fn next(state: State, event: Event, deliveries: u32, max_deliveries: u32) -> Result<(State, u32)> {
+pub fn next(state: State, event: Event, deliveries: u32, rules: Rules) -> Result<(State, u32)> {
+    let Rules { max_deliveries, retries_later } = rules;
     let exhausted = max_deliveries > 0 && deliveries >= max_deliveries;
     match (event, state) {
         (Event::Claim, State::Ready) => Ok((State::Claimed, deliveries.saturating_add(1))),
         // Whoever comes to claim it saw it ready: somebody else was faster.
         (Event::Claim, _) => Err(Error::NotFound),
-        (Event::LeaseExpired | Event::Nack, State::Claimed) if exhausted => Ok((State::Dead, deliveries)),
+        (Event::LeaseExpired | Event::Nack | Event::NackLater, State::Claimed) if exhausted => {
+            Ok((State::Dead, deliveries))
+        }
+        (Event::NackLater, State::Claimed) => Ok((State::Delayed, deliveries)),
+        (Event::LeaseExpired, State::Claimed) if retries_later => Ok((State::Delayed, deliveries)),
         (Event::LeaseExpired | Event::Nack, State::Claimed) => Ok((State::Ready, deliveries)),
         (Event::LeaseExpired, _) => Err(Error::NotPermitted("only a claimed message has a lease that expires")),
-        (Event::Nack, _) => Err(Error::NotPermitted("only a claimed message can be given back")),
+        (Event::Nack | Event::NackLater, _) => Err(Error::NotPermitted("only a claimed message can be given back")),
         (Event::DeadLetter, State::Ready | State::Delayed | State::Claimed) => Ok((State::Dead, deliveries)),
         (Event::DeadLetter, State::Dead) => Err(Error::NotPermitted("the message is dead already")),
         (Event::Redrive, State::Dead) => Ok((State::Ready, 0)),
         (Event::Redrive, _) => Err(Error::NotPermitted("only a dead message can be redriven")),
         (Event::Deliver, State::Delayed) => Ok((State::Ready, deliveries)),
         (Event::Deliver, _) => Err(Error::NotPermitted("only a delayed message can be delivered early")),
+        (Event::TimeToLiveOver, State::Ready | State::Delayed) => Ok((State::Dead, deliveries)),
+        (Event::TimeToLiveOver, _) => Err(Error::NotPermitted("only a waiting message has a time to live")),
     }
 }
 
@@ -98,7 +119,11 @@ mod tests {
     use super::State::*;
     use super::*;
 
-    const EVENTS: [Event; 6] = [Claim, LeaseExpired, Nack, DeadLetter, Redrive, Deliver];
+    const EVENTS: [Event; 8] = [Claim, LeaseExpired, Nack, NackLater, DeadLetter, Redrive, Deliver, TimeToLiveOver];
+
+    fn at_most(max_deliveries: u32) -> Rules {
+        Rules { max_deliveries, retries_later: false }
+    }
 
     #[test]
     fn numbers_are_the_stores_format_and_read_back() {
@@ -112,10 +137,13 @@ mod tests {
     }
 
     /// Every transition there is, for a message delivered once of at most three times.
-    const TRANSITIONS: [(State, Event, State, u32); 8] = [
+    const TRANSITIONS: [(State, Event, State, u32); 11] = [
         (Ready, Claim, Claimed, 2),
         (Claimed, LeaseExpired, Ready, 1),
         (Claimed, Nack, Ready, 1),
+        (Claimed, NackLater, Delayed, 1),
+        (Ready, TimeToLiveOver, Dead, 1),
+        (Delayed, TimeToLiveOver, Dead, 1),
         (Ready, DeadLetter, Dead, 1),
         (Delayed, DeadLetter, Dead, 1),
         (Claimed, DeadLetter, Dead, 1),
@@ -128,7 +156,7 @@ mod tests {
         for state in State::ALL {
             for event in EVENTS {
                 let drawn = TRANSITIONS.iter().find(|row| (row.0, row.1) == (state, event));
-                match (next(state, event, 1, 3), drawn) {
+                match (next(state, event, 1, at_most(3)), drawn) {
                     (Ok(after), Some(row)) => {
                         assert_eq!(after, (row.2, row.3), "{event:?} of {state:?}")
                     }
@@ -142,21 +170,30 @@ mod tests {
 
     #[test]
     fn what_comes_back_after_the_last_delivery_is_dead() {
-        for event in [LeaseExpired, Nack] {
+        for event in [LeaseExpired, Nack, NackLater] {
             for (deliveries, max_deliveries, after) in
                 [(1, 1, Dead), (2, 3, Ready), (3, 3, Dead), (4, 3, Dead), (0, 1, Ready), (u32::MAX, 0, Ready)]
             {
-                let (state, count) = next(Claimed, event, deliveries, max_deliveries).unwrap();
+                let (state, count) = next(Claimed, event, deliveries, at_most(max_deliveries)).unwrap();
+                let after = if event == NackLater && after == Ready { Delayed } else { after };
                 assert_eq!((state, count), (after, deliveries), "{event:?} {deliveries} of {max_deliveries}");
             }
         }
     }
 
     #[test]
+    fn a_queue_that_retries_later_delays_what_expires_and_not_what_is_given_back_now() {
+        let rules = Rules { max_deliveries: 3, retries_later: true };
+        assert_eq!(next(Claimed, LeaseExpired, 2, rules).unwrap(), (Delayed, 2));
+        assert_eq!(next(Claimed, LeaseExpired, 3, rules).unwrap(), (Dead, 3));
+        assert_eq!(next(Claimed, Nack, 2, rules).unwrap(), (Ready, 2));
+    }
+
+    #[test]
     fn the_limit_changes_nothing_but_what_comes_back() {
-        assert_eq!(next(Ready, Claim, 3, 3).unwrap(), (Claimed, 4));
-        assert_eq!(next(Ready, Claim, u32::MAX, 0).unwrap(), (Claimed, u32::MAX));
-        assert_eq!(next(Delayed, Deliver, 3, 3).unwrap(), (Ready, 3));
-        assert_eq!(next(Dead, Redrive, 9, 3).unwrap(), (Ready, 0));
+        assert_eq!(next(Ready, Claim, 3, at_most(3)).unwrap(), (Claimed, 4));
+        assert_eq!(next(Ready, Claim, u32::MAX, at_most(0)).unwrap(), (Claimed, u32::MAX));
+        assert_eq!(next(Delayed, Deliver, 3, at_most(3)).unwrap(), (Ready, 3));
+        assert_eq!(next(Dead, Redrive, 9, at_most(3)).unwrap(), (Ready, 0));
     }
 }

@@ -5,15 +5,20 @@
 //! a crash and is removed at the next start.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
+use super::record::BodyPlace;
+
 /// A body of at most this many bytes is kept in the database, a larger one in a file. An inline body is written three times
 /// (log, table, compaction) but needs no sync of its own.
 pub const INLINE_MAX: usize = 32 * 1024;
+
+/// So many files are synced one by one.
+const SYNCED_ONE_BY_ONE: usize = 16;
 
 /// The directory of the body files.
 #[derive(Clone, Debug)]
@@ -68,11 +73,42 @@ impl Bodies {
         })
     }
 
+    /// Makes the file `to` with the bytes of a message's, which `file` is: they never change, so the two can share them. Survives a
+    /// power cut.
+    pub fn copy(&self, from: BodyPlace, file: &File, to: u64) -> Result<()> {
+        let linked = match from {
+            // The message may be gone by now, or the filesystem may not have hard links.
+            BodyPlace::File(from) => std::fs::hard_link(self.path(from), self.path(to)).is_ok(),
+            _ => false,
+        };
+        if linked {
+            return self.sync(to, file);
+        }
+        let mut copy = self.create(to)?;
+        io::copy(&mut &*file, &mut copy)?;
+        self.sync(to, &copy)
+    }
+
     /// Makes a file's bytes and its name survive a power cut.
     pub fn sync(&self, id: u64, file: &File) -> Result<()> {
         file.sync_data()?;
         File::open(self.shard(id))?.sync_all()?;
         Ok(())
+    }
+
+    /// As [`Bodies::sync`], for several files. Many are synced together with whatever else the file system has, which takes one
+    /// commit of its journal instead of one for each.
+    pub fn sync_all(&self, ids: &[u64]) -> Result<()> {
+        if ids.len() > SYNCED_ONE_BY_ONE {
+            rustix::fs::syncfs(File::open(&self.root)?).map_err(io::Error::from)?;
+            return Ok(());
+        }
+        ids.iter().try_for_each(|id| self.sync(*id, &self.open_read(*id)?))
+    }
+
+    /// Removes files that nobody owns.
+    pub fn remove_all(&self, ids: &[u64]) {
+        ids.iter().for_each(|id| remove(&self.path(*id)));
     }
 
     /// Removes the files below `before` for which `wanted` answers false; gives how many.
@@ -98,6 +134,24 @@ impl Bodies {
     }
 }
 
+/// Whether a file that a crash may have cut has all its bytes: the right length, and the right checksum where that is known. A
+/// filesystem may give a file its length before its bytes, which then are zeros.
+pub fn is_whole(mut file: &File, size: u64, crc: Option<u32>) -> io::Result<bool> {
+    if file.metadata()?.len() != size {
+        return Ok(false);
+    }
+    let Some(crc) = crc else { return Ok(true) };
+    let (mut sum, mut buffer) = (crc32fast::Hasher::new(), vec![0; 1 << 20]);
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(sum.finalize() == crc),
+            Ok(length) => sum.update(&buffer[..length]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 /// Removes a body file; a failure costs disk space until the next start, and is logged.
 pub fn remove(path: &Path) {
     if let Err(error) = std::fs::remove_file(path)
@@ -110,6 +164,17 @@ pub fn remove(path: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cut_body_is_told_by_its_length_and_by_its_checksum() {
+        let dir = tempfile::tempdir().unwrap();
+        let bodies = Bodies::open(dir.path().join("bodies")).unwrap();
+        std::io::Write::write_all(&mut bodies.create(1).unwrap(), b"whole").unwrap();
+        let whole = |size, crc| is_whole(&bodies.open_read(1).unwrap(), size, crc).unwrap();
+        let crc = crc32fast::hash(b"whole");
+        assert!(whole(5, Some(crc)) && whole(5, None));
+        assert!(!whole(6, Some(crc)) && !whole(6, None) && !whole(5, Some(crc + 1)));
+    }
 
     #[test]
     fn the_sweep_removes_only_what_nobody_owns() {

@@ -6,8 +6,8 @@
 use std::path::Path;
 
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBPinnableSlice, DBRecoveryMode, Options,
-    ReadOptions, WriteBatch, WriteOptions,
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBPinnableSlice, DBRawIterator, DBRecoveryMode,
+    FlushOptions, Options, ReadOptions, WriteBatch, WriteOptions,
 };
 
 use crate::error::{Error, Result};
@@ -135,12 +135,28 @@ impl Db {
         iterator.status().map_err(db_error)
     }
 
-    /// Walks several runs of keys at once as they all are at one moment, in the order of the number that ends their keys. Each run is a
-    /// prefix and a key to start from. Calls `each` with the number and value until it answers false.
+    /// A walk, step by step, over the keys from `from` (inclusive) to the end of `prefix` as they are now, whatever happens to
+    /// them meanwhile.
+    pub fn walk(&self, family: Family, prefix: &[u8], from: &[u8]) -> Walk<'_> {
+        let mut options = ReadOptions::default();
+        options.set_iterate_upper_bound(keys::after_prefix(prefix));
+        options.fill_cache(false);
+        Walk { iterator: self.db.raw_iterator_cf_opt(self.handle(family), options), from: Some(from.to_vec()) }
+    }
+
+    /// Writes everything to table files, so that the space of what was deleted comes back soon.
+    pub fn flush(&self) -> Result<()> {
+        let families = Family::ALL.map(|family| self.handle(family));
+        self.db.flush_cfs_opt(&families, &FlushOptions::default()).map_err(db_error)
+    }
+
+    /// Walks several runs of keys at once as they all are at one moment, in the order of what `position` reads from their keys.
+    /// Each run is a prefix and a key to start from. Calls `each` with the position and value until it answers false.
     pub fn merge(
         &self,
         family: Family,
         runs: &[(Vec<u8>, Vec<u8>)],
+        position: impl Fn(&[u8]) -> Option<u64>,
         mut each: impl FnMut(u64, &[u8]) -> bool,
     ) -> Result<()> {
         let snapshot = self.db.snapshot();
@@ -155,7 +171,7 @@ impl Db {
             })
             .collect();
         loop {
-            let number = |iterator: &rocksdb::DBRawIterator<'_>| iterator.key().and_then(keys::last_number);
+            let number = |iterator: &DBRawIterator<'_>| iterator.key().and_then(&position);
             let first =
                 iterators.iter_mut().filter_map(|it| number(it).map(|number| (number, it))).min_by_key(|(n, _)| *n);
             let Some((number, iterator)) = first else { break };
@@ -168,6 +184,31 @@ impl Db {
     }
 }
 
+/// A walk over keys as they were when it was begun.
+pub struct Walk<'a> {
+    iterator: DBRawIterator<'a>,
+    /// Where to begin, until it has begun.
+    from: Option<Vec<u8>>,
+}
+
+impl Walk<'_> {
+    /// Calls `each` with the next keys, at most `count`; false when there are no more.
+    pub fn step(&mut self, count: usize, mut each: impl FnMut(&[u8])) -> Result<bool> {
+        if let Some(from) = self.from.take() {
+            self.iterator.seek(from);
+        }
+        for _ in 0..count {
+            let Some(key) = self.iterator.key() else {
+                self.iterator.status().map_err(db_error)?;
+                return Ok(false);
+            };
+            each(key);
+            self.iterator.next();
+        }
+        Ok(true)
+    }
+}
+
 impl Batch<'_> {
     /// Sets a key.
     pub fn put(&mut self, family: Family, key: &[u8], value: &[u8]) {
@@ -177,6 +218,11 @@ impl Batch<'_> {
     /// Removes a key.
     pub fn delete(&mut self, family: Family, key: &[u8]) {
         self.batch.delete_cf(self.db.handle(family), key);
+    }
+
+    /// Removes the keys that begin with a prefix, at once and however many they are.
+    pub fn delete_prefix(&mut self, family: Family, prefix: &[u8]) {
+        self.batch.delete_range_cf(self.db.handle(family), prefix, keys::after_prefix(prefix).as_slice());
     }
 
     /// Removes a key that was set exactly once: cheaper, as both vanish together at the next flush.

@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 use super::Store;
-use super::keys::DeadlineKind;
+use super::db::Family;
+use super::keys::{self, DeadlineKind};
+use super::record::MessageRecord;
+use super::state::deadlines;
 
 /// A deadline that has passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,27 +73,93 @@ impl DeadlineWatch {
 }
 
 impl Store {
-    /// The deadlines that have passed at `now`, at most `limit` of them, oldest first.
-    pub fn due(&self, now: u64, limit: usize) -> Result<Vec<Due>> {
+    /// The deadlines that have passed at `now`, at most `limit` of them, oldest first; those after `after`, to go on with a look
+    /// that has found so many. What is due stays in the store until it was dealt with, and is found again by the next look.
+    pub fn due(&self, now: u64, after: Option<Due>, limit: usize) -> Result<Vec<Due>> {
         let low = {
             let mut times = self.deadlines.times.lock();
-            times.next = None;
-            std::mem::replace(&mut times.low, u64::MAX)
+            if after.is_none() {
+                times.next = None;
+                std::mem::replace(&mut times.low, u64::MAX)
+            } else {
+                times.low
+            }
         };
-        let looked = self.deadlines_from(low, now, limit);
+        let looked = self.deadlines_from(low, now, after, limit);
         let mut times = self.deadlines.times.lock();
         let Ok((due, later)) = looked else {
             times.low = times.low.min(low);
             times.next = Some(now);
             return looked.map(|(due, _)| due);
         };
-        // What is due stays in the store until it was dealt with, so the next look starts there again.
         let first = due.first().map(|due| due.at).or(later);
         times.low = times.low.min(first.unwrap_or(u64::MAX));
         if let Some(later) = later {
             times.next = Some(times.next.map_or(later, |next| next.min(later)));
         }
         Ok(due)
+    }
+
+    /// The deadlines of [`Store::due`], and the time of the next that has not passed, when there are no more of them.
+    fn deadlines_from(&self, low: u64, now: u64, after: Option<Due>, limit: usize) -> Result<(Vec<Due>, Option<u64>)> {
+        let start = match after {
+            Some(Due { at, kind, id }) => [&keys::deadline(at, kind, id)[..], &[0]].concat(),
+            None => keys::deadline(low, DeadlineKind::Lease, 0).to_vec(),
+        };
+        let mut due = Vec::new();
+        let mut later = None;
+        self.db.scan(Family::Deadlines, b"", &start, |key, _| {
+            let Some((at, kind, id)) = keys::parse_deadline(key) else {
+                return Ok(true);
+            };
+            if at > now {
+                later = Some(at);
+                return Ok(false);
+            }
+            due.push(Due { at, kind, id });
+            Ok(due.len() < limit)
+        })?;
+        Ok((due, later))
+    }
+
+    /// The message of a deadline that has passed. [`Error::NotFound`] when it is hidden, in which case the thread is told again
+    /// when it is revealed; or gone or purged, in which case the deadline is forgotten.
+    pub fn message_due(&self, due: &Due) -> Result<MessageRecord> {
+        let mut state = self.lock();
+        match self.record(due.id) {
+            Ok(record) if state.is_hidden(record.queue, due.id) => return Err(Error::NotFound),
+            Ok(record) => match state.is_purged(&self.db, &record) {
+                Ok(false) => return Ok(record),
+                Ok(true) | Err(Error::NotFound) => {} // or with its whole queue
+                Err(error) => return Err(error),
+            },
+            Err(Error::NotFound) => {}
+            Err(error) => return Err(error),
+        }
+        self.delete_deadline(due)?;
+        Err(Error::NotFound)
+    }
+
+    /// Forgets a deadline, unless its message has it.
+    pub fn drop_deadline(&self, due: &Due) -> Result<()> {
+        let _state = self.lock();
+        let of_message = matches!(due.kind, DeadlineKind::Lease | DeadlineKind::Deliver | DeadlineKind::TimeToLive);
+        if of_message && self.record(due.id).is_ok_and(|record| deadlines(&record).any(|own| own == (due.at, due.kind)))
+        {
+            return Ok(());
+        }
+        self.delete_deadline(due)
+    }
+
+    fn delete_deadline(&self, due: &Due) -> Result<()> {
+        let mut batch = self.db.batch();
+        batch.delete(Family::Deadlines, &keys::deadline(due.at, due.kind, due.id));
+        self.db.write(batch)
+    }
+
+    /// Has the thread look again at `at`, for deadlines that could not be dealt with.
+    pub fn look_again(&self, at: u64) {
+        self.deadlines.note(at);
     }
 
     /// Sleeps until the next deadline, by `now` (a clock of milliseconds since the epoch).
@@ -109,4 +178,12 @@ impl Store {
             }
         }
     }
+}
+
+/// The value that remembers a deduplication id: until when, and for which message.
+pub(super) fn remembered_as(until: u64, id: u64) -> [u8; 16] {
+    let mut value = [0; 16];
+    value[..8].copy_from_slice(&until.to_be_bytes());
+    value[8..].copy_from_slice(&id.to_be_bytes());
+    value
 }

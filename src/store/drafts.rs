@@ -6,12 +6,18 @@
 use std::fs::File;
 
 use crate::error::{Error, Result};
+use crate::queue::config::QueueConfig;
+use crate::queue::properties::ms;
 
+use super::batches::BATCH_MAX;
 use super::db::{Batch, Family};
+use super::enqueue::Added;
+use super::kept::enter_name;
 use super::keys::{self, DeadlineKind};
+use super::limits::Room;
 use super::record::{self, DraftRecord, NewMessage};
 use super::state::State;
-use super::{NewBody, Store};
+use super::{Enqueued, NewBody, Onto, Store};
 
 /// What becomes of a draft that is published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,11 +29,12 @@ pub enum Published {
 }
 
 impl Store {
-    /// Makes a draft with an empty file; [`Error::Exists`] when the name is taken. Gives its number and the open file.
-    pub fn make_draft(&self, record: &DraftRecord) -> Result<(u64, File)> {
+    /// Makes a draft with an empty file, which is removed when its queue says; [`Error::Exists`] when the name is taken. Gives
+    /// its number and the open file.
+    pub fn make_draft(&self, mut record: DraftRecord) -> Result<(u64, File)> {
         let id = self.next_id()?;
         let file = self.bodies.create(id)?;
-        let made = self.enter_draft(id, record);
+        let made = self.enter_draft(id, &mut record);
         if made.is_err() {
             super::bodies::remove(&self.bodies.path(id));
         } else if record.due > 0 {
@@ -36,12 +43,14 @@ impl Store {
         made.map(|()| (id, file))
     }
 
-    fn enter_draft(&self, id: u64, record: &DraftRecord) -> Result<()> {
+    fn enter_draft(&self, id: u64, record: &mut DraftRecord) -> Result<()> {
         let mut state = self.lock();
-        if self.name_taken(record.queue, &record.name)? {
+        let holder = state.queue(&self.db, record.queue)?;
+        record.due = if holder.record.batch { 0 } else { draft_due(&holder.config, record.created) };
+        if self.name_taken(&mut state, record.queue, &record.name)? {
             return Err(Error::Exists);
         }
-        state.changing(&self.db, record.queue)?.counters.drafts += 1;
+        self.count_draft(&mut state, record.queue)?;
         let mut batch = self.db.batch();
         put_draft(&mut batch, id, record);
         state.commit(&self.db, batch, record.created)
@@ -96,7 +105,23 @@ impl Store {
         Ok(())
     }
 
-    fn drop_draft(&self, state: &mut State, batch: &mut Batch<'_>, id: u64, draft: &DraftRecord) -> Result<()> {
+    /// Counts another draft of a queue or batch.
+    fn count_draft(&self, state: &mut State, queue: u64) -> Result<()> {
+        let holder = state.changing(&self.db, queue)?;
+        if holder.record.batch && holder.counters.drafts >= BATCH_MAX {
+            return Err(Error::NoSpace);
+        }
+        holder.counters.drafts += 1;
+        Ok(())
+    }
+
+    pub(super) fn drop_draft(
+        &self,
+        state: &mut State,
+        batch: &mut Batch<'_>,
+        id: u64,
+        draft: &DraftRecord,
+    ) -> Result<()> {
         batch.delete(Family::Meta, &keys::draft(id));
         batch.delete(Family::Meta, &keys::draft_entry(draft.queue, id));
         batch.delete(Family::Meta, &keys::draft_by_name(draft.queue, &draft.name));
@@ -108,52 +133,112 @@ impl Store {
         Ok(())
     }
 
-    /// Renames a draft to another draft's name, maybe in another queue. A draft of that name is replaced unless `keep`;
-    /// its number is given.
-    pub fn rename_draft(&self, id: u64, queue: u64, name: &[u8], keep: bool, now: u64) -> Result<Option<u64>> {
+    /// Renames a draft to another draft's name, maybe in another queue, and changes it by `change`. A draft of that name is
+    /// replaced unless `keep`; its number is given.
+    pub fn rename_draft(
+        &self,
+        id: u64,
+        (queue, name): (u64, &[u8]),
+        keep: bool,
+        now: u64,
+        change: impl FnOnce(&mut DraftRecord) -> Result<()>,
+    ) -> Result<Option<u64>> {
         let mut state = self.lock();
         let before = self.draft(id)?;
+        let mut after = DraftRecord { queue, name: name.to_vec(), ..before.clone() };
+        change(&mut after)?;
         let mut batch = self.db.batch();
         let replaced = match self.find_draft(queue, name) {
-            Ok(same) if same == id => return Ok(None),
+            Ok(same) if same == id => None,
             Ok(_) if keep => return Err(Error::Exists),
             Ok(other) => {
                 let record = self.draft(other)?;
                 self.drop_draft(&mut state, &mut batch, other, &record)?;
                 Some(other)
             }
-            Err(Error::NotFound) if self.name_taken(queue, name)? => return Err(Error::Exists),
+            Err(Error::NotFound) if self.name_taken(&mut state, queue, name)? => return Err(Error::Exists),
             Err(Error::NotFound) => None,
             Err(error) => return Err(error),
         };
         self.drop_draft(&mut state, &mut batch, id, &before)?;
-        state.changing(&self.db, queue)?.counters.drafts += 1;
-        put_draft(&mut batch, id, &DraftRecord { queue, name: name.to_vec(), ..before.clone() });
+        self.count_draft(&mut state, queue)?;
+        after.due = self.due_elsewhere(&mut state, &before, queue, now)?;
+        put_draft(&mut batch, id, &after);
         state.commit(&self.db, batch, now)?;
         drop(state);
+        if after.due > 0 {
+            self.deadlines.note(after.due);
+        }
         if let Some(replaced) = replaced {
             self.syncer.remove_file(self.bodies.path(replaced));
         }
         Ok(replaced)
     }
 
-    /// Makes a draft's bytes a message in one step; gives its sequence number.
-    pub fn publish(&self, draft: u64, new: NewMessage, body: NewBody<'_>, then: Published, now: u64) -> Result<u64> {
+    /// When a draft is removed that goes to another place. A file of a batch has no end of its own, so that no batch loses
+    /// some of its files.
+    fn due_elsewhere(&self, state: &mut State, draft: &DraftRecord, queue: u64, now: u64) -> Result<u64> {
+        let leaves_batch = state.queue(&self.db, draft.queue)?.record.batch;
+        let target = state.queue(&self.db, queue)?;
+        Ok(match (leaves_batch, target.record.batch) {
+            (_, true) => 0,
+            (true, false) => draft_due(&target.config, now),
+            (false, false) => draft.due,
+        })
+    }
+
+    /// Makes a draft's bytes a message in one step. [`Error::QueueFull`] and [`Error::Paused`], unless room was kept for it under
+    /// the draft's number. When that is a duplicate, a body file of the caller's stays the caller's.
+    /// Where names are kept, the message of that name makes way as `onto` says.
+    pub fn publish(
+        &self,
+        draft: u64,
+        new: NewMessage,
+        body: NewBody<'_>,
+        (then, onto): (Published, Onto),
+        now: u64,
+    ) -> Result<Enqueued> {
         let mut state = self.lock();
         let record = self.draft(draft)?;
+        let queue = new.queue;
+        let need = Room::of_one(body.size());
+        if !state.queue(&self.db, queue)?.reserved.holds(draft) {
+            self.admit(&mut state, queue, need, onto)?;
+        }
+        let plan = self.plan_drops(&mut state, queue, need, onto)?;
         let mut batch = self.db.batch();
-        let seq = self.add(&mut state, &mut batch, new, body, now)?;
+        let added = self.add(&mut state, &mut batch, new, body, now)?;
+        let mut replaced = None;
+        if let Some(Added { seq, record, .. }) = &added {
+            replaced = self.make_way(&mut state, &mut batch, (queue, &record.name), record.id, onto)?;
+            if state.keeps_names(&self.db, queue)? {
+                enter_name(&mut batch, *seq, record);
+            }
+        } else {
+            state.changing(&self.db, queue)?.counters.duplicates_total += 1;
+        }
+        let dropped = self.drop_oldest(&mut state, &mut batch, queue, plan, now)?;
         if then == Published::Gone {
             self.drop_draft(&mut state, &mut batch, draft, &record)?;
         }
         state.commit(&self.db, batch, now)?;
+        state.queue(&self.db, queue)?.reserved.take(draft);
         drop(state);
-        let moved = matches!(body, NewBody::File { id, .. } if id == draft);
+        self.discard_bodies(dropped);
+        let moved = added.is_some() && matches!(body, NewBody::File { id, .. } if id == draft);
         if then == Published::Gone && !moved {
             self.syncer.remove_file(self.bodies.path(draft));
         }
-        Ok(seq)
+        self.discard_replaced(replaced);
+        let Some(added) = added else { return Ok(Enqueued::Duplicate) };
+        self.note_added(&added);
+        Ok(Enqueued::As(added.seq))
     }
+}
+
+/// When a draft that is made now in a queue is removed, in milliseconds since the epoch; 0: never.
+pub(super) fn draft_due(config: &QueueConfig, now: u64) -> u64 {
+    if config.draft_ttl.is_zero() { 0 } else { now.saturating_add(ms(config.draft_ttl)) }
 }
 
 fn put_draft(batch: &mut Batch<'_>, id: u64, record: &DraftRecord) {

@@ -5,13 +5,17 @@
 //! untrue is retracted.
 
 use crate::error::{Error, Result};
+use crate::queue::config::QueueConfig;
+use crate::queue::properties::Properties;
 use crate::queue::state::State;
 
-use super::Store;
 use super::db::{Batch, Family};
+use super::duplicates::Checked;
 use super::keys;
+use super::limits::Room;
 use super::record::{BodyPlace, MessageRecord, NewMessage};
-use super::state::State as Remembered;
+use super::state::{Hidden, State as Remembered};
+use super::{Enqueued, Onto, Store, bodies};
 
 /// The body of a new message.
 #[derive(Clone, Copy, Debug)]
@@ -27,7 +31,20 @@ pub enum NewBody<'a> {
         /// The file has been synced. When it has not, the message may be lost in a power cut, and
         /// [`Store::body_synced`] is to be called once the file is synced.
         synced: bool,
+        /// CRC-32 of its bytes, when that is known: by it, a file that is not synced is told to be whole after a crash; else by
+        /// its length.
+        crc: Option<u32>,
     },
+}
+
+/// A message that was added to a change.
+pub(super) struct Added {
+    /// Its sequence number.
+    pub seq: u64,
+    /// Its record.
+    pub record: MessageRecord,
+    /// Until when its deduplication id is remembered, if it has one.
+    pub unique_until: Option<u64>,
 }
 
 impl NewBody<'_> {
@@ -41,20 +58,39 @@ impl NewBody<'_> {
 }
 
 impl Store {
-    /// Enqueues a message and gives its sequence number. `hidden`: nobody but the caller sees it before [`Store::reveal`].
-    pub fn enqueue(&self, new: NewMessage, body: NewBody<'_>, hidden: bool, now: u64) -> Result<u64> {
+    /// Enqueues a message. `hidden`: it has been admitted ([`Store::reserve`]), nobody but the caller sees it before
+    /// [`Store::reveal`], and it is the caller who counts a duplicate ([`Store::count_duplicate`]), because the same message
+    /// may be committed several times. Otherwise [`Error::QueueFull`] and [`Error::Paused`] when the queue takes no more.
+    pub fn enqueue(&self, new: NewMessage, body: NewBody<'_>, hidden: bool, now: u64) -> Result<Enqueued> {
         let mut state = self.lock();
         let mut batch = self.db.batch();
-        let queue = new.queue;
-        let seq = self.add(&mut state, &mut batch, new, body, now)?;
-        state.commit(&self.db, batch, now)?;
-        if hidden {
-            state.queue(&self.db, queue)?.hidden.insert(seq, body.size());
+        let (queue, id) = (new.queue, new.id);
+        let need = Room::of_one(body.size());
+        if !hidden {
+            self.admit(&mut state, queue, need, Onto::Nothing)?;
         }
-        Ok(seq)
+        let plan = self.plan_drops(&mut state, queue, need, Onto::Nothing)?;
+        let Some(added) = self.add(&mut state, &mut batch, new, body, now)? else {
+            drop(state);
+            if !hidden {
+                self.count_duplicate(queue, now)?;
+            }
+            return Ok(Enqueued::Duplicate);
+        };
+        let dropped = self.drop_oldest(&mut state, &mut batch, queue, plan, now)?;
+        state.commit(&self.db, batch, now)?;
+        let remembered = state.queue(&self.db, queue)?;
+        remembered.reserved.take(id);
+        if hidden {
+            remembered.hidden.insert(added.seq, Hidden::of(&added.record, added.unique_until));
+        }
+        drop(state);
+        self.discard_bodies(dropped);
+        self.note_added(&added);
+        Ok(Enqueued::As(added.seq))
     }
 
-    /// Adds a new message to a change.
+    /// Adds a new message to a change; `None`, and nothing added, when it is a duplicate.
     pub(super) fn add(
         &self,
         state: &mut Remembered,
@@ -62,11 +98,18 @@ impl Store {
         new: NewMessage,
         body: NewBody<'_>,
         now: u64,
-    ) -> Result<u64> {
+    ) -> Result<Option<Added>> {
         let queue = new.queue;
-        state.queue(&self.db, queue)?; // the queue may be gone
-        let seq = state.take_seq(&self.db)?;
+        let config = state.queue(&self.db, queue)?.config.clone(); // the queue may be gone
+        let modified_ns = new.modified_ns;
         let mut record = MessageRecord::new(new, now);
+        let Checked::New(unique_until) = self.check_id(state, batch, &record, &config, now)? else {
+            return Ok(None);
+        };
+        let seq = state.take_seq(&self.db)?;
+        record.name = self.name_new(state, seq, &record)?;
+        record.modified_ns = modified_ns.unwrap_or_else(|| state.stamp(now));
+        apply_properties(&mut record, &config, now);
         match body {
             NewBody::Inline(b"") => {}
             NewBody::Inline(bytes) => {
@@ -75,18 +118,27 @@ impl Store {
                 record.crc = crc32fast::hash(bytes);
                 batch.put(Family::Bodies, &keys::body(seq), bytes);
             }
-            NewBody::File { id, size, synced } => {
+            NewBody::File { id, size, synced, crc } => {
                 record.size = size;
                 if !synced {
-                    batch.put(Family::Meta, &keys::unsynced_body(id), b"");
+                    let crc = crc.map_or(Vec::new(), |crc| crc.to_be_bytes().to_vec());
+                    batch.put(Family::Meta, &keys::unsynced_body(id), &crc);
                 }
                 record.body = BodyPlace::File(id);
                 batch.put(Family::Meta, &keys::body_file(id), &seq.to_be_bytes());
             }
         }
-        state.place(&self.db, batch, seq, &record)?;
+        state.place(&self.db, batch, seq, &mut record)?;
         state.changing(&self.db, queue)?.counters.enqueued_total += 1;
-        Ok(seq)
+        Ok(Some(Added { seq, record, unique_until }))
+    }
+
+    /// Tells the thread that sleeps until the next deadline of those of a message that was added.
+    pub(super) fn note_added(&self, added: &Added) {
+        self.note_deadlines(&added.record);
+        if let Some(until) = added.unique_until {
+            self.deadlines.note(until);
+        }
     }
 
     /// The file of a body that was enqueued unsynced has been synced.
@@ -101,22 +153,30 @@ impl Store {
     /// bytes and left their records. Whole or not at all: nobody was promised them.
     pub(super) fn drop_cut_bodies(&self) -> Result<()> {
         let mut unsynced = Vec::new();
-        self.db.scan(Family::Meta, keys::UNSYNCED_BODIES, keys::UNSYNCED_BODIES, |key, _| {
-            unsynced.extend(keys::last_number(key));
+        self.db.scan(Family::Meta, keys::UNSYNCED_BODIES, keys::UNSYNCED_BODIES, |key, crc| {
+            let crc = crc.try_into().ok().map(u32::from_be_bytes);
+            unsynced.extend(keys::last_number(key).map(|id| (id, crc)));
             Ok(true)
         })?;
-        for id in unsynced {
+        for (id, crc) in unsynced {
             let owner = self.db.get(Family::Meta, &keys::body_file(id))?.and_then(|seq| keys::last_number(&seq));
             if let Some(seq) = owner {
                 let record = self.record(seq)?;
                 let whole = match self.bodies.open_read(id) {
-                    Ok(file) if file.metadata()?.len() == record.size => self.bodies.sync(id, &file).is_ok(),
+                    Ok(file) if bodies::is_whole(&file, record.size, crc)? => self.bodies.sync(id, &file).is_ok(),
                     _ => false,
                 };
                 if !whole {
                     let name = String::from_utf8_lossy(&record.name).into_owned();
                     tracing::warn!(seq, name, "dropped a message that was not durable: a crash took part of its body");
-                    self.ack(record.queue, seq, &State::ALL, crate::clock::now_ms())?;
+                    // Its producer may send it again.
+                    let mut batch = self.db.batch();
+                    self.forget_id(&mut batch, &record)?;
+                    self.db.write(batch)?;
+                    match self.ack(record.queue, seq, &State::ALL, crate::clock::now_ms()) {
+                        Ok(()) | Err(Error::NotFound) => {} // it was purged before the crash
+                        Err(error) => return Err(error),
+                    }
                 }
             }
             self.body_synced(id)?;
@@ -124,13 +184,42 @@ impl Store {
         Ok(())
     }
 
-    /// Shows a hidden message.
-    pub fn reveal(&self, queue: u64, seq: u64) -> Result<()> {
-        self.lock().queue(&self.db, queue)?.hidden.remove(&seq);
-        Ok(())
+    /// Shows a hidden message, unless it turns out to be a duplicate: then it is taken back, and counted. A body file then is
+    /// the caller's again.
+    pub fn reveal(&self, queue: u64, seq: u64, now: u64) -> Result<Enqueued> {
+        let mut state = self.lock();
+        let Some(hidden) = state.queue(&self.db, queue)?.hidden.get(&seq).copied() else {
+            return Ok(Enqueued::As(seq));
+        };
+        if let Some(until) = hidden.unique_until {
+            let record = self.record(seq)?;
+            let mut batch = self.db.batch();
+            if self.was_overtaken(&mut state, &mut batch, &record, until, now)? {
+                self.take_back(&mut state, batch, seq, &record, now)?;
+                drop(state);
+                self.count_duplicate(queue, now)?;
+                return Ok(Enqueued::Duplicate);
+            }
+            state.commit(&self.db, batch, now)?;
+        }
+        state.queue(&self.db, queue)?.hidden.remove(&seq);
+        // What was hidden when others were enqueued could not make room for them.
+        let plan = self.plan_drops(&mut state, queue, Room::default(), Onto::Nothing)?;
+        let mut dropped = Vec::new();
+        if !plan.is_empty() {
+            let mut batch = self.db.batch();
+            dropped = self.drop_oldest(&mut state, &mut batch, queue, plan, now)?;
+            state.commit(&self.db, batch, now)?;
+        }
+        drop(state);
+        self.discard_bodies(dropped);
+        if let Some(deadline) = hidden.deadline {
+            self.deadlines.note(deadline);
+        }
+        Ok(Enqueued::As(seq))
     }
 
-    /// Takes a hidden message back, as if it had not been enqueued. A body file stays the caller's.
+    /// Takes a hidden message back, as if it had not been enqueued; its room is kept for it. A body file stays the caller's.
     pub fn retract(&self, queue: u64, seq: u64, now: u64) -> Result<()> {
         let mut state = self.lock();
         if !state.is_hidden(queue, seq) {
@@ -138,33 +227,46 @@ impl Store {
         }
         let record = self.record(seq)?;
         let mut batch = self.db.batch();
-        state.displace(&self.db, &mut batch, seq, &record)?;
-        batch.delete(Family::Messages, &keys::message(seq));
-        match record.body {
-            BodyPlace::Inline(id) => batch.delete_once_set(Family::Bodies, &keys::body(id)),
-            BodyPlace::File(id) => batch.delete(Family::Meta, &keys::body_file(id)),
-            BodyPlace::Empty => {}
+        self.forget_id(&mut batch, &record)?;
+        self.take_back(&mut state, batch, seq, &record, now)?;
+        let queue = state.queue(&self.db, queue)?;
+        if queue.config.is_limited() {
+            queue.reserved.set(record.id, Room::of_one(record.size));
         }
-        let counters = &mut state.changing(&self.db, queue)?.counters;
-        counters.enqueued_total = counters.enqueued_total.saturating_sub(1);
-        state.commit(&self.db, batch, now)?;
-        state.queue(&self.db, queue)?.hidden.remove(&seq);
         Ok(())
     }
 
-    /// Gives a hidden message a new sequence number, the newest, because its last close came later than its commit.
-    pub fn resequence(&self, queue: u64, seq: u64, now: u64) -> Result<u64> {
-        let mut state = self.lock();
-        if !state.is_hidden(queue, seq) {
-            return Err(Error::NotFound);
-        }
-        let record = self.record(seq)?;
-        let mut batch = self.db.batch();
-        let new = self.renumber(&mut state, &mut batch, seq, &record, record.clone())?;
+    /// Ends an operation that takes a hidden message back.
+    fn take_back(
+        &self,
+        state: &mut Remembered,
+        mut batch: Batch<'_>,
+        seq: u64,
+        record: &MessageRecord,
+        now: u64,
+    ) -> Result<()> {
+        self.erase(state, &mut batch, seq, record)?;
+        let counters = &mut state.changing(&self.db, record.queue)?.counters;
+        counters.enqueued_total = counters.enqueued_total.saturating_sub(1);
         state.commit(&self.db, batch, now)?;
-        let hidden = &mut state.queue(&self.db, queue)?.hidden;
-        hidden.remove(&seq);
-        hidden.insert(new, record.size);
+        state.queue(&self.db, record.queue)?.hidden.remove(&seq);
+        Ok(())
+    }
+
+    /// Gives a hidden message a new sequence number, the newest, because its last close came later than its commit. `modified_ns`
+    /// is the time of modification that its producer set, if any.
+    pub fn resequence(&self, queue: u64, seq: u64, modified_ns: Option<i64>, now: u64) -> Result<u64> {
+        let mut state = self.lock();
+        let hidden = state.queue(&self.db, queue)?.hidden.get(&seq).copied().ok_or(Error::NotFound)?;
+        let record = self.record(seq)?;
+        let mut last = record.clone();
+        last.modified_ns = modified_ns.unwrap_or_else(|| state.stamp(now));
+        let mut batch = self.db.batch();
+        let new = self.renumber(&mut state, &mut batch, seq, &record, &mut last)?;
+        state.commit(&self.db, batch, now)?;
+        let all = &mut state.queue(&self.db, queue)?.hidden;
+        all.remove(&seq);
+        all.insert(new, hidden);
         Ok(new)
     }
 
@@ -175,12 +277,12 @@ impl Store {
         batch: &mut Batch<'_>,
         seq: u64,
         from: &MessageRecord,
-        to: MessageRecord,
+        to: &mut MessageRecord,
     ) -> Result<u64> {
         let new = state.take_seq(&self.db)?;
         state.displace(&self.db, batch, seq, from)?;
         batch.delete(Family::Messages, &keys::message(seq));
-        state.place(&self.db, batch, new, &to)?;
+        state.place(&self.db, batch, new, to)?;
         if let BodyPlace::File(id) = to.body {
             batch.put(Family::Meta, &keys::body_file(id), &new.to_be_bytes());
         }
@@ -194,4 +296,16 @@ impl Store {
         let batch = self.db.batch();
         state.commit(&self.db, batch, now)
     }
+}
+
+/// What the properties of a new message and its queue's configuration say about it: its place among the priorities, whether it
+/// is delayed, its time to live, which begins when it is due.
+fn apply_properties(record: &mut MessageRecord, config: &QueueConfig, now: u64) {
+    let properties = Properties::of(&record.attributes);
+    record.order = properties.order(config.priorities);
+    if let Some(due) = properties.due(now) {
+        record.set_state(State::Delayed);
+        record.due = due;
+    }
+    record.expires = properties.expires(now.max(record.due), config.message_ttl);
 }

@@ -10,14 +10,19 @@
 //! | `default` | `f` queue draft | its name: the listing of drafts |
 //! | `default` | `g` queue name | draft: finding a draft |
 //! | `default` | `b` body | sequence number of the message whose body is the file of that number |
-//! | `default` | `u` body | empty: the file of that number is a message's and has not been synced |
+//! | `default` | `u` body | the CRC-32 of its bytes, if known: the file of that number is a message's and has not been synced |
+//! | `default` | `m` queue name | sequence number: the message of that name, in a queue with `names = keep` |
+//! | `default` | `h` queue id | until when (ms) and for which message a deduplication id is remembered |
+//! | `default` | `e` queue batch | its name: the listing of batches |
+//! | `default` | `i` queue name | batch: finding a batch |
+//! | `default` | `p` queue state | empty: what was purged from that state has not been cleared away |
 //! | `default` | `s` name | a number of the store's own: `next_seq`, `next_id` |
 //! | `messages` | sequence number | [`MessageRecord`](super::record::MessageRecord) |
 //! | `bodies` | body | the bytes of a small body |
 //! | `index` | queue state order seq | the producer's name: the listing of a state, in delivery order |
-//! | `deadlines` | due (ms) kind id | empty |
+//! | `deadlines` | due (ms) kind id | empty; for a deduplication id, its `h` key |
 //!
-//! Queues, bodies and drafts take their numbers from `next_id`, messages their sequence numbers from `next_seq`.
+//! Queues, batches, bodies and drafts take their numbers from `next_id`, messages their sequence numbers from `next_seq`.
 
 use crate::queue::state::State;
 
@@ -28,6 +33,14 @@ pub enum DeadlineKind {
     Lease,
     /// A draft has reached `draft_ttl`; the id is the draft's.
     Draft,
+    /// A delayed message becomes ready; the id is its sequence number.
+    Deliver,
+    /// The time to live of a waiting message is over; the id is its sequence number.
+    TimeToLive,
+    /// A deduplication id is forgotten; the id is that of the message that had it.
+    Duplicate,
+    /// A batch may have reached `draft_ttl`; the id is the batch's.
+    Batch,
 }
 
 impl DeadlineKind {
@@ -35,6 +48,10 @@ impl DeadlineKind {
         match self {
             DeadlineKind::Lease => 1,
             DeadlineKind::Draft => 2,
+            DeadlineKind::Deliver => 3,
+            DeadlineKind::TimeToLive => 4,
+            DeadlineKind::Duplicate => 5,
+            DeadlineKind::Batch => 6,
         }
     }
 
@@ -42,6 +59,10 @@ impl DeadlineKind {
         match code {
             1 => Some(DeadlineKind::Lease),
             2 => Some(DeadlineKind::Draft),
+            3 => Some(DeadlineKind::Deliver),
+            4 => Some(DeadlineKind::TimeToLive),
+            5 => Some(DeadlineKind::Duplicate),
+            6 => Some(DeadlineKind::Batch),
             _ => None,
         }
     }
@@ -118,6 +139,11 @@ pub fn draft_entries(queue: u64) -> [u8; 9] {
     tagged(b'f', queue)
 }
 
+/// All drafts of a queue in the order of their names: the prefix of [`draft_by_name`].
+pub fn draft_names(queue: u64) -> [u8; 9] {
+    tagged(b'g', queue)
+}
+
 /// A draft by name.
 pub fn draft_by_name(queue: u64, name: &[u8]) -> Vec<u8> {
     tagged_name(b'g', queue, name)
@@ -136,6 +162,56 @@ pub fn unsynced_body(body: u64) -> [u8; 9] {
 /// All of them: the prefix of [`unsynced_body`].
 pub const UNSYNCED_BODIES: &[u8] = b"u";
 
+/// A message by name.
+pub fn message_by_name(queue: u64, name: &[u8]) -> Vec<u8> {
+    tagged_name(b'm', queue, name)
+}
+
+/// A deduplication id that is remembered.
+pub fn duplicate(queue: u64, id: &[u8]) -> Vec<u8> {
+    tagged_name(b'h', queue, id)
+}
+
+/// All deduplication ids of a queue: the prefix of [`duplicate`].
+pub fn duplicates(queue: u64) -> [u8; 9] {
+    tagged(b'h', queue)
+}
+
+/// A batch in its queue's listing.
+pub fn batch(queue: u64, batch: u64) -> [u8; 17] {
+    tagged_pair(b'e', queue, batch)
+}
+
+/// All batches of a queue: the prefix of [`batch`].
+pub fn batches(queue: u64) -> [u8; 9] {
+    tagged(b'e', queue)
+}
+
+/// A batch by name.
+pub fn batch_by_name(queue: u64, name: &[u8]) -> Vec<u8> {
+    tagged_name(b'i', queue, name)
+}
+
+/// A purge that has not been cleared away.
+pub fn purge(queue: u64, state: State) -> [u8; 10] {
+    let mut key = [0; 10];
+    key[..9].copy_from_slice(&tagged(b'p', queue));
+    key[9] = state as u8;
+    key
+}
+
+/// The queue and the state in a key that [`purge`] made; `None` when the key is not of that form.
+pub fn parse_purge(key: &[u8]) -> Option<(u64, State)> {
+    let (number, state) = key.split_at_checked(9)?;
+    match state {
+        [state] => Some((last_number(number)?, State::from_u8(*state)?)),
+        _ => None,
+    }
+}
+
+/// All of them: the prefix of [`purge`].
+pub const PURGES: &[u8] = b"p";
+
 /// A number of the store's own.
 pub fn setting(name: &str) -> Vec<u8> {
     let mut key = vec![b's'];
@@ -153,15 +229,40 @@ pub fn body(body: u64) -> [u8; 8] {
     body.to_be_bytes()
 }
 
-/// A message in the listing of its state. `order` comes before the sequence number in delivery order; it is 0 unless
-/// the queue has priorities.
-pub fn index(queue: u64, state: State, order: u8, seq: u64) -> [u8; 18] {
+/// Where a message is in delivery order, as one number: its place among the priorities, then its sequence number.
+pub fn position(order: u8, seq: u64) -> u64 {
+    (u64::from(order) << SEQ_BITS) | seq
+}
+
+/// Sequence numbers have 16 digits and fit.
+const SEQ_BITS: u32 = 55;
+
+/// No message comes after this position. It leaves the upper bits of a number free.
+pub const LAST_POSITION: u64 = (16 << SEQ_BITS) - 1;
+
+/// The place of a position among the priorities.
+pub fn order_of(position: u64) -> u8 {
+    u8::try_from(position >> SEQ_BITS).unwrap_or(u8::MAX)
+}
+
+/// The sequence number of a position.
+pub fn seq_of(position: u64) -> u64 {
+    position & ((1 << SEQ_BITS) - 1)
+}
+
+/// A message in the listing of its state.
+pub fn index(queue: u64, state: State, position: u64) -> [u8; 18] {
     let mut key = [0; 18];
     key[..8].copy_from_slice(&queue.to_be_bytes());
     key[8] = state as u8;
-    key[9] = order;
-    key[10..].copy_from_slice(&seq.to_be_bytes());
+    key[9] = order_of(position);
+    key[10..].copy_from_slice(&seq_of(position).to_be_bytes());
     key
+}
+
+/// The position in a key that [`index`] made; `None` when the key is not of that form.
+pub fn indexed_position(key: &[u8]) -> Option<u64> {
+    (key.len() == 18).then(|| last_number(key).map(|seq| position(key[9], seq))).flatten()
 }
 
 /// All messages of a queue in one state: the prefix of [`index`].
@@ -169,6 +270,14 @@ pub fn indexed(queue: u64, state: State) -> [u8; 9] {
     let mut key = [0; 9];
     key[..8].copy_from_slice(&queue.to_be_bytes());
     key[8] = state as u8;
+    key
+}
+
+/// All messages of a queue in one state and of one priority: the prefix of [`index`].
+pub fn indexed_order(queue: u64, state: State, order: u8) -> [u8; 10] {
+    let mut key = [0; 10];
+    key[..9].copy_from_slice(&indexed(queue, state));
+    key[9] = order;
     key
 }
 
@@ -209,8 +318,9 @@ mod tests {
 
     #[test]
     fn keys_sort_as_their_numbers() {
-        assert!(index(1, State::Ready, 0, 255) < index(1, State::Ready, 0, 256));
-        assert!(index(1, State::Ready, 0, u64::MAX) < index(1, State::Claimed, 0, 0));
+        assert!(index(1, State::Ready, 255) < index(1, State::Ready, 256));
+        assert!(index(1, State::Ready, LAST_POSITION) < index(1, State::Claimed, 0));
+        assert!(index(1, State::Ready, position(0, 9)) < index(1, State::Ready, position(1, 1)));
         assert!(deadline(9, DeadlineKind::Draft, 1) < deadline(10, DeadlineKind::Lease, 1));
     }
 
@@ -219,6 +329,22 @@ mod tests {
         let key = deadline(77, DeadlineKind::Draft, 5);
         assert_eq!(parse_deadline(&key), Some((77, DeadlineKind::Draft, 5)));
         assert_eq!(parse_deadline(&key[1..]), None);
+    }
+
+    #[test]
+    fn purges_parse_back() {
+        assert_eq!(parse_purge(&purge(7, State::Dead)), Some((7, State::Dead)));
+        assert_eq!(parse_purge(&queue(7)), None);
+    }
+
+    #[test]
+    fn positions_parse_back() {
+        for (order, seq) in [(0, 0), (0, 7), (9, 9_999_999_999_999_999)] {
+            let at = position(order, seq);
+            assert!(at < LAST_POSITION);
+            assert_eq!((order_of(at), seq_of(at)), (order, seq));
+            assert_eq!(indexed_position(&index(3, State::Dead, at)), Some(at));
+        }
     }
 
     #[test]

@@ -6,19 +6,30 @@ use crate::queue::state::State as MessageState;
 use super::Store;
 use super::db::Family;
 use super::keys;
+use super::state::State;
 
 /// One entry of a listing.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry<'a> {
-    /// The sequence number, queue or draft: the position to go on after.
+    /// The position to go on after.
+    pub position: u64,
+    /// The sequence number, queue or draft.
     pub id: u64,
+    /// The place of a message among the priorities.
+    pub order: u8,
     /// The producer's name, or the queue's or draft's.
     pub name: &'a [u8],
 }
 
+impl<'a> Entry<'a> {
+    fn message(position: u64, name: &'a [u8]) -> Self {
+        Self { position, id: keys::seq_of(position), order: keys::order_of(position), name }
+    }
+}
+
 impl Store {
-    /// Calls `each` with the messages of a queue in one state that come after the sequence number `after` (0: from the
-    /// start), in delivery order, until it answers false.
+    /// Calls `each` with the messages of a queue in one state that come after the position `after` (0: from the start), in
+    /// delivery order, until it answers false.
     pub fn list(
         &self,
         queue: u64,
@@ -32,15 +43,15 @@ impl Store {
             let head = if state == MessageState::Ready { queue.counters.head } else { 0 };
             (head, queue.hidden.clone(), queue.placed)
         };
-        let prefix = keys::indexed(queue, state);
         let start = after.saturating_add(1).max(head);
         let mut first = None;
-        self.db.scan(Family::Index, &prefix, &keys::index(queue, state, 0, start), |key, name| {
-            let Some(seq) = keys::last_number(key) else {
+        self.db.scan(Family::Index, &keys::indexed(queue, state), &keys::index(queue, state, start), |key, name| {
+            let Some(position) = keys::indexed_position(key) else {
                 return Ok(true);
             };
-            first.get_or_insert(seq);
-            Ok(hidden.contains_key(&seq) || each(Entry { id: seq, name }))
+            first.get_or_insert(position);
+            let entry = Entry::message(position, name);
+            Ok(hidden.contains_key(&entry.id) || each(entry))
         })?;
         if state == MessageState::Ready && start == head {
             self.raise_head(queue, first, placed)?;
@@ -48,8 +59,8 @@ impl Store {
         Ok(())
     }
 
-    /// Calls `each` with the messages of a queue in any of `states` after the sequence number `after`, in delivery order, until
-    /// it answers false. A message that changes its state meanwhile is there once.
+    /// Calls `each` with the messages of a queue in any of `states` after the position `after`, in delivery order, until it
+    /// answers false. A message that changes its state meanwhile is there once.
     pub fn list_states(
         &self,
         queue: u64,
@@ -67,20 +78,72 @@ impl Store {
         };
         let run = |state: &MessageState| {
             let start = after.saturating_add(1).max(if *state == MessageState::Ready { head } else { 0 });
-            (keys::indexed(queue, *state).to_vec(), keys::index(queue, *state, 0, start).to_vec())
+            (keys::indexed(queue, *state).to_vec(), keys::index(queue, *state, start).to_vec())
         };
         let runs: Vec<_> = states.iter().map(run).collect();
-        self.db.merge(Family::Index, &runs, |id, name| hidden.contains_key(&id) || each(Entry { id, name }))
+        self.db.merge(Family::Index, &runs, keys::indexed_position, |position, name| {
+            let entry = Entry::message(position, name);
+            hidden.contains_key(&entry.id) || each(entry)
+        })
     }
 
-    /// Remembers that nothing ready is below `first`, or nothing at all, as a look from the head found: the graves of consumed
+    /// The first ready message of a queue in delivery order that users can see; the first after the position `after`, if
+    /// that is given.
+    pub(super) fn first_ready(&self, state: &mut State, queue: u64, after: Option<u64>) -> Result<Option<u64>> {
+        let from = after.map_or(0, |after| after + 1);
+        // Nothing becomes ready meanwhile: this is under the lock.
+        let mut nothing_before = after.is_none();
+        for order in keys::order_of(from)..state.queue(&self.db, queue)?.config.priorities {
+            let found = self.first_of_order(state, queue, order, from)?;
+            let remembered = state.queue(&self.db, queue)?;
+            let head = remembered.heads[usize::from(order)];
+            if nothing_before {
+                remembered.counters.head = remembered.counters.head.max(head);
+                // What is hidden may be there.
+                nothing_before = head == keys::position(order + 1, 0);
+            }
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The first ready message of one priority at the position `from` or after it. The graves of consumed messages
+    /// before it are not walked over again.
+    pub(super) fn first_of_order(&self, state: &mut State, queue: u64, order: u8, from: u64) -> Result<Option<u64>> {
+        let (begin, end) = (keys::position(order, 0), keys::position(order + 1, 0));
+        let remembered = state.queue(&self.db, queue)?;
+        let head = remembered.heads[usize::from(order)].max(remembered.counters.head).max(begin);
+        if head >= end {
+            remembered.heads[usize::from(order)] = end;
+            return Ok(None);
+        }
+        let start = head.max(from);
+        let (mut first, mut found) = (end, None);
+        let prefix = keys::indexed_order(queue, MessageState::Ready, order);
+        self.db.scan(Family::Index, &prefix, &keys::index(queue, MessageState::Ready, start), |key, _| {
+            let Some(position) = keys::indexed_position(key) else {
+                return Ok(true);
+            };
+            first = first.min(position);
+            let seq = keys::seq_of(position);
+            found = (!remembered.hidden.contains_key(&seq)).then_some(seq);
+            Ok(found.is_none())
+        })?;
+        if start == head {
+            remembered.heads[usize::from(order)] = first;
+        }
+        Ok(found)
+    }
+
+    /// Remembers that nothing ready is before `first`, or nothing at all, as a look from the head found: the graves of consumed
     /// messages are then not walked over again. Not when a message became ready meanwhile, which the look may have missed.
     fn raise_head(&self, queue: u64, first: Option<u64>, placed: u64) -> Result<()> {
         let mut state = self.lock();
-        let next_seq = state.next_seq();
         let queue = state.queue(&self.db, queue)?;
         if queue.placed == placed {
-            queue.counters.head = queue.counters.head.max(first.unwrap_or(next_seq));
+            queue.counters.head = queue.counters.head.max(first.unwrap_or(keys::LAST_POSITION));
         }
         Ok(())
     }
@@ -95,9 +158,9 @@ impl Store {
         self.list_meta(&keys::draft_entries(queue), &keys::draft_entry(queue, after.saturating_add(1)), each)
     }
 
-    fn list_meta(&self, prefix: &[u8], from: &[u8], mut each: impl FnMut(Entry<'_>) -> bool) -> Result<()> {
+    pub(super) fn list_meta(&self, prefix: &[u8], from: &[u8], mut each: impl FnMut(Entry<'_>) -> bool) -> Result<()> {
         self.db.scan(Family::Meta, prefix, from, |key, name| match keys::last_number(key) {
-            Some(id) => Ok(each(Entry { id, name })),
+            Some(id) => Ok(each(Entry { position: id, id, order: 0, name })),
             None => Ok(true),
         })
     }

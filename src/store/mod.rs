@@ -7,14 +7,29 @@
 //! Memory does not grow with what is queued: the store remembers queues that are in use, and of messages only those whose
 //! last close is awaited.
 
+mod batches;
+#[cfg(test)]
+mod batches_tests;
 pub mod bodies;
 mod db;
+mod dead_letters;
 pub mod deadlines;
 mod drafts;
+mod duplicates;
 mod enqueue;
+mod kept;
+#[cfg(test)]
+mod kept_tests;
 mod keys;
+mod limits;
+mod lines;
 mod listing;
+mod oldest;
 mod open;
+mod outdated;
+mod purge;
+#[cfg(test)]
+mod purge_tests;
 mod queues;
 pub mod record;
 mod space;
@@ -22,7 +37,10 @@ mod state;
 mod syncer;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod time_tests;
 mod transitions;
+mod upgrade;
 
 use std::fs::File;
 use std::path::Path;
@@ -30,22 +48,29 @@ use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
 
+pub use batches::BatchFile;
 pub use bodies::{Bodies, INLINE_MAX};
+pub use dead_letters::{DEAD_HEADERS, DeadReason};
 pub use deadlines::{Due, Wake};
 pub use drafts::Published;
+pub use duplicates::Enqueued;
 pub use enqueue::NewBody;
+pub use kept::{Holder, Onto};
 pub use keys::DeadlineKind;
+pub use limits::Room;
 pub use listing::Entry;
 pub use open::{FORMAT, OpenError};
+pub use purge::Remains;
 pub use queues::{NewQueue, QueueInfo};
 pub use space::{Space, Usage};
-pub use syncer::Done;
-pub use transitions::{Body, Taker};
+pub use syncer::{Done, Probe};
+pub use transitions::{Altered, Body, ClaimEnd, Taker};
 
 use crate::error::Result;
 use crate::queue::config::QueueConfig;
 use db::{Db, Family};
 use deadlines::DeadlineWatch;
+use purge::Purged;
 use state::State;
 use syncer::Syncer;
 
@@ -65,6 +90,8 @@ pub struct Store {
     /// Every change of the database is computed and applied under this lock, so what was read under it is still true when
     /// the change is applied. Nothing waits for a sync or for another thread while it holds the lock.
     state: Mutex<State>,
+    /// What was purged before this run and is to be cleared away.
+    purged_before: Mutex<Purged>,
     defaults: QueueConfig,
     /// The first number that this run gives to a body or draft.
     first_id: u64,
@@ -90,10 +117,12 @@ impl Store {
             deadlines: DeadlineWatch::default(),
             first_id: state.next_id(),
             state: Mutex::new(state),
+            purged_before: Mutex::default(),
             defaults,
             _lock: lock,
         };
         store.make_root()?;
+        store.note_purges_left()?;
         store.drop_cut_bodies()?;
         Ok(store)
     }
@@ -121,9 +150,27 @@ impl Store {
         self.syncer.after_sync(done);
     }
 
+    /// As [`Store::after_sync`], for the one thread that serves requests: it may sync by itself, and call, before this
+    /// returns.
+    pub fn after_sync_serving(&self, done: Done) {
+        self.syncer.after_sync_serving(done);
+    }
+
+    /// Tells how to see whether a request waits to be served: [`Store::after_sync_serving`] keeps none waiting.
+    pub fn serve(&self, probe: Probe) {
+        self.syncer.serve(probe);
+    }
+
     /// Removes a body file that no record names any more, once that is durable.
     pub fn discard_body(&self, id: u64) {
         self.syncer.remove_file(self.bodies.path(id));
+    }
+
+    /// As [`Store::discard_body`], of any number.
+    fn discard_bodies(&self, ids: Vec<u64>) {
+        for id in ids {
+            self.discard_body(id);
+        }
     }
 
     /// Syncs of the log so far: far fewer than durable enqueues when producers are many.

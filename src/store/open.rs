@@ -15,8 +15,9 @@ use std::path::Path;
 
 use rustix::fs::FlockOperation;
 
-/// The version of the layout and of the keys that this code writes. Version 1 is the first; an older one is upgraded here.
-pub const FORMAT: u32 = 1;
+/// The version of the layout, the keys and the records that this code writes. Version 1 is the first; version 2 has the keys
+/// and records ([`super::record`]) for what came with it, and reads those of version 1.
+pub const FORMAT: u32 = 2;
 
 /// Why a store could not be opened. The text is one line for the user.
 #[derive(Debug)]
@@ -93,19 +94,24 @@ pub fn prepare(dir: &Path) -> Result<File, OpenError> {
         Err(errno) => return Err(io::Error::from(errno).into()),
     }
     if format.exists() {
-        check_format(&format)?
+        if check_format(&format)? < FORMAT {
+            // From now on an older mqfs must not open it: it would not understand the records to come.
+            write_format(dir)?;
+            tracing::info!(format = FORMAT, "store upgraded");
+        }
     } else {
         write_format(dir)?
     }
     Ok(lock)
 }
 
-fn check_format(format: &Path) -> Result<(), OpenError> {
+/// The version of a store that this code can open.
+fn check_format(format: &Path) -> Result<u32, OpenError> {
     let text = std::fs::read_to_string(format)?;
     let found: u32 =
         text.trim().parse().map_err(|_| OpenError::NotAStore(format!("its `format` file says {:?}", text.trim())))?;
     match found {
-        FORMAT => Ok(()),
+        1..=FORMAT => Ok(found),
         0 => Err(OpenError::NotAStore("its `format` file says 0".into())),
         _ => Err(OpenError::NewerFormat { found, known: FORMAT }),
     }
@@ -147,8 +153,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("thesis.tex"), "x").unwrap();
         assert!(matches!(prepare(dir.path()), Err(OpenError::NotAStore(_))));
-        std::fs::write(dir.path().join("format"), "2\n").unwrap();
-        assert!(matches!(prepare(dir.path()), Err(OpenError::NewerFormat { found: 2, known: 1 })));
+        std::fs::write(dir.path().join("format"), "3\n").unwrap();
+        assert!(matches!(prepare(dir.path()), Err(OpenError::NewerFormat { found: 3, known: 2 })));
+        std::fs::write(dir.path().join("format"), "1\n").unwrap();
+        drop(prepare(dir.path()).unwrap());
+        assert_eq!(std::fs::read_to_string(dir.path().join("format")).unwrap(), "2\n", "upgraded");
         std::fs::write(dir.path().join("format"), "x\n").unwrap();
         assert!(matches!(prepare(dir.path()), Err(OpenError::NotAStore(_))));
     }

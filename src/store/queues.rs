@@ -27,6 +27,25 @@ pub struct NewQueue<'a> {
     pub mode: u32,
 }
 
+impl NewQueue<'_> {
+    /// Its record; `now` is in milliseconds since the epoch.
+    pub(super) fn record(&self, batch: bool, config: String, now: u64) -> QueueRecord {
+        QueueRecord {
+            parent: self.parent,
+            batch,
+            name: self.name.to_vec(),
+            uid: self.uid,
+            gid: self.gid,
+            mode: self.mode,
+            created: now,
+            config,
+            rejected: String::new(),
+            purged: [0; 4],
+            attributes: Vec::new(),
+        }
+    }
+}
+
 /// What is asked of a queue often.
 #[derive(Clone, Debug)]
 pub struct QueueInfo {
@@ -53,17 +72,14 @@ impl Store {
             return Ok(());
         }
         let now = clock::now_ms();
-        let record = QueueRecord {
+        let root = NewQueue {
             parent: 0,
-            name: Vec::new(),
+            name: b"",
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),
             mode: 0o755,
-            created: now,
-            config: QueueConfig::default().render(),
-            rejected: String::new(),
-            attributes: Vec::new(),
         };
+        let record = root.record(false, QueueConfig::default().render(), now);
         let mut batch = self.db.batch();
         batch.put(Family::Meta, &keys::queue(ROOT), &record::encode(&record));
         state.remember(ROOT, Queue::new(record, Counters::default())?);
@@ -71,29 +87,32 @@ impl Store {
         state.commit(&self.db, batch, now)
     }
 
-    /// What is asked of a queue often.
+    /// What is asked of a queue, or of a batch, often.
     pub fn queue(&self, id: u64) -> Result<QueueInfo> {
         let mut state = self.lock();
+        let config = self.config_of(&mut state, id)?;
         let queue = state.queue(&self.db, id)?;
-        let mut counters = queue.counters;
-        let hidden = queue.hidden.len() as u64;
-        counters.ready = counters.ready.saturating_sub(hidden);
-        counters.ready_bytes = counters.ready_bytes.saturating_sub(queue.hidden.values().sum());
-        counters.enqueued_total = counters.enqueued_total.saturating_sub(hidden);
+        let counters = queue.shown();
         Ok(QueueInfo {
             parent: queue.record.parent,
             uid: queue.record.uid,
             gid: queue.record.gid,
             mode: queue.record.mode,
             created: queue.record.created,
-            config: queue.config.clone(),
+            config,
             counters,
         })
     }
 
-    /// The configuration of a queue.
+    /// The configuration of a queue; of a batch, that of its queue.
     pub fn config(&self, id: u64) -> Result<Arc<QueueConfig>> {
-        Ok(self.lock().queue(&self.db, id)?.config.clone())
+        self.config_of(&mut self.lock(), id)
+    }
+
+    pub(super) fn config_of(&self, state: &mut super::state::State, id: u64) -> Result<Arc<QueueConfig>> {
+        let record = &state.queue(&self.db, id)?.record;
+        let queue = if record.batch { record.parent } else { id };
+        Ok(state.queue(&self.db, queue)?.config.clone())
     }
 
     /// The whole record of a queue.
@@ -109,7 +128,20 @@ impl Store {
         self.child(parent, name)?.ok_or(Error::NotFound)
     }
 
-    fn child(&self, parent: u64, name: &[u8]) -> Result<Option<u64>> {
+    /// The path of a queue from the root.
+    pub(super) fn queue_path(&self, state: &mut super::state::State, id: u64) -> Result<String> {
+        let mut names = Vec::new();
+        let mut queue = id;
+        while queue != ROOT && queue != 0 {
+            let record = &state.queue(&self.db, queue)?.record;
+            names.push(String::from_utf8_lossy(&record.name).into_owned());
+            queue = record.parent;
+        }
+        names.reverse();
+        Ok(names.join("/"))
+    }
+
+    pub(super) fn child(&self, parent: u64, name: &[u8]) -> Result<Option<u64>> {
         let found = self.db.get(Family::Meta, &keys::child_by_name(parent, name))?;
         Ok(found.and_then(|id| keys::last_number(&id)))
     }
@@ -117,8 +149,10 @@ impl Store {
     /// Every queue of the store, the root included.
     pub fn all_queues(&self) -> Result<Vec<u64>> {
         let mut all = Vec::new();
-        self.db.scan(Family::Meta, keys::QUEUES, keys::QUEUES, |key, _| {
-            all.extend(keys::last_number(key));
+        self.db.scan(Family::Meta, keys::QUEUES, keys::QUEUES, |key, record| {
+            if !record::decode_queue(record)?.batch {
+                all.extend(keys::last_number(key));
+            }
             Ok(true)
         })?;
         Ok(all)
@@ -128,23 +162,13 @@ impl Store {
     pub fn make_queue(&self, new: NewQueue<'_>) -> Result<u64> {
         let now = clock::now_ms();
         let mut state = self.lock();
-        if self.name_taken(new.parent, new.name)? {
+        if self.name_taken(&mut state, new.parent, new.name)? {
             return Err(Error::Exists);
         }
         let parent = state.queue(&self.db, new.parent)?;
         let config = if new.parent == ROOT { self.defaults.render() } else { parent.record.config.clone() };
         let id = state.take_id(&self.db)?;
-        let record = QueueRecord {
-            parent: new.parent,
-            name: new.name.to_vec(),
-            uid: new.uid,
-            gid: new.gid,
-            mode: new.mode,
-            created: now,
-            config,
-            rejected: String::new(),
-            attributes: Vec::new(),
-        };
+        let record = new.record(false, config, now);
         let mut batch = self.db.batch();
         enter(&mut batch, id, &record);
         state.changing(&self.db, new.parent)?.counters.queues += 1;
@@ -157,10 +181,11 @@ impl Store {
         made.map(|()| id)
     }
 
-    /// Whether a nested queue or a draft has that name.
-    pub(super) fn name_taken(&self, queue: u64, name: &[u8]) -> Result<bool> {
+    /// Whether a nested queue, a draft or a message that keeps its name has that name.
+    pub(super) fn name_taken(&self, state: &mut super::state::State, queue: u64, name: &[u8]) -> Result<bool> {
         Ok(self.child(queue, name)?.is_some()
-            || self.db.get(Family::Meta, &keys::draft_by_name(queue, name))?.is_some())
+            || self.db.get(Family::Meta, &keys::draft_by_name(queue, name))?.is_some()
+            || self.is_kept(state, queue, name)?)
     }
 
     /// Removes a queue; [`Error::NotEmpty`] while it holds anything at all.
@@ -178,7 +203,7 @@ impl Store {
     fn leave(&self, state: &mut super::state::State, batch: &mut Batch<'_>, id: u64) -> Result<()> {
         let queue = state.queue(&self.db, id)?;
         let c = &queue.counters;
-        if c.ready + c.claimed + c.delayed + c.dead + c.drafts + c.queues > 0 {
+        if c.messages() + c.drafts + c.queues + c.batches > 0 {
             return Err(Error::NotEmpty);
         }
         let (parent, name) = (queue.record.parent, queue.record.name.clone());
@@ -186,6 +211,7 @@ impl Store {
         batch.delete(Family::Meta, &keys::counters(id));
         batch.delete(Family::Meta, &keys::child(parent, id));
         batch.delete(Family::Meta, &keys::child_by_name(parent, &name));
+        batch.delete_prefix(Family::Meta, &keys::duplicates(id));
         let siblings = &mut state.changing(&self.db, parent)?.counters.queues;
         *siblings = siblings.saturating_sub(1);
         Ok(())
@@ -202,7 +228,7 @@ impl Store {
             Some(same) if same == id => return Ok(()),
             Some(_) if keep => return Err(Error::Exists),
             Some(other) => self.leave(&mut state, &mut batch, other)?,
-            None if self.name_taken(to.0, to.1)? => return Err(Error::Exists),
+            None if self.name_taken(&mut state, to.0, to.1)? => return Err(Error::Exists),
             None => {}
         }
         batch.delete(Family::Meta, &keys::child(from.0, id));
@@ -222,6 +248,11 @@ impl Store {
         Ok(())
     }
 
+    /// Refuses a configuration that the queue cannot have as long as it holds messages.
+    pub fn check_config(&self, id: u64, config: &QueueConfig) -> Result<()> {
+        self.lock().queue(&self.db, id)?.refuse_renaming(config)
+    }
+
     /// Changes the record of a queue; a new configuration takes effect at once.
     pub fn alter_queue(&self, id: u64, change: impl FnOnce(&mut QueueRecord) -> Result<()>) -> Result<()> {
         let mut state = self.lock();
@@ -229,6 +260,7 @@ impl Store {
         change(&mut record)?;
         let mut config = QueueConfig::default();
         config.apply(&record.config)?;
+        state.queue(&self.db, id)?.refuse_renaming(&config)?;
         let mut batch = self.db.batch();
         batch.put(Family::Meta, &keys::queue(id), &record::encode(&record));
         state.commit(&self.db, batch, clock::now_ms())?;

@@ -1,8 +1,11 @@
 //! The formats of the store's records, and their version.
 //!
 //! A record is one byte, [`VERSION`], and the fields in the order below in the postcard format
-//! (<https://postcard.jamesmunns.com/wire-format>). A change of the fields gets a new version, and decoding the versions
-//! before it stays here, beside it.
+//! (<https://postcard.jamesmunns.com/wire-format>). A change of the fields of any of them gets all of them a new version; the
+//! versions before it are decoded too, from the fields that are in [`super::upgrade`] where they differ. A record is written
+//! in the new version when it is next changed.
+//!
+//! Version 1: the first. Version 2: what priorities, delays, times to live, purges and batches need.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -11,8 +14,10 @@ use crate::error::{Error, Result};
 use crate::queue::state::State;
 use crate::queue::worker::ProcessId;
 
+use super::upgrade::{Counters1, Message1, Queue1};
+
 /// The version of every record that this code writes.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 /// Where the bytes of a message are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,9 +57,11 @@ pub struct MessageRecord {
     /// The queue it is in.
     pub queue: u64,
     /// Its state, as [`State`]'s number.
-    state: u8,
+    pub(super) state: u8,
     /// How often it was claimed.
     pub deliveries: u32,
+    /// Its place among the priorities of its queue: 0 goes first.
+    pub order: u8,
     /// The name that its producer gave it.
     pub name: Vec<u8>,
     /// Its owner: the producer.
@@ -77,6 +84,12 @@ pub struct MessageRecord {
     pub producer_pid: u32,
     /// Who holds it, when it is claimed.
     pub claim: Option<Claim>,
+    /// When it becomes ready, when it is delayed, in milliseconds since the epoch.
+    pub due: u64,
+    /// When its time to live is over, in milliseconds since the epoch; 0: never.
+    pub expires: u64,
+    /// The next sequence number as of when it was put into its state: what is purged is told by it.
+    pub placed: u64,
     /// Writable `user.mq.*` properties and headers, by the attribute's whole name.
     pub attributes: Vec<(String, Vec<u8>)>,
 }
@@ -113,6 +126,7 @@ impl MessageRecord {
             queue: new.queue,
             state: State::Ready as u8,
             deliveries: 0,
+            order: 0,
             name: new.name,
             uid: new.uid,
             gid: new.gid,
@@ -124,6 +138,9 @@ impl MessageRecord {
             modified_ns: new.modified_ns.unwrap_or(now_ns),
             producer_pid: new.producer_pid,
             claim: None,
+            due: 0,
+            expires: 0,
+            placed: 0,
             attributes: new.attributes,
         }
     }
@@ -142,8 +159,10 @@ impl MessageRecord {
 /// A queue.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueueRecord {
-    /// The queue it is nested in; 0 for the root of the mount.
+    /// The queue it is nested in, or whose batch it is; 0 for the root of the mount.
     pub parent: u64,
+    /// It is a batch that is being prepared, not a queue: all it holds are drafts.
+    pub batch: bool,
     /// Its name there.
     pub name: Vec<u8>,
     /// Its owner.
@@ -158,6 +177,8 @@ pub struct QueueRecord {
     pub config: String,
     /// Why the newest write to `config` was refused; empty when it was not.
     pub rejected: String,
+    /// By state, in the order of [`State::ALL`]: messages that were placed in it at or before this number are purged.
+    pub purged: [u64; 4],
     /// Extended attributes that users set on the directory.
     pub attributes: Vec<(String, Vec<u8>)>,
 }
@@ -203,10 +224,44 @@ pub struct Counters {
     pub moved_out_total: u64,
     /// Messages dropped before they were enqueued because a writer was killed or failed, ever.
     pub aborted_total: u64,
-    /// No ready message has a smaller sequence number.
+    /// No ready message has a smaller position.
     pub head: u64,
     /// When the queue last changed, in milliseconds since the epoch.
     pub changed: u64,
+    /// Batches that are being prepared.
+    pub batches: u64,
+    /// Messages that waited longer than their time to live, ever.
+    pub ttl_expired_total: u64,
+    /// Messages whose deduplication id was remembered, and which were not enqueued for it, ever.
+    pub duplicates_total: u64,
+    /// Messages that made room for newer ones, or were replaced by a rename, ever.
+    pub dropped_total: u64,
+    /// Messages purged, ever.
+    pub purged_total: u64,
+    /// Enqueues that were refused because the queue was full or paused, ever.
+    pub rejected_total: u64,
+}
+
+impl Counters {
+    /// The number of messages in a state, and of their bytes.
+    pub(super) fn tally(&mut self, state: State) -> (&mut u64, &mut u64) {
+        match state {
+            State::Ready => (&mut self.ready, &mut self.ready_bytes),
+            State::Claimed => (&mut self.claimed, &mut self.claimed_bytes),
+            State::Delayed => (&mut self.delayed, &mut self.delayed_bytes),
+            State::Dead => (&mut self.dead, &mut self.dead_bytes),
+        }
+    }
+
+    /// The number of messages in a state.
+    pub fn count(mut self, state: State) -> u64 {
+        *self.tally(state).0
+    }
+
+    /// Messages, whatever their state.
+    pub fn messages(&self) -> u64 {
+        self.ready + self.claimed + self.delayed + self.dead
+    }
 }
 
 /// A draft.
@@ -237,11 +292,15 @@ pub fn encode<T: Serialize>(record: &T) -> Vec<u8> {
     postcard::to_extend(record, bytes).expect("records are plain data")
 }
 
-fn decode<T: DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T> {
+fn fields<T: DeserializeOwned>(fields: &[u8], what: &str) -> Result<T> {
+    postcard::from_bytes(fields).map_err(|error| Error::Damaged(format!("{what}: {error}")))
+}
+
+/// Decodes a record whose fields in version 1 were those of `Old`.
+fn decode<T: DeserializeOwned + From<Old>, Old: DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T> {
     match bytes.split_first() {
-        Some((&VERSION, fields)) => {
-            postcard::from_bytes(fields).map_err(|error| Error::Damaged(format!("{what}: {error}")))
-        }
+        Some((&VERSION, rest)) => fields(rest, what),
+        Some((1, rest)) => fields::<Old>(rest, what).map(T::from),
         Some((version, _)) => Err(Error::Damaged(format!("{what}: unknown version {version}"))),
         None => Err(Error::Damaged(format!("{what}: empty"))),
     }
@@ -249,7 +308,7 @@ fn decode<T: DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T> {
 
 /// Reads a message's record.
 pub fn decode_message(bytes: &[u8]) -> Result<MessageRecord> {
-    let record: MessageRecord = decode(bytes, "message record")?;
+    let record = decode::<MessageRecord, Message1>(bytes, "message record")?;
     match State::from_u8(record.state) {
         Some(_) => Ok(record),
         None => Err(Error::Damaged(format!("message record: unknown state {}", record.state))),
@@ -258,17 +317,17 @@ pub fn decode_message(bytes: &[u8]) -> Result<MessageRecord> {
 
 /// Reads a queue's record.
 pub fn decode_queue(bytes: &[u8]) -> Result<QueueRecord> {
-    decode(bytes, "queue record")
+    decode::<_, Queue1>(bytes, "queue record")
 }
 
 /// Reads a queue's counters.
 pub fn decode_counters(bytes: &[u8]) -> Result<Counters> {
-    decode(bytes, "queue counters")
+    decode::<_, Counters1>(bytes, "queue counters")
 }
 
 /// Reads a draft's record.
 pub fn decode_draft(bytes: &[u8]) -> Result<DraftRecord> {
-    decode(bytes, "draft record")
+    decode::<_, DraftRecord>(bytes, "draft record")
 }
 
 #[cfg(test)]

@@ -1,15 +1,20 @@
 //! What the store remembers between operations: queues in use, and the next numbers.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::queue::config::QueueConfig;
+use crate::queue::config::{Names, QueueConfig};
+use crate::queue::properties::HIGHEST_PRIORITY;
 use crate::queue::state::State as MessageState;
 
 use super::ROOT;
 use super::db::{Batch, Db, Family};
-use super::keys;
+use super::kept::{HeldNames, enter_name, leave_name};
+use super::keys::{self, DeadlineKind};
+use super::limits::{Dropped, Reservations};
+use super::outdated::Outdated;
 use super::record::{self, Counters, MessageRecord, QueueRecord};
 
 /// So many queues are remembered; beyond it, those without a hidden message are forgotten and read again when needed.
@@ -17,6 +22,9 @@ const QUEUES_REMEMBERED: usize = 4096;
 
 /// Numbers are reserved on disk in blocks of this size, so that giving one out is no write. A crash skips the rest.
 const RESERVED: u64 = 4096;
+
+/// A queue has at most so many priorities.
+const PRIORITIES: usize = HIGHEST_PRIORITY as usize + 1;
 
 /// A queue in use.
 pub struct Queue {
@@ -26,11 +34,43 @@ pub struct Queue {
     pub config: Arc<QueueConfig>,
     /// Its counters, as on disk.
     pub counters: Counters,
-    /// Messages that are committed and await their last close, with their bytes: on disk they are ready, to users they are
-    /// not there yet.
-    pub hidden: BTreeMap<u64, u64>,
+    /// Messages that are committed and await their last close: on disk they are ready or delayed, to users they are not there
+    /// yet.
+    pub hidden: BTreeMap<u64, Hidden>,
     /// How often a message became ready, hidden or not, since the queue was read.
     pub placed: u64,
+    /// For each priority a position before which none of its messages is ready. Without them, whoever looks for the first
+    /// one would walk over the graves of each priority before it gets to the next.
+    pub heads: [u64; PRIORITIES],
+    /// Ready messages whose time to live is over.
+    pub outdated: Outdated,
+    /// Room that is kept for messages that are being written.
+    pub reserved: Reservations,
+    /// What was dropped to make room.
+    pub dropped: Dropped,
+}
+
+/// A message that users do not see yet.
+#[derive(Clone, Copy, Debug)]
+pub struct Hidden {
+    /// Its own number.
+    pub id: u64,
+    /// Until when its deduplication id is remembered, if it has one.
+    pub unique_until: Option<u64>,
+    /// Its bytes.
+    pub bytes: u64,
+    /// Ready or delayed.
+    pub state: MessageState,
+    /// Its first deadline, of which the thread that keeps them is told again when users see it.
+    pub deadline: Option<u64>,
+}
+
+impl Hidden {
+    /// Of a message with that record, whose deduplication id is remembered so long.
+    pub fn of(record: &MessageRecord, unique_until: Option<u64>) -> Self {
+        let deadline = deadlines(record).map(|(at, _)| at).min();
+        Self { id: record.id, unique_until, bytes: record.size, state: record.state(), deadline }
+    }
 }
 
 struct Numbers {
@@ -44,8 +84,16 @@ pub struct State {
     queues: HashMap<u64, Queue>,
     /// The queues whose counters the operation under way has changed in memory, and not on disk.
     changing: Vec<u64>,
+    /// The keys of the deduplication ids of the messages that the operation under way adds.
+    adding: HashSet<Vec<u8>>,
+    /// How many threads clear away what was purged from a state of a queue. The last of them to end says that it is done.
+    clearing: HashMap<(u64, MessageState), u32>,
     seq: Numbers,
     id: Numbers,
+    /// The newest time of modification that [`State::stamp`] gave.
+    stamped: i64,
+    /// Names of messages that are being written, in queues that keep names.
+    pub held: HeldNames,
 }
 
 impl Numbers {
@@ -90,19 +138,49 @@ impl Queue {
     pub fn new(record: QueueRecord, counters: Counters) -> Result<Self> {
         let mut config = QueueConfig::default();
         config.apply(&record.config)?;
-        Ok(Self { record, config: Arc::new(config), counters, hidden: BTreeMap::new(), placed: 0 })
+        Ok(Self {
+            record,
+            config: Arc::new(config),
+            counters,
+            hidden: BTreeMap::new(),
+            placed: 0,
+            heads: [0; PRIORITIES],
+            outdated: Outdated::default(),
+            reserved: Reservations::default(),
+            dropped: Dropped::default(),
+        })
     }
 
-    /// The numbers that describe the messages of a state.
-    fn tally(&mut self, state: MessageState) -> (&mut u64, &mut u64) {
-        let c = &mut self.counters;
-        match state {
-            MessageState::Ready => (&mut c.ready, &mut c.ready_bytes),
-            MessageState::Claimed => (&mut c.claimed, &mut c.claimed_bytes),
-            MessageState::Delayed => (&mut c.delayed, &mut c.delayed_bytes),
-            MessageState::Dead => (&mut c.dead, &mut c.dead_bytes),
+    /// Refuses a configuration that would give the messages that are there other names.
+    pub fn refuse_renaming(&self, config: &QueueConfig) -> Result<()> {
+        let same = config.names == self.config.names && config.priorities == self.config.priorities;
+        if same || self.counters.messages() == 0 {
+            return Ok(());
         }
+        Err(Error::Invalid("`names` and `priorities` can be changed only while the queue holds no message".into()))
     }
+
+    /// The counters as users see them: without the hidden messages.
+    pub fn shown(&self) -> Counters {
+        let mut shown = self.counters;
+        for hidden in self.hidden.values() {
+            let (count, bytes) = shown.tally(hidden.state);
+            *count = count.saturating_sub(1);
+            *bytes = bytes.saturating_sub(hidden.bytes);
+            shown.enqueued_total = shown.enqueued_total.saturating_sub(1);
+        }
+        shown
+    }
+}
+
+/// The deadlines of a message, by what its record says.
+pub fn deadlines(record: &MessageRecord) -> impl Iterator<Item = (u64, DeadlineKind)> {
+    let state = record.state();
+    let waits = matches!(state, MessageState::Ready | MessageState::Delayed);
+    let lease = record.claim.as_ref().map(|claim| (claim.deadline, DeadlineKind::Lease));
+    let due = (state == MessageState::Delayed).then_some((record.due, DeadlineKind::Deliver));
+    let end = (waits && record.expires > 0).then_some((record.expires, DeadlineKind::TimeToLive));
+    lease.into_iter().chain(due).chain(end)
 }
 
 fn load_counters(db: &Db, id: u64) -> Result<Counters> {
@@ -118,19 +196,18 @@ impl State {
         Ok(Self {
             queues: HashMap::new(),
             changing: Vec::new(),
+            adding: HashSet::new(),
+            clearing: HashMap::new(),
             seq: Numbers::load(db, "next_seq", 1)?,
             id: Numbers::load(db, "next_id", ROOT + 1)?,
+            stamped: i64::MIN,
+            held: HeldNames::default(),
         })
     }
 
     /// The next number that [`State::take_id`] gives.
     pub fn next_id(&self) -> u64 {
         self.id.next
-    }
-
-    /// The next number that [`State::take_seq`] gives.
-    pub fn next_seq(&self) -> u64 {
-        self.seq.next
     }
 
     /// A new number for a queue, body or draft.
@@ -141,6 +218,14 @@ impl State {
     /// A new sequence number.
     pub fn take_seq(&mut self, db: &Db) -> Result<u64> {
         self.seq.take(db)
+    }
+
+    /// The time of modification of a message whose producer did not set one, in nanoseconds since the epoch: `now`, and after
+    /// all that were given before, so that the order of enqueues shows in it.
+    pub fn stamp(&mut self, now: u64) -> i64 {
+        let now = i64::try_from(now).unwrap_or(i64::MAX).saturating_mul(1_000_000);
+        self.stamped = now.max(self.stamped.saturating_add(1));
+        self.stamped
     }
 
     /// Gives the rest of the reservations back.
@@ -174,8 +259,9 @@ impl State {
     /// Never within an operation, when counters are ahead of the disk.
     pub fn begin(&mut self, db: &Db) {
         self.undo(db);
+        self.adding.clear();
         if self.queues.len() > QUEUES_REMEMBERED {
-            self.queues.retain(|_, queue| !queue.hidden.is_empty());
+            self.queues.retain(|_, queue| !queue.hidden.is_empty() || !queue.reserved.is_empty());
         }
     }
 
@@ -199,25 +285,65 @@ impl State {
         self.queues.remove(&id);
     }
 
+    /// Whether a message was purged, and only its remains are still there.
+    pub fn is_purged(&mut self, db: &Db, record: &MessageRecord) -> Result<bool> {
+        let purged = self.queue(db, record.queue)?.record.purged[record.state() as usize - 1];
+        Ok(purged > 0 && record.placed <= purged)
+    }
+
+    /// What was purged from a state of a queue is being cleared away, until [`State::cleared`].
+    pub fn clearing(&mut self, queue: u64, purged: MessageState) {
+        *self.clearing.entry((queue, purged)).or_default() += 1;
+    }
+
+    /// One who cleared away is done; true when nobody else is at it.
+    pub fn cleared(&mut self, queue: u64, purged: MessageState) -> bool {
+        let Entry::Occupied(mut count) = self.clearing.entry((queue, purged)) else { return true };
+        *count.get_mut() -= 1;
+        let done = *count.get() == 0;
+        if done {
+            count.remove();
+        }
+        done
+    }
+
     /// Whether a message awaits its last close.
     pub fn is_hidden(&self, queue: u64, seq: u64) -> bool {
         self.queues.get(&queue).is_some_and(|queue| queue.hidden.contains_key(&seq))
     }
 
-    /// Puts a message where its record says: the record, the listing of its state, its lease, the counters.
-    pub fn place(&mut self, db: &Db, batch: &mut Batch<'_>, seq: u64, record: &MessageRecord) -> Result<()> {
-        let state = record.state();
+    /// As [`State::is_hidden`], by the message's own number.
+    pub fn is_hidden_id(&self, queue: u64, id: u64) -> bool {
+        self.queues.get(&queue).is_some_and(|queue| queue.hidden.values().any(|hidden| hidden.id == id))
+    }
+
+    /// The operation under way adds a message whose deduplication id has this key; false when it adds one already.
+    pub fn adds_id(&mut self, key: &[u8]) -> bool {
+        self.adding.insert(key.to_vec())
+    }
+
+    /// Puts a message where its record says: the record, the listing of its state, its deadlines, the counters, its name if it
+    /// is a kept one.
+    pub fn place(&mut self, db: &Db, batch: &mut Batch<'_>, seq: u64, record: &mut MessageRecord) -> Result<()> {
+        record.placed = self.seq.next;
+        let (state, position) = (record.state(), keys::position(record.order, seq));
         batch.put(Family::Messages, &keys::message(seq), &record::encode(record));
-        batch.put(Family::Index, &keys::index(record.queue, state, 0, seq), &record.name);
-        if let Some(claim) = &record.claim {
-            batch.put(Family::Deadlines, &keys::deadline(claim.deadline, keys::DeadlineKind::Lease, seq), b"");
+        batch.put(Family::Index, &keys::index(record.queue, state, position), &record.name);
+        for (at, kind) in deadlines(record) {
+            batch.put(Family::Deadlines, &keys::deadline(at, kind, seq), b"");
         }
         let queue = self.changing(db, record.queue)?;
-        if state == MessageState::Ready {
-            queue.counters.head = queue.counters.head.min(seq);
-            queue.placed += 1;
+        if queue.config.names == Names::Keep {
+            enter_name(batch, seq, record);
         }
-        let (count, bytes) = queue.tally(state);
+        if state == MessageState::Ready {
+            queue.counters.head = queue.counters.head.min(position);
+            let head = &mut queue.heads[usize::from(record.order)];
+            *head = position.min(*head);
+            queue.placed += 1;
+            queue.outdated.placed(position);
+        }
+        let (count, bytes) = queue.counters.tally(state);
         *count += 1;
         *bytes += record.size;
         Ok(())
@@ -225,15 +351,19 @@ impl State {
 
     /// Takes a message from where its record says; the record itself stays for [`State::place`] to overwrite.
     pub fn displace(&mut self, db: &Db, batch: &mut Batch<'_>, seq: u64, record: &MessageRecord) -> Result<()> {
-        batch.delete(Family::Index, &keys::index(record.queue, record.state(), 0, seq));
-        if let Some(claim) = &record.claim {
-            batch.delete(Family::Deadlines, &keys::deadline(claim.deadline, keys::DeadlineKind::Lease, seq));
+        let position = keys::position(record.order, seq);
+        batch.delete(Family::Index, &keys::index(record.queue, record.state(), position));
+        for (at, kind) in deadlines(record) {
+            batch.delete(Family::Deadlines, &keys::deadline(at, kind, seq));
         }
         let queue = self.changing(db, record.queue)?;
-        if record.state() == MessageState::Ready && queue.counters.head == seq {
-            queue.counters.head = seq + 1;
+        if queue.config.names == Names::Keep {
+            leave_name(db, batch, seq, record)?;
         }
-        let (count, bytes) = queue.tally(record.state());
+        if record.state() == MessageState::Ready && queue.counters.head == position {
+            queue.counters.head = position + 1;
+        }
+        let (count, bytes) = queue.counters.tally(record.state());
         *count = count.saturating_sub(1);
         *bytes = bytes.saturating_sub(record.size);
         Ok(())

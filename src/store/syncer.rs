@@ -3,10 +3,15 @@
 //! Whoever needs durability writes first (unsynced, see [`super::db`]) and then hands over what is to happen afterwards.
 //! While one sync is under way, everything that arrives waits for the next: so the number of syncs does not grow with the
 //! number of producers.
+//!
+//! Handing a sync over and being told of its end costs two wake-ups, a good part of what the sync itself takes. A producer that
+//! is alone waits for nothing else, so the thread that serves it syncs by itself ([`Syncer::after_sync_serving`]), unless
+//! others wait for that thread, or did so during the last such sync, or the disk is slow.
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -20,6 +25,9 @@ use super::db::Db;
 /// What happens when a sync has succeeded or failed. It runs on the syncer's thread and must not wait for another sync.
 pub type Done = Box<dyn FnOnce(Result<()>) + Send>;
 
+/// Whether a request waits to be served.
+pub type Probe = Box<dyn Fn() -> bool + Send + Sync>;
+
 enum Job {
     /// Sync the log, then call.
     Sync(Done),
@@ -29,21 +37,70 @@ enum Job {
 
 /// The thread and the way to it.
 pub struct Syncer {
+    db: Arc<Db>,
     jobs: Mutex<Option<Sender<Job>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
     /// Syncs so far; a figure for users, ordered with nothing.
     syncs: Arc<AtomicU64>,
+    /// What is handed over and not done yet. A hint: a serving thread that misreads it syncs once more or hands over.
+    pending: Arc<AtomicU64>,
+    probe: OnceLock<Probe>,
+    /// So many more syncs of a serving thread are handed over. Only that thread changes it.
+    crowded: AtomicU32,
 }
+
+/// A serving thread does not sync by itself for so many syncs after it kept others waiting...
+const CROWDED_FOR: u32 = 64;
+/// ...and after a sync that took longer than this.
+const SLOW: Duration = Duration::from_millis(2);
 
 impl Syncer {
     /// Starts the thread.
     pub fn start(db: Arc<Db>) -> std::io::Result<Self> {
         let (sender, receiver) = crossbeam_channel::unbounded();
         let syncs = Arc::new(AtomicU64::new(0));
-        let count = syncs.clone();
-        let work = move || run(&db, &receiver, &count);
+        let pending = Arc::new(AtomicU64::new(0));
+        let of_thread = (db.clone(), syncs.clone(), pending.clone());
+        let work = move || run(&of_thread.0, &receiver, &of_thread.1, &of_thread.2);
         let thread = std::thread::Builder::new().name("mqfs-sync".into()).spawn(work)?;
-        Ok(Self { jobs: Mutex::new(Some(sender)), thread: Mutex::new(Some(thread)), syncs })
+        Ok(Self {
+            db,
+            jobs: Mutex::new(Some(sender)),
+            thread: Mutex::new(Some(thread)),
+            syncs,
+            pending,
+            probe: OnceLock::new(),
+            crowded: AtomicU32::new(0),
+        })
+    }
+
+    /// From now on the thread that serves requests may sync by itself when `probe` says that none waits.
+    pub fn serve(&self, probe: Probe) {
+        self.probe.get_or_init(|| probe);
+    }
+
+    /// As [`Syncer::after_sync`], for the one thread that serves requests: it may sync by itself before this returns.
+    pub fn after_sync_serving(&self, done: Done) {
+        let Some(others) = self.probe.get() else { return self.after_sync(done) };
+        let crowded = self.crowded.load(Ordering::Relaxed);
+        if crowded > 0 {
+            self.crowded.store(crowded - 1, Ordering::Relaxed);
+            return self.after_sync(done);
+        }
+        if self.pending.load(Ordering::Relaxed) > 0 || others() {
+            return self.after_sync(done);
+        }
+        let began = Instant::now();
+        let result = self.db.sync();
+        self.syncs.fetch_add(1, Ordering::Relaxed);
+        // Before the answer, which lets its producer ask for the next thing.
+        if began.elapsed() > SLOW || others() {
+            self.crowded.store(CROWDED_FOR, Ordering::Relaxed);
+        }
+        if let Err(error) = &result {
+            tracing::error!(%error, "sync of the store failed");
+        }
+        done(result);
     }
 
     /// Syncs so far.
@@ -63,6 +120,7 @@ impl Syncer {
     }
 
     fn send(&self, job: Job) {
+        self.pending.fetch_add(1, Ordering::Relaxed);
         let refused = match self.jobs.lock().as_ref() {
             Some(sender) => sender.send(job).err().map(|error| error.0),
             None => Some(job),
@@ -92,7 +150,7 @@ impl Drop for Syncer {
 /// The longest that the first of a crowd waits for the others.
 const GATHER_MAX: Duration = Duration::from_micros(500);
 
-fn run(db: &Db, jobs: &Receiver<Job>, syncs: &AtomicU64) {
+fn run(db: &Db, jobs: &Receiver<Job>, syncs: &AtomicU64, pending: &AtomicU64) {
     // A sync costs processor time that producers need as well. When the one before served or met several, more are on their
     // way: waiting for them about as long as a sync takes makes one of many. A producer that is alone never waits.
     let (mut crowd, mut gather) = (0, Duration::ZERO);
@@ -110,6 +168,7 @@ fn run(db: &Db, jobs: &Receiver<Job>, syncs: &AtomicU64) {
         if let Err(error) = &result {
             tracing::error!(%error, "sync of the store failed");
         }
+        pending.fetch_sub(batch.len() as u64, Ordering::Relaxed);
         for job in batch {
             match job {
                 Job::Sync(done) => done(match &result {

@@ -5,26 +5,27 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::db::Family;
 use super::record::NewMessage;
-use super::{Body, NewBody, NewQueue, OpenError, ROOT, Store, Taker};
+use super::{Body, Enqueued, NewBody, NewQueue, Onto, OpenError, ROOT, Store, Taker};
 use crate::error::Error;
 use crate::queue::config::QueueConfig;
 use crate::queue::state::State;
 
-const NOBODY: Taker = Taker { worker: None, uid: 0 };
+pub(super) const NOBODY: Taker = Taker { worker: None, uid: 0 };
 
 /// Random numbers, the same again for the same `MQFS_TEST_SEED`, which is printed.
-struct Random(u64);
+pub(super) struct Random(u64);
 
 impl Random {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let given = std::env::var("MQFS_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
         let seed = given.unwrap_or_else(crate::clock::now_ms);
         println!("MQFS_TEST_SEED={seed}");
         Self(seed | 1)
     }
 
-    fn below(&mut self, limit: usize) -> usize {
+    pub(super) fn below(&mut self, limit: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -32,7 +33,7 @@ impl Random {
     }
 }
 
-fn open(dir: &Path) -> Store {
+pub(super) fn open(dir: &Path) -> Store {
     loop {
         match Store::open(dir, QueueConfig { max_deliveries: 3, ..QueueConfig::default() }) {
             // A program that another test starts holds a copy of the lock between fork and exec.
@@ -42,11 +43,11 @@ fn open(dir: &Path) -> Store {
     }
 }
 
-fn queue(store: &Store, name: &str) -> u64 {
+pub(super) fn queue(store: &Store, name: &str) -> u64 {
     store.make_queue(NewQueue { parent: ROOT, name: name.as_bytes(), uid: 0, gid: 0, mode: 0o755 }).unwrap()
 }
 
-fn message(store: &Store, queue: u64, name: &str) -> NewMessage {
+pub(super) fn message(store: &Store, queue: u64, name: &str) -> NewMessage {
     NewMessage {
         id: store.next_id().unwrap(),
         queue,
@@ -116,11 +117,27 @@ fn random_operations_do_what_the_model_says() {
     let mut model: BTreeMap<u64, Known> = BTreeMap::new();
     for step in 0..3000_u64 {
         let now = 1_000_000 + step;
+        if random.below(200) == 0 {
+            let (q, state) = (queues[random.below(2)], State::ALL[random.below(4)]);
+            let (count, mut remains) = store.purge(q, &[state], now).unwrap();
+            let before = model.len();
+            model.retain(|_, known| known.queue != q || known.state != state);
+            assert_eq!(count, (before - model.len()) as u64);
+            if random.below(2) == 0 {
+                while remains.clear_some().unwrap() {}
+                remains.finish().unwrap();
+            }
+            continue;
+        }
         if model.is_empty() || random.below(3) == 0 {
             let q = queues[random.below(2)];
             let (name, body) = (format!("m{step}"), "x".repeat(random.below(40)));
             let hidden = random.below(4) == 0;
-            let seq = store.enqueue(message(&store, q, &name), NewBody::Inline(body.as_bytes()), hidden, now).unwrap();
+            let seq = store
+                .enqueue(message(&store, q, &name), NewBody::Inline(body.as_bytes()), hidden, now)
+                .unwrap()
+                .seq()
+                .unwrap();
             let known = Known { queue: q, name, body, state: State::Ready, deliveries: 0 };
             if !hidden {
                 model.insert(seq, known);
@@ -130,12 +147,12 @@ fn random_operations_do_what_the_model_says() {
             match random.below(3) {
                 0 => store.retract(q, seq, now).unwrap(),
                 1 => {
-                    store.reveal(q, seq).unwrap();
+                    assert_eq!(store.reveal(q, seq, now).unwrap(), Enqueued::As(seq));
                     model.insert(seq, known);
                 }
                 _ => {
-                    let last = store.resequence(q, seq, now).unwrap();
-                    store.reveal(q, last).unwrap();
+                    let last = store.resequence(q, seq, None, now).unwrap();
+                    assert_eq!(store.reveal(q, last, now).unwrap(), Enqueued::As(last));
                     model.insert(last, known);
                 }
             }
@@ -157,7 +174,7 @@ fn random_operations_do_what_the_model_says() {
                 }
             }
             2 => {
-                let given_back = store.nack(q, seq, now);
+                let given_back = store.nack(q, seq, false, now);
                 if known.state == State::Claimed {
                     given_back.unwrap();
                     let to = if known.deliveries >= 3 { State::Dead } else { State::Ready };
@@ -181,7 +198,8 @@ fn random_operations_do_what_the_model_says() {
                 }
             }
             _ if random.below(2) == 0 => {
-                let new = store.move_to(q, seq, known.state, other, known.name.as_bytes(), now).unwrap();
+                let new =
+                    store.move_to(q, seq, known.state, (other, known.name.as_bytes(), Onto::Nothing), now).unwrap();
                 assert!(new > *model.keys().last().unwrap(), "a new sequence number is the newest");
                 model.remove(&seq);
                 model.insert(new, Known { queue: other, state: State::Ready, deliveries: 0, ..known });
@@ -201,6 +219,23 @@ fn random_operations_do_what_the_model_says() {
         }
     }
     assert_eq!(observed(&store, &queues), model);
+    drop(store);
+    store = open(dir.path());
+    store.clear_left(|| true).unwrap();
+    assert_eq!(observed(&store, &queues), model);
+    assert_eq!(keys_in(&store, Family::Messages), model.len(), "nothing is left of what was purged");
+    assert_eq!(keys_in(&store, Family::Index), model.len());
+}
+
+/// How many keys there are in a column family.
+pub(super) fn keys_in(store: &Store, family: Family) -> usize {
+    let mut count = 0;
+    let counted = store.db.scan(family, b"", b"", |_, _| {
+        count += 1;
+        Ok(true)
+    });
+    counted.unwrap();
+    count
 }
 
 /// "Exactly one of any number of racing callers wins (the losers get ENOENT)".
@@ -210,7 +245,7 @@ fn of_racing_claims_one_wins() {
     let store = open(dir.path());
     let q = queue(&store, "q");
     for n in 0..200 {
-        let seq = store.enqueue(message(&store, q, "m"), NewBody::Inline(b"x"), false, n).unwrap();
+        let seq = store.enqueue(message(&store, q, "m"), NewBody::Inline(b"x"), false, n).unwrap().seq().unwrap();
         let winners = AtomicUsize::new(0);
         std::thread::scope(|scope| {
             for _ in 0..4 {
@@ -233,16 +268,16 @@ fn every_lease_that_ends_is_told() {
     let q = queue(&store, "q");
     let lease = 30_000;
     for n in 0..50 {
-        let seq = store.enqueue(message(&store, q, "m"), NewBody::Inline(b""), false, 1).unwrap();
+        let seq = store.enqueue(message(&store, q, "m"), NewBody::Inline(b""), false, 1).unwrap().seq().unwrap();
         store.claim(q, seq, NOBODY, 1000 + n).unwrap();
         if n % 2 == 0 {
             store.ack(q, seq, &[State::Claimed], 2000).unwrap();
         }
     }
-    assert_eq!(store.due(999 + lease, 100).unwrap(), []);
+    assert_eq!(store.due(999 + lease, None, 100).unwrap(), []);
     let mut told = 0;
     for at in 0..60 {
-        for due in store.due(1000 + lease + at, 100).unwrap() {
+        for due in store.due(1000 + lease + at, None, 100).unwrap() {
             assert_eq!(due.at, 1000 + lease + at);
             store.expire(due.id, due.at, due.at).unwrap();
             told += 1;

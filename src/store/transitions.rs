@@ -5,14 +5,21 @@
 use std::fs::File;
 use std::time::Duration;
 
+use parking_lot::MutexGuard;
+
 use crate::error::{Error, Result};
-use crate::queue::state::{Event, State as MessageState, next};
+use crate::queue::config::{Expired, QueueConfig};
+use crate::queue::properties::{Properties, ms};
+use crate::queue::state::{Event, Rules, State as MessageState, next};
 use crate::queue::worker::Worker;
 
-use super::Store;
-use super::db::Family;
+use super::db::{Batch, Family};
+use super::dead_letters::DeadReason;
 use super::keys::{self, DeadlineKind};
+use super::limits::Room;
 use super::record::{self, BodyPlace, Claim, MessageRecord};
+use super::state::{Queue, State as Remembered, deadlines};
+use super::{Onto, Store};
 
 /// Who claims.
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +52,25 @@ fn claim_of(taker: Taker, at: u64, deadline: u64) -> Claim {
 }
 
 fn after(now: u64, duration: Duration) -> u64 {
-    now.saturating_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+    now.saturating_add(ms(duration))
+}
+
+/// How a claim ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClaimEnd {
+    /// The work is done: the message is removed.
+    Ack,
+    /// Nobody did the work: the message goes back to its place, or to dead when its deliveries are used up.
+    Return,
+}
+
+/// What the message is called and where it is after a change.
+#[derive(Clone, Debug)]
+pub struct Altered {
+    /// Its sequence number: another one when it went to another queue.
+    pub seq: u64,
+    /// Its record.
+    pub record: MessageRecord,
 }
 
 impl Store {
@@ -54,10 +79,16 @@ impl Store {
         record::decode_message(&bytes)
     }
 
+    /// A message that users can see, within an operation.
+    pub(super) fn visible(&self, state: &mut Remembered, seq: u64) -> Result<MessageRecord> {
+        let record = self.record(seq)?;
+        let unseen = state.is_hidden(record.queue, seq) || state.is_purged(&self.db, &record)?;
+        if unseen { Err(Error::NotFound) } else { Ok(record) }
+    }
+
     /// A message that users can see.
     pub fn message(&self, seq: u64) -> Result<MessageRecord> {
-        let record = self.record(seq)?;
-        if self.lock().is_hidden(record.queue, seq) { Err(Error::NotFound) } else { Ok(record) }
+        self.visible(&mut self.lock(), seq)
     }
 
     /// A message's bytes.
@@ -77,29 +108,43 @@ impl Store {
     }
 
     /// Changes the record of a visible message by `change`, which sees it as it is now and may refuse; gives the new record. The
-    /// new state, lease and counters take effect with it.
+    /// new state, deadlines and counters take effect with it.
     fn alter(
         &self,
         seq: u64,
         now: u64,
-        change: impl FnOnce(&mut MessageRecord, &mut super::state::Queue) -> Result<()>,
+        change: impl FnOnce(&mut MessageRecord, &mut Queue) -> Result<()>,
     ) -> Result<MessageRecord> {
         let mut state = self.lock();
-        let before = self.record(seq)?;
-        if state.is_hidden(before.queue, seq) {
-            return Err(Error::NotFound);
-        }
-        let mut batch = self.db.batch();
+        let before = self.visible(&mut state, seq)?;
         let mut after = before.clone();
         change(&mut after, state.changing(&self.db, before.queue)?)?;
-        state.displace(&self.db, &mut batch, seq, &before)?;
-        state.place(&self.db, &mut batch, seq, &after)?;
+        self.replace(state, seq, &before, after, now)
+    }
+
+    /// Ends an operation that makes of the message `seq` what `after` says.
+    pub(super) fn replace(
+        &self,
+        mut state: MutexGuard<'_, Remembered>,
+        seq: u64,
+        before: &MessageRecord,
+        mut after: MessageRecord,
+        now: u64,
+    ) -> Result<MessageRecord> {
+        let mut batch = self.db.batch();
+        state.displace(&self.db, &mut batch, seq, before)?;
+        state.place(&self.db, &mut batch, seq, &mut after)?;
         state.commit(&self.db, batch, now)?;
         drop(state);
-        if let Some(claim) = &after.claim {
-            self.deadlines.note(claim.deadline);
-        }
+        self.note_deadlines(&after);
         Ok(after)
+    }
+
+    /// Tells the thread that sleeps until the next deadline of those of a message.
+    pub(super) fn note_deadlines(&self, record: &MessageRecord) {
+        for (at, _) in deadlines(record) {
+            self.deadlines.note(at);
+        }
     }
 
     /// Claims a ready message of `queue`. Of any number of callers one wins, the others get [`Error::NotFound`].
@@ -108,13 +153,46 @@ impl Store {
             if record.queue != queue {
                 return Err(Error::NotFound);
             }
-            let (to, deliveries) = next(record.state(), Event::Claim, record.deliveries, holder.config.max_deliveries)?;
-            record.set_state(to);
-            record.deliveries = deliveries;
-            record.claim = Some(claim_of(taker, now, after(now, holder.config.visibility_timeout)));
-            holder.counters.claims_total += 1;
-            Ok(())
+            claim(record, holder, taker, now)
         })
+    }
+
+    /// Claims the first ready message of `queue` in delivery order; [`Error::WouldBlock`] when there is none, or the queue is
+    /// paused. Gives its sequence number, too.
+    pub fn claim_next(&self, queue: u64, taker: Taker, now: u64) -> Result<(u64, MessageRecord)> {
+        self.claim_next_within(queue, u64::MAX, taker, now)
+    }
+
+    /// As [`Store::claim_next`], but not when that message has more than `longest` bytes.
+    pub fn claim_next_within(&self, queue: u64, longest: u64, taker: Taker, now: u64) -> Result<(u64, MessageRecord)> {
+        let mut state = self.lock();
+        let next = self.next_ready(&mut state, queue, now)?;
+        let (seq, before) = next.filter(|(_, record)| record.size <= longest).ok_or(Error::WouldBlock)?;
+        let mut after = before.clone();
+        claim(&mut after, state.changing(&self.db, queue)?, taker, now)?;
+        Ok((seq, self.replace(state, seq, &before, after, now)?))
+    }
+
+    /// Whether [`Store::claim_next`] would find a message.
+    pub fn has_ready(&self, queue: u64, now: u64) -> Result<bool> {
+        Ok(self.next_ready(&mut self.lock(), queue, now)?.is_some())
+    }
+
+    /// The first message of a queue that may be claimed.
+    fn next_ready(&self, state: &mut Remembered, queue: u64, now: u64) -> Result<Option<(u64, MessageRecord)>> {
+        if state.queue(&self.db, queue)?.config.paused_out() {
+            return Ok(None);
+        }
+        let mut from = None;
+        while let Some(seq) = self.first_ready(state, queue, from)? {
+            let record = self.record(seq)?;
+            if !is_over(&record, now) {
+                return Ok(Some((seq, record)));
+            }
+            let position = keys::position(record.order, seq);
+            from = Some(state.queue(&self.db, queue)?.outdated.skip(position, from, now));
+        }
+        Ok(None)
     }
 
     /// Makes a claim another process's, which goes on with the work of the one that held it. [`Error::NotFound`] when it is
@@ -142,88 +220,211 @@ impl Store {
     }
 
     /// Gives a message back whose lease ended at `deadline`. [`Error::NotFound`] when it was renewed or is gone.
-    pub fn expire(&self, seq: u64, deadline: u64, now: u64) -> Result<MessageRecord> {
-        self.alter(seq, now, |record, holder| {
+    pub fn expire(&self, seq: u64, deadline: u64, now: u64) -> Result<Altered> {
+        self.give_up(seq, now, |record, holder| {
             if record.claim.as_ref().is_none_or(|claim| claim.deadline != deadline) {
                 return Err(Error::NotFound);
             }
             holder.counters.expired_total += 1;
-            give_back(record, holder, Event::LeaseExpired)
+            give_back(record, holder, Event::LeaseExpired, now)?;
+            Ok(dead(record, DeadReason::MaxDeliveries))
         })
     }
 
-    /// Gives a claimed message of `queue` back: to ready, or to dead when its deliveries are used up.
-    pub fn nack(&self, queue: u64, seq: u64, now: u64) -> Result<MessageRecord> {
-        self.alter(seq, now, |record, holder| {
+    /// Gives a claimed message of `queue` back: to ready, or to dead when its deliveries are used up. `later`: to delayed.
+    pub fn nack(&self, queue: u64, seq: u64, later: bool, now: u64) -> Result<Altered> {
+        self.give_up(seq, now, |record, holder| {
             in_state(record, queue, MessageState::Claimed)?;
             holder.counters.nacked_total += 1;
-            give_back(record, holder, Event::Nack)
+            give_back(record, holder, if later { Event::NackLater } else { Event::Nack }, now)?;
+            Ok(dead(record, DeadReason::MaxDeliveries))
         })
     }
 
-    /// Makes a message of `queue` that is in state `from` a dead letter.
+    /// Ends the claim `claim` (its time and the delivery count) of a message, if it still lasts: [`Error::NotFound`] when it
+    /// does not. Gives what became of the message when it was given back. That is no nack of a user's and not counted as one.
+    pub fn end_claim(&self, seq: u64, claim: (u64, u32), end: ClaimEnd, now: u64) -> Result<Option<Altered>> {
+        let lasts =
+            |record: &MessageRecord| record.claim.as_ref().is_some_and(|held| (held.at, record.deliveries) == claim);
+        if end == ClaimEnd::Return {
+            let back = self.give_up(seq, now, |record, holder| {
+                if !lasts(record) {
+                    return Err(Error::NotFound);
+                }
+                give_back(record, holder, Event::Nack, now)?;
+                Ok(dead(record, DeadReason::MaxDeliveries))
+            });
+            return back.map(Some);
+        }
+        let mut state = self.lock();
+        let record = self.visible(&mut state, seq)?;
+        if !lasts(&record) {
+            return Err(Error::NotFound);
+        }
+        state.changing(&self.db, record.queue)?.counters.acked_total += 1;
+        self.remove(state, seq, &record, now).map(|()| None)
+    }
+
+    /// Makes a delayed message of `queue` ready; `due`: only if that is when it is due.
+    pub fn deliver(&self, queue: u64, seq: u64, due: Option<u64>, now: u64) -> Result<MessageRecord> {
+        self.alter(seq, now, |record, holder| {
+            in_state(record, queue, MessageState::Delayed)?;
+            if due.is_some_and(|due| due != record.due) {
+                return Err(Error::NotFound);
+            }
+            give_back(record, holder, Event::Deliver, now)
+        })
+    }
+
+    /// Ends a message whose time to live was over at `deadline`: it is dead-lettered, or removed, as its queue says; gives what
+    /// became of it when it was not removed.
+    pub fn end_time_to_live(&self, seq: u64, deadline: u64, now: u64) -> Result<Option<Altered>> {
+        let mut state = self.lock();
+        let record = self.visible(&mut state, seq)?;
+        let over = |record: &MessageRecord| {
+            record.expires == deadline && deadlines(record).any(|(_, kind)| kind == DeadlineKind::TimeToLive)
+        };
+        if !over(&record) {
+            return Err(Error::NotFound);
+        }
+        if state.queue(&self.db, record.queue)?.config.expired == Expired::Drop {
+            state.changing(&self.db, record.queue)?.counters.ttl_expired_total += 1;
+            return self.remove(state, seq, &record, now).map(|()| None);
+        }
+        drop(state);
+        let ended = self.give_up(seq, now, |record, holder| {
+            if !over(record) {
+                return Err(Error::NotFound);
+            }
+            holder.counters.ttl_expired_total += 1;
+            give_back(record, holder, Event::TimeToLiveOver, now)?;
+            Ok(dead(record, DeadReason::Expired))
+        });
+        ended.map(Some)
+    }
+
+    /// Makes a message of `queue` that is in state `from` a dead letter, which stays in its queue.
     pub fn dead_letter(&self, queue: u64, seq: u64, from: MessageState, now: u64) -> Result<MessageRecord> {
         self.alter(seq, now, |record, holder| {
             in_state(record, queue, from)?;
-            give_back(record, holder, Event::DeadLetter)
+            give_back(record, holder, Event::DeadLetter, now)
         })
     }
 
-    /// Makes a dead message of `queue` ready again, its delivery count back at 0.
+    /// Makes a dead message of `queue` ready again, its delivery count back at 0, and without a time to live.
     pub fn redrive(&self, queue: u64, seq: u64, now: u64) -> Result<MessageRecord> {
         self.alter(seq, now, |record, holder| {
             in_state(record, queue, MessageState::Dead)?;
             holder.counters.redriven_total += 1;
-            give_back(record, holder, Event::Redrive)
+            record.expires = 0;
+            give_back(record, holder, Event::Redrive, now)
         })
     }
 
-    /// Moves a message of `queue` in state `from` to another queue, where it is ready under a new sequence number, which is
-    /// given.
-    pub fn move_to(&self, queue: u64, seq: u64, from: MessageState, target: u64, name: &[u8], now: u64) -> Result<u64> {
+    /// Makes a record that of a message that newly arrives, ready, in the queue `target` under that name. `own_ttl`: its own
+    /// time to live begins anew, as that of the queue does; else it does not count any more.
+    pub(super) fn settle(
+        &self,
+        state: &mut Remembered,
+        record: &mut MessageRecord,
+        (target, name): (u64, &[u8]),
+        own_ttl: bool,
+        now: u64,
+    ) -> Result<()> {
+        let config = state.queue(&self.db, target)?.config.clone();
+        let properties = Properties::of(&record.attributes);
+        record.queue = target;
+        record.name = name.to_vec();
+        record.order = properties.order(config.priorities);
+        record.set_state(MessageState::Ready);
+        record.deliveries = 0;
+        record.claim = None;
+        record.due = 0;
+        let of_its_own = if own_ttl { properties } else { Properties::default() };
+        record.expires = of_its_own.expires(now, config.message_ttl);
+        Ok(())
+    }
+
+    /// Moves a message of `queue` in state `from` to another queue and gives it a name there. It is ready under a new sequence
+    /// number, which is given. Where names are kept, the message of that name makes way as `onto` says. [`Error::QueueFull`] and
+    /// [`Error::Paused`] when that queue takes no more.
+    pub fn move_to(
+        &self,
+        queue: u64,
+        seq: u64,
+        from: MessageState,
+        (target, name, onto): (u64, &[u8], Onto),
+        now: u64,
+    ) -> Result<u64> {
         let mut state = self.lock();
-        let before = self.record(seq)?;
-        if state.is_hidden(before.queue, seq) {
-            return Err(Error::NotFound);
-        }
+        let before = self.visible(&mut state, seq)?;
         in_state(&before, queue, from)?;
-        state.queue(&self.db, target)?;
         let mut to = before.clone();
-        to.queue = target;
-        to.name = name.to_vec();
-        to.set_state(MessageState::Ready);
-        to.deliveries = 0;
-        to.claim = None;
+        let name = self.fitting(&mut state, target, seq, name)?;
+        // It has outlived its own time to live, or it does not matter any more: somebody wants to see it delivered.
+        let own_ttl = from != MessageState::Dead;
+        self.settle(&mut state, &mut to, (target, &name), own_ttl, now)?;
+        let need = Room::of_one(before.size);
+        self.admit(&mut state, target, need, onto)?;
+        let plan = self.plan_drops(&mut state, target, need, onto)?;
         let mut batch = self.db.batch();
-        let new = self.renumber(&mut state, &mut batch, seq, &before, to)?;
+        let replaced = self.make_way(&mut state, &mut batch, (target, &name), before.id, onto)?;
+        let new = self.renumber(&mut state, &mut batch, seq, &before, &mut to)?;
         state.changing(&self.db, queue)?.counters.moved_out_total += 1;
         state.changing(&self.db, target)?.counters.enqueued_total += 1;
+        let dropped = self.drop_oldest(&mut state, &mut batch, target, plan, now)?;
         state.commit(&self.db, batch, now)?;
+        drop(state);
+        self.note_deadlines(&to);
+        self.discard_replaced(replaced);
+        self.discard_bodies(dropped);
         Ok(new)
     }
 
     /// Removes a message for good, when `queue` holds it in one of the states `from`.
     pub fn ack(&self, queue: u64, seq: u64, from: &[MessageState], now: u64) -> Result<()> {
         let mut state = self.lock();
-        let record = self.record(seq)?;
-        if state.is_hidden(queue, seq) || record.queue != queue || !from.contains(&record.state()) {
+        let record = self.visible(&mut state, seq)?;
+        if record.queue != queue || !from.contains(&record.state()) {
             return Err(Error::NotFound);
         }
-        let mut batch = self.db.batch();
-        state.displace(&self.db, &mut batch, seq, &record)?;
-        batch.delete(Family::Messages, &keys::message(seq));
-        match record.body {
-            BodyPlace::Inline(id) => batch.delete_once_set(Family::Bodies, &keys::body(id)),
-            BodyPlace::File(id) => batch.delete(Family::Meta, &keys::body_file(id)),
-            BodyPlace::Empty => {}
-        }
         state.changing(&self.db, queue)?.counters.acked_total += 1;
+        self.remove(state, seq, &record, now)
+    }
+
+    /// Ends an operation that removes a message.
+    fn remove(&self, mut state: MutexGuard<'_, Remembered>, seq: u64, record: &MessageRecord, now: u64) -> Result<()> {
+        let mut batch = self.db.batch();
+        self.erase(&mut state, &mut batch, seq, record)?;
         state.commit(&self.db, batch, now)?;
         drop(state);
         if let BodyPlace::File(id) = record.body {
             self.syncer.remove_file(self.bodies.path(id));
         }
         Ok(())
+    }
+
+    /// Adds to a change: a message vanishes. The file of a large body stays.
+    pub(super) fn erase(
+        &self,
+        state: &mut Remembered,
+        batch: &mut Batch<'_>,
+        seq: u64,
+        record: &MessageRecord,
+    ) -> Result<()> {
+        state.displace(&self.db, batch, seq, record)?;
+        self.erase_record(batch, seq, record);
+        Ok(())
+    }
+
+    /// Adds to a change: a message's record and body vanish, wherever else it is told of.
+    pub(super) fn erase_record(&self, batch: &mut Batch<'_>, seq: u64, record: &MessageRecord) {
+        batch.delete(Family::Messages, &keys::message(seq));
+        match record.body {
+            BodyPlace::Inline(id) => batch.delete_once_set(Family::Bodies, &keys::body(id)),
+            BodyPlace::File(id) => batch.delete(Family::Meta, &keys::body_file(id)),
+            BodyPlace::Empty => {}
+        }
     }
 
     /// Changes what `stat` shows of a message.
@@ -238,44 +439,53 @@ impl Store {
             Ok(())
         })
     }
-
-    /// The first deadlines that are due at `now`, at most `limit`, and the time of the next that is not.
-    pub(super) fn deadlines_from(&self, low: u64, now: u64, limit: usize) -> Result<(Vec<super::Due>, Option<u64>)> {
-        let mut due = Vec::new();
-        let mut later = None;
-        self.db.scan(Family::Deadlines, b"", &keys::deadline(low, DeadlineKind::Lease, 0), |key, _| {
-            let Some((at, kind, id)) = keys::parse_deadline(key) else {
-                return Ok(true);
-            };
-            if at > now || due.len() == limit {
-                later = Some(at);
-                return Ok(false);
-            }
-            due.push(super::Due { at, kind, id });
-            Ok(true)
-        })?;
-        Ok((due, later))
-    }
-
-    /// Forgets a deadline whose message or draft no longer has it.
-    pub fn drop_deadline(&self, due: &super::Due) -> Result<()> {
-        let _state = self.lock();
-        let mut batch = self.db.batch();
-        batch.delete(Family::Deadlines, &keys::deadline(due.at, due.kind, due.id));
-        self.db.write(batch)
-    }
 }
 
 fn in_state(record: &MessageRecord, queue: u64, state: MessageState) -> Result<()> {
     if record.queue == queue && record.state() == state { Ok(()) } else { Err(Error::NotFound) }
 }
 
+/// Whether the time to live of a message is over, and nobody has dealt with that yet.
+fn is_over(record: &MessageRecord, now: u64) -> bool {
+    record.expires > 0 && record.expires <= now
+}
+
+/// Why a message that may have become dead has.
+fn dead(record: &MessageRecord, reason: DeadReason) -> Option<DeadReason> {
+    (record.state() == MessageState::Dead).then_some(reason)
+}
+
+fn rules(config: &QueueConfig) -> Rules {
+    Rules { max_deliveries: config.max_deliveries, retries_later: !config.retry_delay.is_zero() }
+}
+
+fn claim(record: &mut MessageRecord, holder: &mut Queue, taker: Taker, now: u64) -> Result<()> {
+    let (to, deliveries) = next(record.state(), Event::Claim, record.deliveries, rules(&holder.config))?;
+    if is_over(record, now) {
+        return Err(Error::NotFound);
+    }
+    if holder.config.paused_out() {
+        return Err(Error::Paused);
+    }
+    record.set_state(to);
+    record.deliveries = deliveries;
+    record.claim = Some(claim_of(taker, now, after(now, holder.config.visibility_timeout)));
+    holder.counters.claims_total += 1;
+    Ok(())
+}
+
 /// Applies an event that ends a claim or changes the state of an unclaimed message.
-fn give_back(record: &mut MessageRecord, holder: &mut super::state::Queue, event: Event) -> Result<()> {
-    let (to, deliveries) = next(record.state(), event, record.deliveries, holder.config.max_deliveries)?;
+fn give_back(record: &mut MessageRecord, holder: &mut Queue, event: Event, now: u64) -> Result<()> {
+    let config = holder.config.clone();
+    let (to, deliveries) = next(record.state(), event, record.deliveries, rules(&config))?;
     if to == MessageState::Dead {
         holder.counters.dead_lettered_total += 1;
     }
+    let delay = match event {
+        Event::NackLater => config.later_after(deliveries),
+        _ => config.retry_after(deliveries),
+    };
+    record.due = if to == MessageState::Delayed { after(now, delay) } else { 0 };
     record.set_state(to);
     record.deliveries = deliveries;
     record.claim = None;

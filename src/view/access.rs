@@ -8,6 +8,8 @@ pub const READ: u32 = 4;
 pub const WRITE: u32 = 2;
 /// The right to pass through a queue.
 pub const EXEC: u32 = 1;
+/// The sticky bit of a queue.
+pub const STICKY: u32 = 0o1000;
 
 /// Who asks, as a FUSE request says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,9 +40,10 @@ impl Owner {
         self.allows_with(caller, want, || process::groups(caller.pid))
     }
 
-    /// The caller may consume from this queue, which needs all of r, w and x on it.
+    /// The caller may consume from this queue, which needs all of r, w and x on it; and to be its owner when it is sticky,
+    /// because there the kernel lets nobody else remove other people's messages.
     pub fn may_consume(&self, caller: &Caller) -> bool {
-        self.allows(caller, READ | WRITE | EXEC)
+        (self.mode & STICKY == 0 || self.is_owner(caller)) && self.allows(caller, READ | WRITE | EXEC)
     }
 
     /// The caller is the owner, or root.
@@ -124,6 +127,14 @@ mod tests {
         assert!(!owner(0o1733).may_consume(&caller(7, 7)));
         assert!(owner(0o1733).allows(&caller(7, 7), WRITE | EXEC));
         assert!(owner(0o770).may_consume(&caller(7, GROUP)));
+    }
+
+    #[test]
+    fn of_a_sticky_queue_only_the_owner_consumes() {
+        for (caller, may) in [(caller(OWNER, 7), true), (caller(0, 0), true), (caller(7, GROUP), false)] {
+            assert_eq!(owner(0o1777).may_consume(&caller), may, "{caller:?}");
+            assert!(owner(0o777).may_consume(&caller));
+        }
     }
 
     #[test]

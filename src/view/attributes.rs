@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::store::record::{DraftRecord, MessageRecord};
 use crate::store::{QueueInfo, ROOT};
 
-use super::access::{Caller, Owner, READ};
+use super::access::{Caller, Owner, READ, STICKY};
 use super::writer::Writer;
 use super::{Node, Via, View};
 
@@ -52,9 +52,12 @@ impl Attributes {
     /// How long the kernel may believe this without asking. A name of a file must be asked for each time, as it may mean
     /// something else to the next process, or after the next rename; directories change through this kernel only.
     pub fn name_valid(&self) -> Duration {
-        match self.kind {
-            Kind::Directory => Duration::from_secs(60),
-            Kind::File => Duration::ZERO,
+        match (self.kind, self.node) {
+            // A name that the kernel may not believe is forgotten as soon as nobody uses it: there may be one for each message.
+            (_, Node::Given(_)) | (Kind::File, _) => Duration::ZERO,
+            // Its name is gone when it is enqueued.
+            (_, Node::Batch(_)) => Duration::ZERO,
+            (Kind::Directory, _) => Duration::from_secs(60),
         }
     }
 
@@ -87,6 +90,11 @@ pub fn ns_of(time: SystemTime) -> i64 {
         Ok(since) => ns(since),
         Err(before) => -ns(before.duration()),
     }
+}
+
+/// The links of a directory that holds so many others.
+fn links(directories: u64) -> u32 {
+    u32::try_from(directories).unwrap_or(u32::MAX - 2).saturating_add(2)
 }
 
 impl View {
@@ -169,7 +177,18 @@ impl View {
         let readable = owner.mode & 0o444;
         let (kind, mode, size) = match node {
             Node::Config(_) => (Kind::File, readable | 0o200, self.config_text(id)?.len()),
+            // Not worth going through all queues for.
+            Node::Stats(ROOT) => (Kind::File, readable, 0),
             Node::Stats(_) | Node::Version => (Kind::File, readable, self.status_text(node)?.len()),
+            // Each reader finds in it what they may know.
+            Node::Metrics => (Kind::File, 0o444, 0),
+            // Those who may consume: who has all three, and in a sticky queue its owner.
+            Node::Claim(_) | Node::Pop(_) => {
+                let consumers = readable & (owner.mode << 1) & (owner.mode << 2);
+                (Kind::File, if owner.mode & STICKY == 0 { consumers } else { consumers & 0o400 }, 0)
+            }
+            Node::Lines(_) => (Kind::File, owner.mode & 0o666, 0),
+            Node::Purge(_) => (Kind::File, 0o200, 0),
             _ => (Kind::Directory, owner.mode & DIRECTORY_MODE, 4096),
         };
         let changed = time_ms(queue.counters.changed.max(queue.created));
@@ -181,7 +200,8 @@ impl View {
             uid: owner.uid,
             gid: owner.gid,
             links: match node {
-                Node::Queue(_) => u32::try_from(queue.counters.queues).unwrap_or(u32::MAX - 2) + 2,
+                Node::Queue(_) => links(queue.counters.queues),
+                Node::Batches(_) => links(queue.counters.batches),
                 _ => 1 + u32::from(kind == Kind::Directory),
             },
             modified: changed,
@@ -197,13 +217,23 @@ impl View {
             | Node::Peek(id)
             | Node::Claimed(id)
             | Node::Dead(id)
+            | Node::Delayed(id)
+            | Node::Batches(id)
+            | Node::Batch(id)
+            | Node::With(id)
+            | Node::Claim(id)
+            | Node::Pop(id)
+            | Node::Lines(id)
+            | Node::Purge(id)
             | Node::Config(id)
             | Node::Stats(id) => self.queue_attributes(node, id),
-            Node::Version => self.queue_attributes(node, ROOT),
+            Node::Given(number) => self.queue_attributes(node, self.queue_given(number)?),
+            Node::Version | Node::Metrics => self.queue_attributes(node, ROOT),
             Node::Message(seq, _) | Node::Granted(seq, _) => match self.store.message(seq) {
                 Ok(message) => Ok(self.message_attributes(node, &message)),
-                // A message that is gone is still what an open descriptor shows.
-                Err(Error::NotFound) => self.handles.attributes_of(seq).ok_or(Error::NotFound),
+                // A message that is gone is still what an open descriptor shows. To others the kernel looks its name up again: it
+                // may be that of another one, or there to be created.
+                Err(Error::NotFound) => self.handles.attributes_of(seq).ok_or(Error::Stale),
                 Err(error) => Err(error),
             },
             Node::Writer(id) => {

@@ -37,7 +37,9 @@ impl ConfigEdit {
         self.text.extend_from_slice(data);
         let complete = self.text.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
         let mut trial = (*view.store.config(self.queue)?).clone();
-        let checked = as_text(&self.text[..complete]).and_then(|text| trial.apply(text));
+        let checked = as_text(&self.text[..complete])
+            .and_then(|text| trial.apply(text))
+            .and_then(|()| view.store.check_config(self.queue, &trial));
         checked.map_err(|error| self.refuse(view, error))
     }
 
@@ -51,14 +53,17 @@ impl ConfigEdit {
         }
         let text = std::mem::take(&mut self.text);
         let mut config = (*view.store.config(self.queue)?).clone();
-        let applied = as_text(&text).and_then(|text| config.apply(text));
+        let applied = as_text(&text).and_then(|text| config.apply(text)).and_then(|()| {
+            view.store.alter_queue(self.queue, |record| {
+                record.config = config.render();
+                record.rejected.clear();
+                Ok(())
+            })
+        });
         applied.map_err(|error| self.refuse(view, error))?;
         tracing::info!(queue = self.queue, uid = self.uid, "configuration changed");
-        view.store.alter_queue(self.queue, |record| {
-            record.config = config.render();
-            record.rejected.clear();
-            Ok(())
-        })
+        view.was_configured(self.queue);
+        Ok(())
     }
 
     /// Notes why, for the log and for the next reader of `config`.
@@ -74,6 +79,11 @@ fn as_text(bytes: &[u8]) -> Result<&str> {
 }
 
 impl View {
+    /// The configuration of a queue has changed: it may not be paused any more.
+    pub(super) fn was_configured(&self, queue: u64) {
+        self.became_ready(queue);
+    }
+
     /// Notes why a configuration was refused, in the log and in `config`.
     pub(super) fn note_refusal(&self, queue: u64, why: &Error) {
         tracing::warn!(queue, %why, "configuration refused");

@@ -5,15 +5,17 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
-use crate::queue::name::{Name, check_producer_name, classify, stripped};
+use crate::queue::config::Names;
+use crate::queue::name::{MAX_KEPT_NAME, Name, check_producer_name, classify, stripped};
 use crate::store::record::NewMessage;
-use crate::store::{QueueInfo, ROOT};
+use crate::store::{Onto, QueueInfo, ROOT};
 
 use super::access::Caller;
 use super::attributes::FILE_MODE;
 use super::handles::Handle;
 use super::open::{Flags, Opened};
 use super::writer::Writer;
+use super::xattr::Pairs;
 use super::{Attributes, Node, View};
 
 /// Every open writer is sure of this much room before its first byte.
@@ -25,10 +27,16 @@ impl View {
         if queue.mode & 0o2000 != 0 { queue.gid } else { caller.gid }
     }
 
-    /// The name under which a producer's file is enqueued: a name in sequence form loses its prefix.
-    pub(super) fn producer_name(name: &[u8]) -> Result<&[u8]> {
-        let name = stripped(name);
-        check_producer_name(name)?;
+    /// The name under which a producer's file is enqueued: a name in sequence form loses its prefix, unless names are kept.
+    pub(super) fn producer_name<'a>(&self, queue: u64, name: &'a [u8]) -> Result<&'a [u8]> {
+        let config = self.store.config(queue)?;
+        let kept = config.names == Names::Keep;
+        let name = if kept { name } else { stripped(name) };
+        match kept {
+            true if name.len() > MAX_KEPT_NAME => return Err(Error::NameTooLong),
+            true => {}
+            false => check_producer_name(name, config.priorities > 1)?,
+        }
         if matches!(classify(name), Name::Control | Name::Draft(_)) {
             return Err(Error::NotPermitted("a message's name does not begin with a dot"));
         }
@@ -46,39 +54,73 @@ impl View {
     ) -> Result<(Attributes, Opened)> {
         self.refuse_read_only()?;
         self.refuse_when_going_away()?;
-        let queue = match directory {
-            Node::Queue(ROOT) => return Err(Error::NotPermitted("the root of the mount holds queues only")),
-            Node::Queue(queue) => queue,
-            _ => return Err(Error::NotPermitted("nothing is created in a control directory")),
-        };
         let flags = Flags(flags);
+        if let Node::Batch(batch) = directory {
+            self.check_batch_file(batch, name)?;
+            return self.create_or_open_draft(caller, (batch, name), mode, flags, Pairs::new());
+        }
+        let (queue, properties) = self.entrance(directory)?;
+        if queue == ROOT {
+            return Err(Error::NotPermitted("the root of the mount holds queues only"));
+        }
+        // In the queue itself the kernel has found that out.
+        if matches!(directory, Node::Given(_)) && self.store.find_queue(queue, name).is_ok() {
+            return Err(Error::IsDirectory);
+        }
         match classify(name) {
             Name::Control => Err(Error::IsDirectory),
-            Name::Draft(name) => match self.create_draft(caller, queue, name, mode) {
-                Ok((id, file)) => {
-                    let attributes = self.attributes(Node::Draft(id))?;
-                    let handle = self.handles.add(Handle::Draft { id, file, writes: true });
-                    Ok((attributes, Opened::plain(handle)))
-                }
-                // Somebody else made it between the kernel's lookup and now.
-                Err(Error::Exists) if !flags.exclusive() => {
-                    let id = self.store.find_draft(queue, name)?;
-                    let opened = self.open(caller, Node::Draft(id), flags.0)?;
-                    Ok((self.attributes(Node::Draft(id))?, opened))
-                }
-                Err(error) => Err(error),
-            },
+            Name::Draft(name) => self.create_or_open_draft(caller, (queue, name), mode, flags, properties),
             // `touch` of a message that somebody has just taken must not make another.
-            Name::Sequence { .. } if !flags.exclusive() && !flags.truncates() => Err(Error::NotFound),
-            _ => self.create_message(caller, queue, name, mode),
+            Name::Sequence { .. } if !flags.exclusive() && !flags.truncates() && !self.store.keeps_names(queue)? => {
+                Err(Error::NotFound)
+            }
+            _ => self.create_message(caller, (queue, name), mode, properties),
         }
     }
 
-    fn create_message(&self, caller: &Caller, queue: u64, name: &[u8], mode: u32) -> Result<(Attributes, Opened)> {
-        let producer_name = Self::producer_name(name)?;
+    fn create_or_open_draft(
+        self: &Arc<Self>,
+        caller: &Caller,
+        (queue, name): (u64, &[u8]),
+        mode: u32,
+        flags: Flags,
+        properties: Pairs,
+    ) -> Result<(Attributes, Opened)> {
+        match self.create_draft(caller, (queue, name), mode, properties) {
+            Ok((id, file)) => {
+                let attributes = self.attributes(Node::Draft(id))?;
+                let handle = self.handles.add(Handle::Draft { id, file, writes: true });
+                Ok((attributes, Opened::plain(handle)))
+            }
+            // Somebody else made it between the kernel's lookup and now.
+            Err(Error::Exists) if !flags.exclusive() => {
+                let id = self.store.find_draft(queue, name)?;
+                let opened = self.open(caller, Node::Draft(id), flags.0)?;
+                Ok((self.attributes(Node::Draft(id))?, opened))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn create_message(
+        &self,
+        caller: &Caller,
+        (queue, name): (u64, &[u8]),
+        mode: u32,
+        attributes: Pairs,
+    ) -> Result<(Attributes, Opened)> {
+        let producer_name = self.producer_name(queue, name)?;
         let info = self.store.queue(queue)?;
         self.store.space().admit(ROOM_FOR_ONE)?;
         let id = self.store.next_id()?;
+        let keeps = info.config.names == Names::Keep;
+        if keeps {
+            self.store.hold_name(queue, producer_name, id, Onto::Nothing)?;
+        }
+        if let Err(error) = self.admit_message(queue, id, &info.config) {
+            self.store.release_name(queue, producer_name, id);
+            return Err(error);
+        }
         let new = NewMessage {
             id,
             queue,
@@ -88,8 +130,11 @@ impl View {
             mode: mode & FILE_MODE,
             modified_ns: None,
             producer_pid: 0,
-            attributes: Vec::new(),
+            attributes,
         };
+        if keeps {
+            self.arrivals.begin(id);
+        }
         let writer = Writer::new(new, name, info.config, caller);
         let attributes = self.writer_attributes(&writer);
         self.names.lock().arrived(caller.pid);

@@ -1,49 +1,72 @@
 //! The thread that does what is due: leases that end, drafts that have been left lying.
 
+use std::sync::atomic::Ordering;
+
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::queue::state::State;
-use crate::store::{DeadlineKind, Due, Wake};
+use crate::store::{Altered, DeadlineKind, Due, Wake};
 
 use super::{View, process};
 
-/// So many deadlines are dealt with before the store is asked again.
+/// So many deadlines are read at a time.
 const AT_ONCE: usize = 1024;
+
+/// When the disk does not let a deadline be dealt with, it is tried again after this time, in milliseconds.
+const TRY_AGAIN_MS: u64 = 2000;
 
 impl View {
     /// Sleeps until the next deadline and deals with it, until the store is closed.
     pub(super) fn keep_deadlines(&self) {
         // Whatever became due while the store was closed.
         self.deal_with_due();
-        while self.store.wait_for_deadline(clock::now_ms) == Wake::Look {
+        while self.store.wait_for_deadline(clock::now_ms) == Wake::Look && !self.going_away.load(Ordering::SeqCst) {
             self.deal_with_due();
         }
     }
 
     fn deal_with_due(&self) {
         let now = clock::now_ms();
-        let due = match self.store.due(now, AT_ONCE) {
-            Ok(due) => due,
-            Err(error) => {
-                tracing::error!(%error, "deadlines cannot be read");
-                return;
-            }
-        };
-        for due in due {
-            let dealt = match due.kind {
-                DeadlineKind::Lease => self.lease_due(&due, now),
-                DeadlineKind::Draft => self.draft_due(&due, now),
+        let mut last = None;
+        while !self.going_away.load(Ordering::SeqCst) {
+            let due = match self.store.due(now, last, AT_ONCE) {
+                Ok(due) => due,
+                Err(error) => {
+                    tracing::error!(%error, "deadlines cannot be read");
+                    return;
+                }
             };
-            match dealt {
-                // Acked, renewed or returned since the deadlines were read.
-                Ok(()) | Err(Error::NotFound) => {}
-                Err(error) => tracing::error!(?due, %error, "deadline not dealt with"),
+            let full = due.iter().any(|due| matches!(self.deal_with(due, now), Err(Error::NoSpace)));
+            last = due.last().copied();
+            if full || due.len() < AT_ONCE {
+                return;
             }
         }
     }
 
+    fn deal_with(&self, due: &Due, now: u64) -> Result<()> {
+        let dealt = match due.kind {
+            DeadlineKind::Lease => self.lease_due(due, now),
+            DeadlineKind::Draft => self.draft_due(due, now),
+            DeadlineKind::Deliver => self.delivery_due(due, now),
+            DeadlineKind::TimeToLive => self.time_to_live_over(due, now),
+            DeadlineKind::Batch => self.batch_due(due, now),
+            DeadlineKind::Duplicate => self.store.forget_duplicate(due),
+        };
+        match &dealt {
+            // Acked, renewed or returned since the deadlines were read.
+            Ok(()) | Err(Error::NotFound) => {}
+            Err(error @ Error::Damaged(_)) => tracing::error!(?due, %error, "deadline not dealt with"),
+            Err(error) => {
+                tracing::error!(?due, %error, "deadline not dealt with; another try follows");
+                self.store.look_again(now.saturating_add(TRY_AGAIN_MS));
+            }
+        }
+        dealt
+    }
+
     fn lease_due(&self, due: &Due, now: u64) -> Result<()> {
-        let message = self.store.message(due.id)?;
+        let message = self.store.message_due(due)?;
         let Some(claim) = message.claim.filter(|claim| claim.deadline == due.at) else {
             return self.store.drop_deadline(due);
         };
@@ -55,17 +78,46 @@ impl View {
             }
         }
         let back = self.store.expire(due.id, due.at, now)?;
-        tracing::info!(
-            seq = due.id,
-            queue = back.queue,
-            deliveries = back.deliveries,
-            to = back.state().word(),
-            "lease expired"
-        );
-        if back.state() == State::Dead {
-            tracing::warn!(seq = due.id, queue = back.queue, "deliveries used up: the message is a dead letter now");
-        }
+        let (queue, to, deliveries) = (message.queue, back.record.state().word(), message.deliveries);
+        tracing::info!(seq = due.id, queue, deliveries, to, "lease expired");
+        self.log_dead_letter(due.id, queue, &back);
+        self.announce(&back.record);
         Ok(())
+    }
+
+    /// What the queue itself gives up is told at once, because people have to look at it.
+    pub(super) fn log_dead_letter(&self, seq: u64, queue: u64, now: &Altered) {
+        if now.record.queue != queue {
+            tracing::warn!(seq, queue, target = now.record.queue, new_seq = now.seq, "dead-lettered to another queue");
+        } else if now.record.state() == State::Dead {
+            tracing::warn!(seq, queue, "the message is a dead letter now");
+        }
+    }
+
+    fn delivery_due(&self, due: &Due, now: u64) -> Result<()> {
+        let message = self.store.message_due(due)?;
+        match self.store.deliver(message.queue, due.id, Some(due.at), now) {
+            Err(Error::NotFound) => self.store.drop_deadline(due),
+            delivered => delivered.map(|record| self.announce(&record)),
+        }
+    }
+
+    fn time_to_live_over(&self, due: &Due, now: u64) -> Result<()> {
+        let message = self.store.message_due(due)?;
+        match self.store.end_time_to_live(due.id, due.at, now) {
+            Err(Error::NotFound) => self.store.drop_deadline(due),
+            Ok(Some(ended)) => {
+                let to = ended.record.queue;
+                tracing::debug!(seq = due.id, queue = message.queue, to, "time to live over: dead letter");
+                self.announce(&ended.record);
+                Ok(())
+            }
+            Ok(None) => {
+                tracing::debug!(seq = due.id, queue = message.queue, "time to live over: message dropped");
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn draft_due(&self, due: &Due, now: u64) -> Result<()> {

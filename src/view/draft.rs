@@ -2,21 +2,22 @@
 
 use std::collections::hash_map::Entry;
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 
 use crate::clock;
 use crate::error::{Error, Result};
-use crate::queue::config::Durability;
+use crate::queue::config::{Durability, Names};
 use crate::queue::worker::Worker;
 use crate::store::record::{DraftRecord, NewMessage};
-use crate::store::{Done, INLINE_MAX, NewBody, Published};
+use crate::store::{Done, Enqueued, INLINE_MAX, NewBody, Onto, Published, Room};
 
 use super::access::Caller;
 use super::attributes::{FILE_MODE, ns_of};
 use super::names::Writer;
 use super::queues::QUEUE_NAME_MAX;
 use super::staging::read_file_at;
+use super::xattr::{Pairs, merge};
 use super::{Attributes, View};
 
 /// A draft that somebody has open, or that is being published.
@@ -37,8 +38,14 @@ pub(super) struct DraftUse {
 pub(super) struct Target {
     /// The queue.
     pub queue: u64,
+    /// The number of the message to be.
+    pub id: u64,
+    /// What it finds under its name, in a queue that keeps names.
+    pub onto: Onto,
     /// The producer's name.
     pub name: Vec<u8>,
+    /// Properties that it gets besides those that it has.
+    pub properties: Pairs,
     /// Whether the draft stays, as after `link`.
     pub then: Published,
     /// The name that it was given, and the producer's session and user: for the bare name.
@@ -61,20 +68,31 @@ impl DraftUse {
 
 impl Target {
     /// For a rename or link that `asker` asked for, as the user `uid`: the name without a prefix, and as it was given.
-    pub fn new(uid: u32, asker: Option<Worker>, queue: u64, names: (&[u8], &[u8]), then: Published) -> Self {
-        let (name, written_as) = names;
+    pub fn new(
+        uid: u32,
+        asker: Option<Worker>,
+        (queue, properties): (u64, Pairs),
+        (name, written_as): (&[u8], &[u8]),
+        then: Published,
+    ) -> Self {
         let writer = asker.map(|asker| Writer { session: asker.session, uid });
         let pid = asker.map_or(0, |asker| asker.process.tgid);
-        Self { queue, name: name.to_vec(), then, written_as: (written_as.to_vec(), writer), pid }
+        let written_as = (written_as.to_vec(), writer);
+        Self { queue, id: 0, onto: Onto::Nothing, name: name.to_vec(), properties, then, written_as, pid }
     }
 }
 
 impl View {
     /// Makes a draft, open; gives its number and file.
-    pub(super) fn create_draft(&self, caller: &Caller, queue: u64, name: &[u8], mode: u32) -> Result<(u64, Arc<File>)> {
+    pub(super) fn create_draft(
+        &self,
+        caller: &Caller,
+        (queue, name): (u64, &[u8]),
+        mode: u32,
+        attributes: Pairs,
+    ) -> Result<(u64, Arc<File>)> {
         let now = clock::now_ms();
         let info = self.store.queue(queue)?;
-        let ttl = u64::try_from(info.config.draft_ttl.as_millis()).unwrap_or(u64::MAX);
         let record = DraftRecord {
             queue,
             name: name.to_vec(),
@@ -82,11 +100,11 @@ impl View {
             gid: self.group_in(&info, caller),
             mode: mode & FILE_MODE,
             created: now,
-            due: if ttl == 0 { 0 } else { now.saturating_add(ttl) },
-            attributes: Vec::new(),
+            due: 0,
+            attributes,
         };
         self.store.space().admit(0)?;
-        let (id, file) = self.store.make_draft(&record)?;
+        let (id, file) = self.store.make_draft(record.clone())?;
         let file = Arc::new(file);
         self.drafts.lock().entry(id).or_default().opened(&file, record, true);
         Ok((id, file))
@@ -104,6 +122,9 @@ impl View {
             return Err(Error::Stale);
         }
         let record = self.store.draft(id)?;
+        if writes || truncate {
+            self.refuse_while_enqueued(record.queue)?;
+        }
         let file = if writes { self.store.bodies().open_write(id)? } else { self.store.bodies().open_read(id)? };
         if truncate && writes {
             file.set_len(0)?;
@@ -157,10 +178,23 @@ impl View {
         self.publish_now(id, target, report);
     }
 
+    /// The thread `tid` has closed a descriptor of a draft. If the draft was renamed already, it may be about to arrive.
+    pub(super) fn draft_closed(&self, id: u64, tid: u32) {
+        let drafts = self.drafts.lock();
+        if let Some(target) = drafts.get(&id).and_then(|used| used.publishing.as_ref()) {
+            self.arrivals.closed(target.id, tid, false);
+        }
+    }
+
     /// Whether a draft has been renamed to a visible name already.
     pub(super) fn is_publishing(&self, id: u64) -> bool {
         let drafts = self.drafts.lock();
         drafts.get(&id).is_some_and(|used| used.publishing.as_ref().is_some_and(|to| to.then == Published::Gone))
+    }
+
+    /// Whether somebody has a draft open for writing, or it is being published on its own.
+    pub(super) fn is_unfinished(&self, id: u64) -> bool {
+        self.drafts.lock().get(&id).is_some_and(|used| used.writes > 0 || used.publishing.is_some())
     }
 
     /// What `stat` shows of a draft.
@@ -186,10 +220,16 @@ impl View {
             if used.publishing.is_some() {
                 return done(Err(Error::Busy));
             }
+            if let Err(error) = self.store.hold_name(target.queue, &target.name, target.id, target.onto) {
+                return done(Err(error));
+            }
             if used.writes > 0 && target.then == Published::Gone {
-                if let Err(error) = self.set_aside(id) {
-                    return done(Err(error));
+                if let Err(error) = self.admit_later(id, target.queue).and_then(|()| self.set_aside(id)) {
+                    self.store.release(target.queue, id);
+                    self.store.release_name(target.queue, &target.name, target.id);
+                    return done(Err(self.rejected(target.queue, error)));
                 }
+                self.arrivals.begin(target.id);
                 used.publishing = Some(target);
                 return done(Ok(()));
             }
@@ -198,20 +238,33 @@ impl View {
         self.publish_now(id, target, done);
     }
 
+    /// Keeps room for a draft that will be enqueued at its last close, which must not fail then.
+    fn admit_later(&self, id: u64, queue: u64) -> Result<()> {
+        if self.store.config(queue)?.paused_in() {
+            return Err(Error::Paused);
+        }
+        let size = std::fs::metadata(self.store.bodies().path(id))?.len();
+        self.store.reserve(queue, id, Room::of_one(size))
+    }
+
     /// Frees the name of a draft that was renamed while it is open for writing. The draft is under another name, hidden, until
     /// its last writer closes it; a crash before that leaves it there to be found.
     fn set_aside(&self, id: u64) -> Result<()> {
         let draft = self.store.draft(id)?;
         let suffix = format!(".unpublished-{id}");
-        let mut name = draft.name;
+        // In a batch the name may have no dot, and it must not be enqueued with the others after a crash.
+        let mut name = if draft.name.starts_with(b".") { draft.name } else { [b".", &draft.name[..]].concat() };
         name.truncate(QUEUE_NAME_MAX - suffix.len());
         name.extend_from_slice(suffix.as_bytes());
-        self.store.rename_draft(id, draft.queue, &name, true, clock::now_ms()).map(drop)
+        self.store.rename_draft(id, (draft.queue, &name), true, clock::now_ms(), |_| Ok(())).map(drop)
     }
 
     fn publish_now(self: &Arc<Self>, id: u64, target: Target, done: Done) {
         let view = self.clone();
+        let to = (target.queue, target.name.clone(), target.id);
         let finish = move |result: Result<Durability>, done: Done| {
+            let (queue, name, message) = to;
+            view.end_arrival(queue, &name, message);
             let mut drafts = view.drafts.lock();
             if let Entry::Occupied(mut used) = drafts.entry(id) {
                 used.get_mut().publishing = None;
@@ -223,7 +276,10 @@ impl View {
             match result {
                 Ok(Durability::Sync) => view.store.after_sync(done),
                 Ok(Durability::Async) => done(Ok(())),
-                Err(error) => done(Err(error)),
+                Err(error) => {
+                    view.store.release(queue, id);
+                    done(Err(view.rejected(queue, error)));
+                }
             }
         };
         let small = std::fs::metadata(self.store.bodies().path(id)).map_or(0, |file| file.len()) <= INLINE_MAX as u64;
@@ -246,23 +302,29 @@ impl View {
             return Err(Error::MessageTooLarge);
         }
         let moves = target.then == Published::Gone;
+        let mut attributes = draft.attributes;
+        merge(&mut attributes, &target.properties)?;
+        let kept = config.names == Names::Keep;
+        // The kernel sets both when bytes are written: they differ when somebody set the one.
+        let unset = (stat.mtime(), stat.mtime_nsec()) == (stat.ctime(), stat.ctime_nsec());
+        let modified_ns = if kept && unset { None } else { Some(ns_of(stat.modified()?)) };
         let new = NewMessage {
-            id: if moves { id } else { self.store.next_id()? },
+            id: target.id,
             queue: target.queue,
             name: target.name.clone(),
             uid: draft.uid,
             gid: draft.gid,
             mode: draft.mode,
-            modified_ns: Some(ns_of(stat.modified()?)),
+            modified_ns,
             producer_pid: target.pid,
-            attributes: draft.attributes,
+            attributes,
         };
         let now = clock::now_ms();
-        let seq = if size <= INLINE_MAX as u64 {
+        let enqueued = if size <= INLINE_MAX as u64 {
             let bytes = read_file_at(&file, 0, INLINE_MAX)?;
-            self.store.publish(id, new, NewBody::Inline(&bytes), target.then, now)?
+            self.store.publish(id, new, NewBody::Inline(&bytes), (target.then, target.onto), now)?
         } else {
-            let body = if moves { id } else { self.store.next_id()? };
+            let body = target.id;
             if moves {
                 bodies.sync(body, &file)?;
             } else {
@@ -270,11 +332,19 @@ impl View {
                 std::io::copy(&mut &file, &mut copy)?;
                 bodies.sync(body, &copy)?;
             }
-            self.store.publish(id, new, NewBody::File { id: body, size, synced: true }, target.then, now)?
+            let file = NewBody::File { id: body, size, synced: true, crc: None };
+            let enqueued = self.store.publish(id, new, file, (target.then, target.onto), now)?;
+            if enqueued == Enqueued::Duplicate && !moves {
+                self.store.discard_body(body);
+            }
+            enqueued
         };
-        if let (name, Some(writer)) = &target.written_as {
+        if let (Enqueued::As(seq), (name, Some(writer))) = (enqueued, &target.written_as)
+            && !kept
+        {
             self.names.lock().set(target.queue, name, *writer, seq);
         }
+        self.became_ready(target.queue);
         Ok(config.durability)
     }
 }

@@ -13,6 +13,10 @@ use crate::store::Body;
 
 use super::Attributes;
 use super::control::ConfigEdit;
+use super::line_reader::LineReader;
+use super::line_writer::LineWriter;
+use super::purge::Purger;
+use super::take::Take;
 
 /// What an open file is.
 pub enum Handle {
@@ -31,8 +35,16 @@ pub enum Handle {
     },
     /// A control file, as it was when it was opened.
     Text(Vec<u8>),
+    /// A queue's `.mq/claim` or `.mq/pop`.
+    Take(Arc<Take>),
     /// A queue's configuration, open for writing.
     Config(Mutex<ConfigEdit>),
+    /// A queue's `purge`, open for writing.
+    Purge(Purger),
+    /// A queue's lines, open for writing.
+    LineWriter(Arc<Mutex<LineWriter>>),
+    /// A queue's lines, open for reading.
+    LineReader(Arc<LineReader>),
 }
 
 /// An open message. It can be read for as long as it is open, whatever happens to the message.
@@ -83,6 +95,19 @@ struct Open {
     by_number: HashMap<u64, Arc<Handle>>,
     /// The numbers of the readers of each message.
     readers: HashMap<u64, Vec<u64>>,
+    /// The messages of files that got theirs when they were open already.
+    bound: HashMap<u64, Vec<u64>>,
+}
+
+impl Open {
+    fn unbind(&mut self, number: u64, seq: u64) {
+        if let Some(numbers) = self.readers.get_mut(&seq) {
+            numbers.retain(|other| *other != number);
+            if numbers.is_empty() {
+                self.readers.remove(&seq);
+            }
+        }
+    }
 }
 
 impl Handles {
@@ -103,17 +128,30 @@ impl Handles {
         self.open.lock().by_number.get(&number).cloned().ok_or(Error::Aborted)
     }
 
+    /// An open file holds the message `seq` from now on, too, and [`Handles::leases_of`] finds it.
+    pub fn bind(&self, number: u64, seq: u64) {
+        let mut open = self.open.lock();
+        open.bound.entry(number).or_default().push(seq);
+        open.readers.entry(seq).or_default().push(number);
+    }
+
+    /// An open file does not hold the message `seq` any more.
+    pub fn unbind(&self, number: u64, seq: u64) {
+        let mut open = self.open.lock();
+        if let Some(bound) = open.bound.get_mut(&number) {
+            bound.retain(|other| *other != seq);
+        }
+        open.unbind(number, seq);
+    }
+
     /// Takes an open file out.
     pub fn remove(&self, number: u64) -> Option<Arc<Handle>> {
         let mut open = self.open.lock();
         let handle = open.by_number.remove(&number)?;
-        if let Handle::Reader(reader) = &*handle
-            && let Some(numbers) = open.readers.get_mut(&reader.seq)
-        {
-            numbers.retain(|other| *other != number);
-            if numbers.is_empty() {
-                open.readers.remove(&reader.seq);
-            }
+        let bound = open.bound.remove(&number);
+        let read = if let Handle::Reader(reader) = &*handle { vec![reader.seq] } else { bound.unwrap_or_default() };
+        for seq in read {
+            open.unbind(number, seq);
         }
         Some(handle)
     }
@@ -134,14 +172,25 @@ impl Handles {
 
     /// The leases of one claim of a message that open descriptors keep alive.
     pub fn leases_of(&self, seq: u64, claim: (u64, u32)) -> Vec<Lease> {
-        let lease = |handle: &Arc<Handle>| match &**handle {
+        let of = |handle: &Arc<Handle>| match &**handle {
             Handle::Reader(reader) => match *reader.hold.lock() {
-                Hold::Lease(lease) if lease.claim == claim => Some(lease),
-                _ => None,
+                Hold::Lease(lease) => vec![lease],
+                _ => Vec::new(),
             },
+            Handle::Take(take) => take.leases(),
+            Handle::LineReader(reader) => reader.leases(),
+            _ => Vec::new(),
+        };
+        self.readers_of(seq).iter().flat_map(of).filter(|lease| lease.claim == claim).collect()
+    }
+
+    /// The open files that lines are written to.
+    pub fn line_writers(&self) -> Vec<Arc<Mutex<LineWriter>>> {
+        let lines = |handle: &Arc<Handle>| match &**handle {
+            Handle::LineWriter(lines) => Some(lines.clone()),
             _ => None,
         };
-        self.readers_of(seq).iter().filter_map(lease).collect()
+        self.open.lock().by_number.values().filter_map(lines).collect()
     }
 
     /// How many files are open.

@@ -2,12 +2,11 @@
 //! came before: so a listing stays right while entries vanish around it.
 
 use crate::error::{Error, Result};
-use crate::queue::name::listed;
 use crate::queue::state::State;
 use crate::store::{Entry, ROOT};
 
 use super::attributes::Kind;
-use super::lookup::{QUEUE_CONTROLS, ROOT_CONTROLS, control};
+use super::lookup::{QUEUE_CONTROLS, ROOT_CONTROLS, control, listed_name};
 use super::{Node, Via, View};
 
 /// One entry of a directory.
@@ -29,7 +28,8 @@ const CONTROLS: u64 = 1;
 const MESSAGES: u64 = 2;
 const QUEUES: u64 = 3;
 const DRAFTS: u64 = 4;
-const PHASE_SHIFT: u32 = 56;
+/// Positions of messages fit below it, and a cookie is not negative as an `off_t`.
+const PHASE_SHIFT: u32 = 60;
 
 fn cookie(phase: u64, number: u64) -> u64 {
     (phase << PHASE_SHIFT) | number
@@ -50,6 +50,9 @@ impl View {
                 lister.drafts(queue)
             }
             Node::Control(queue) => lister.controls(queue),
+            Node::With(_) | Node::Given(_) => Ok(()),
+            Node::Batches(queue) => lister.batches(queue),
+            Node::Batch(batch) => lister.drafts(batch),
             _ => {
                 let (queue, states, via) = Self::state_directory(directory).ok_or(Error::NotDirectory)?;
                 lister.messages(queue, states, via)
@@ -61,8 +64,11 @@ impl View {
         Ok(match directory {
             Node::Queue(queue) => Node::Queue(self.store.queue(queue)?.parent.max(ROOT)),
             Node::Control(queue) => Node::Queue(queue),
-            Node::Peek(queue) | Node::Claimed(queue) | Node::Dead(queue) => Node::Control(queue),
-            _ => return Err(Error::NotDirectory),
+            Node::With(queue) => Node::Control(queue),
+            Node::Given(number) => Node::With(self.queue_given(number)?),
+            Node::Batches(queue) => Node::Control(queue),
+            Node::Batch(batch) => Node::Batches(self.store.queue(batch)?.parent),
+            _ => Node::Control(Self::state_directory(directory).ok_or(Error::NotDirectory)?.0),
         })
     }
 }
@@ -118,7 +124,8 @@ impl<F: FnMut(DirectoryEntry) -> bool> Lister<'_, F> {
             let Some(node) = control(queue, name.as_bytes()) else {
                 continue;
             };
-            let kind = if View::state_directory(node).is_some() { Kind::Directory } else { Kind::File };
+            let directory = View::state_directory(node).is_some() || matches!(node, Node::Batches(_) | Node::With(_));
+            let kind = if directory { Kind::Directory } else { Kind::File };
             if !self.give(CONTROLS, number, node, kind, name.as_bytes().to_vec()) {
                 break;
             }
@@ -129,8 +136,9 @@ impl<F: FnMut(DirectoryEntry) -> bool> Lister<'_, F> {
     fn messages(&mut self, queue: u64, states: &[State], via: Via) -> Result<()> {
         let Some(after) = self.position(MESSAGES) else { return Ok(()) };
         let view = self.view;
-        view.store.list_states(queue, states, after, |Entry { id, name }| {
-            self.give(MESSAGES, id, Node::Message(id, via), Kind::File, listed(id, name))
+        let config = view.store.config(queue)?;
+        view.store.list_states(queue, states, after, |Entry { position, id, order, name }| {
+            self.give(MESSAGES, position, Node::Message(id, via), Kind::File, listed_name(&config, order, id, name))
         })
     }
 
@@ -139,8 +147,18 @@ impl<F: FnMut(DirectoryEntry) -> bool> Lister<'_, F> {
             return Ok(());
         };
         let view = self.view;
-        view.store.list_queues(queue, after, |Entry { id, name }| {
+        view.store.list_queues(queue, after, |Entry { id, name, .. }| {
             self.give(QUEUES, id, Node::Queue(id), Kind::Directory, name.to_vec())
+        })
+    }
+
+    fn batches(&mut self, queue: u64) -> Result<()> {
+        let Some(after) = self.position(QUEUES) else {
+            return Ok(());
+        };
+        let view = self.view;
+        view.store.list_batches(queue, after, |Entry { id, name, .. }| {
+            self.give(QUEUES, id, Node::Batch(id), Kind::Directory, name.to_vec())
         })
     }
 
@@ -149,7 +167,7 @@ impl<F: FnMut(DirectoryEntry) -> bool> Lister<'_, F> {
             return Ok(());
         };
         let view = self.view;
-        view.store.list_drafts(queue, after, |Entry { id, name }| {
+        view.store.list_drafts(queue, after, |Entry { id, name, .. }| {
             view.is_publishing(id) || self.give(DRAFTS, id, Node::Draft(id), Kind::File, name.to_vec())
         })
     }

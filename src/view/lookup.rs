@@ -4,19 +4,21 @@
 //! nothing is answered to those who may not know (`Without r on the queue, other people's messages do not resolve`).
 
 use crate::error::{Error, Result};
-use crate::queue::name::{Name, classify};
+use crate::queue::config::{Names, QueueConfig};
+use crate::queue::name::{Name, classify, listed};
 use crate::queue::state::State;
 use crate::store::record::MessageRecord;
 use crate::store::{QueueInfo, ROOT};
 
 use super::access::{Caller, READ};
 use super::names::Writer;
-use super::{Attributes, Node, Via, View};
+use super::{Attributes, Node, Via, View, process};
 
 /// A name in the control directory of a queue.
-pub(super) const QUEUE_CONTROLS: &[&str] = &["config", "stats", "peek", "claimed", "dead"];
+pub(super) const QUEUE_CONTROLS: &[&str] =
+    &["config", "stats", "claim", "pop", "batch", "peek", "claimed", "delayed", "dead", "with", "lines", "purge"];
 /// A name in the control directory of the mount.
-pub(super) const ROOT_CONTROLS: &[&str] = &["stats", "version"];
+pub(super) const ROOT_CONTROLS: &[&str] = &["stats", "metrics", "version"];
 
 /// The node of a control name.
 pub(super) fn control(queue: u64, name: &[u8]) -> Option<Node> {
@@ -28,11 +30,27 @@ pub(super) fn control(queue: u64, name: &[u8]) -> Option<Node> {
     Some(match name {
         "config" => Node::Config(queue),
         "stats" => Node::Stats(queue),
+        "batch" => Node::Batches(queue),
+        "claim" => Node::Claim(queue),
+        "pop" => Node::Pop(queue),
         "peek" => Node::Peek(queue),
         "claimed" => Node::Claimed(queue),
+        "delayed" => Node::Delayed(queue),
         "dead" => Node::Dead(queue),
+        "with" => Node::With(queue),
+        "metrics" => Node::Metrics,
+        "purge" => Node::Purge(queue),
+        "lines" => Node::Lines(queue),
         _ => Node::Version,
     })
+}
+
+/// The name under which a queue lists a message.
+pub(super) fn listed_name(config: &QueueConfig, order: u8, seq: u64, name: &[u8]) -> Vec<u8> {
+    match config.names {
+        Names::Keep => name.to_vec(),
+        Names::Sequence => listed((config.priorities > 1).then_some(order), seq, name),
+    }
 }
 
 /// What a name in a queue's directory means to a caller.
@@ -75,7 +93,7 @@ impl View {
                 return Err(Error::NotFound);
             }
         }
-        let session = self.workers.session(caller.pid).ok_or(Error::NotFound)?;
+        let session = process::session(caller.pid).ok_or(Error::NotFound)?;
         let writer = Writer { session, uid: caller.uid };
         let seq = self.names.lock().get(queue, name, writer).ok_or(Error::NotFound)?;
         match self.store.message(seq) {
@@ -96,6 +114,9 @@ impl View {
         if kind == Name::Control {
             return Ok(Found::Control);
         }
+        if self.store.keeps_names(queue)? {
+            return self.find_kept(caller, queue, name);
+        }
         if let Name::Sequence { seq, name: called } = kind
             && queue != ROOT
         {
@@ -113,11 +134,16 @@ impl View {
             Err(error) => return Err(error),
         }
         if let Name::Draft(name) = kind {
-            let draft = self.store.find_draft(queue, name)?;
-            // A draft that was renamed while it is open for writing is no draft any more.
-            return if self.is_publishing(draft) { Err(Error::NotFound) } else { Ok(Found::Draft(draft)) };
+            return self.find_draft(queue, name);
         }
         self.resolve_bare(caller, queue, name)
+    }
+
+    /// The draft of a name.
+    pub(super) fn find_draft(&self, queue: u64, name: &[u8]) -> Result<Found> {
+        let draft = self.store.find_draft(queue, name)?;
+        // A draft that was renamed while it is open for writing is no draft any more.
+        if self.is_publishing(draft) { Err(Error::NotFound) } else { Ok(Found::Draft(draft)) }
     }
 
     /// Which messages a directory of a state shows, and by which path.
@@ -125,6 +151,7 @@ impl View {
         match directory {
             Node::Claimed(queue) => Some((queue, &[State::Claimed], Via::Claimed)),
             Node::Dead(queue) => Some((queue, &[State::Dead], Via::Dead)),
+            Node::Delayed(queue) => Some((queue, &[State::Delayed], Via::Delayed)),
             Node::Peek(queue) => Some((queue, &State::ALL, Via::Peek)),
             _ => None,
         }
@@ -133,10 +160,16 @@ impl View {
     /// The message of a name in the directory of a state.
     pub(super) fn find_in_state(&self, caller: &Caller, directory: Node, name: &[u8]) -> Result<(u64, MessageRecord)> {
         let (queue, states, _) = Self::state_directory(directory).ok_or(Error::NotDirectory)?;
-        let Name::Sequence { seq, name } = classify(name) else {
-            return Err(Error::NotFound);
-        };
         let info = self.store.queue(queue)?;
+        let (seq, name) = match classify(name) {
+            kind if info.config.names == Names::Keep => match (self.store.message_named(queue, name), kind) {
+                // What `.mq/claim` answers for a name with a newline.
+                (Err(Error::NotFound), Name::Sequence { seq, name: None }) => (seq, None),
+                (found, _) => (found?.0, Some(name)),
+            },
+            Name::Sequence { seq, name } => (seq, name),
+            _ => return Err(Error::NotFound),
+        };
         Ok((seq, self.resolve(caller, (queue, &info), seq, name, states)?))
     }
 
@@ -151,6 +184,15 @@ impl View {
                 Found::Bare(seq, message, _) => self.found_message(caller, seq, Via::Bare, &message),
             },
             Node::Control(queue) => self.attributes(control(queue, name).ok_or(Error::NotFound)?),
+            Node::With(queue) => self.lookup_given(queue, name),
+            Node::Given(number) => match self.find_given(caller, self.queue_given(number)?, name)? {
+                Found::Draft(draft) => self.attributes(Node::Draft(draft)),
+                Found::Message(seq, message) => self.found_message(caller, seq, Via::Queue, &message),
+                Found::Bare(seq, message, _) => self.found_message(caller, seq, Via::Bare, &message),
+                _ => Err(Error::NotFound),
+            },
+            Node::Batches(queue) => self.attributes(Node::Batch(self.store.find_batch(queue, name)?)),
+            Node::Batch(batch) => self.attributes(Node::Draft(self.find_batch_file(batch, name)?)),
             _ => {
                 let (_, _, via) = Self::state_directory(directory).ok_or(Error::NotDirectory)?;
                 let (seq, message) = self.find_in_state(caller, directory, name)?;

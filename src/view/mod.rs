@@ -1,25 +1,37 @@
 //! The filesystem as users see it: nodes, lookup, listing, handles, renames as transitions, control files.
 //!
 //! Each call here is one request of the kernel's, already decoded: it answers at once, except where durability is asked for, which
-//! takes a callback. So it can be driven without a mount. Most calls come from the one thread that reads the kernel's requests; the
-//! deadline thread, the sync thread and the body threads are the others.
+//! takes a callback, and where a reader waits. So it can be driven without a mount. Most calls come from the one thread that reads
+//! the kernel's requests; the deadline thread, the watch thread, the sync thread and the body threads are the others.
 //!
-//! Locks, in the order in which they may be taken: a writer, a draft's use, the bare names, the handles, the store's own.
+//! Locks, in the order in which they may be taken: a writer or a stream of lines, a draft's use, the batches that are being enqueued, the bare
+//! names, what was taken through an open file, the handles, the arrivals, the store's own. Nothing else is locked while the
+//! directories of `.mq/with` are, and nothing is called while the table of those who wait is.
 
 pub mod access;
+mod arrivals;
 mod attributes;
+mod batch;
 mod control;
 mod create;
 mod deadlines;
 mod draft;
 mod handles;
+mod kept;
+mod limits;
+mod line_part;
+mod line_reader;
+mod line_writer;
 mod listing;
+mod look;
 mod lookup;
+pub mod metrics;
 mod names;
 mod node;
 mod offload;
 mod open;
 pub mod process;
+mod purge;
 mod queues;
 mod read;
 mod remove;
@@ -27,11 +39,15 @@ mod rename;
 mod setattr;
 mod staging;
 mod stats;
+mod take;
+mod waiters;
+mod watch;
+mod with;
 mod workers;
 mod writer;
 pub mod xattr;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -45,11 +61,15 @@ pub use open::Opened;
 pub use setattr::Change;
 
 use crate::error::{Error, Result};
-use crate::store::{Done, Store, Usage};
+use crate::store::{Done, Probe, Store, Usage};
+use arrivals::Arrivals;
 use draft::DraftUse;
 use handles::Handles;
+use look::Look;
 use names::BareNames;
 use offload::Offload;
+use waiters::Waiters;
+use with::Givens;
 use workers::Workers;
 use writer::Writer;
 
@@ -73,13 +93,24 @@ pub struct View {
     handles: Handles,
     writers: Mutex<HashMap<u64, Arc<Mutex<Writer>>>>,
     drafts: Mutex<HashMap<u64, DraftUse>>,
+    /// Batches that are being enqueued: nothing in them can be changed.
+    enqueued: Mutex<HashSet<u64>>,
     names: Mutex<BareNames>,
+    givens: Mutex<Givens>,
+    /// Messages on their way into queues that keep names.
+    arrivals: Arrivals,
+    /// Messages that were replaced lately in queues that keep names, the newest first.
+    replaced: Mutex<VecDeque<u64>>,
     workers: Workers,
+    look: Look,
     offload: Offload,
+    waiters: Waiters,
     /// Requests served so far. Only a measure of how busy it is: no order with anything else is needed.
     activity: AtomicU64,
     going_away: AtomicBool,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// The threads that purge, or clear away what was purged.
+    purges: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl View {
@@ -91,21 +122,33 @@ impl View {
             handles: Handles::default(),
             writers: Mutex::default(),
             drafts: Mutex::default(),
+            enqueued: Mutex::default(),
             names: Mutex::default(),
+            givens: Mutex::default(),
+            arrivals: Arrivals::default(),
+            replaced: Mutex::default(),
             workers: Workers::default(),
+            look: Look::start()?,
             offload: Offload::start()?,
+            waiters: Waiters::default(),
             activity: AtomicU64::new(0),
             going_away: AtomicBool::new(false),
             threads: Mutex::default(),
+            purges: Mutex::default(),
         });
         if !options.read_only {
-            let threads =
-                [("mqfs-deadlines", Self::keep_deadlines as fn(&View)), ("mqfs-sweep", Self::sweep as fn(&View))];
+            let threads: [(_, fn(&View)); 3] = [
+                ("mqfs-deadlines", Self::keep_deadlines),
+                ("mqfs-sweep", Self::sweep),
+                ("mqfs-waiters", Self::keep_waiters),
+            ];
             for (name, work) in threads {
                 let of = view.clone();
                 let thread = std::thread::Builder::new().name(name.into()).spawn(move || work(&of))?;
                 view.threads.lock().push(thread);
             }
+            let of = view.clone();
+            view.in_background(move || of.clear_left())?;
         }
         Ok(view)
     }
@@ -116,6 +159,12 @@ impl View {
             Ok(files) => tracing::info!(files, "removed body files that a crash had left behind"),
             Err(error) => tracing::warn!(%error, "sweep of the body files failed"),
         }
+    }
+
+    /// Tells how to see whether a request waits to be served. From then on closes may be synced by the thread that serves
+    /// them.
+    pub fn serve(&self, probe: Probe) {
+        self.store.serve(probe);
     }
 
     /// Counts a request.
@@ -131,6 +180,7 @@ impl View {
     /// From now on nobody waits: blocked reads and new ones that would block are answered with [`Error::GoingAway`].
     pub fn begin_shutdown(&self) {
         self.going_away.store(true, Ordering::SeqCst);
+        self.waiters.close();
     }
 
     /// Messages that are being written.
@@ -145,21 +195,23 @@ impl View {
 
     /// Ends everything: what is uncommitted is dropped and logged, the rest made durable. Call it once, when no request is
     /// being served any more.
-    pub fn close(&self) {
+    pub fn close(self: &Arc<Self>) {
         self.begin_shutdown();
+        let purges = std::mem::take(&mut *self.purges.lock());
+        join(purges);
         self.offload.stop();
+        self.look.stop();
         let open: Vec<Arc<Mutex<Writer>>> = self.writers.lock().drain().map(|(_, writer)| writer).collect();
         for writer in open {
             self.drop_unfinished(&mut writer.lock());
         }
+        for lines in self.handles.line_writers() {
+            self.drop_unfinished_lines(&lines);
+        }
         if let Err(error) = self.store.close() {
             tracing::error!(%error, "the store was not closed cleanly; it recovers at the next mount");
         }
-        for thread in self.threads.lock().drain(..) {
-            if thread.join().is_err() {
-                tracing::error!("a thread panicked");
-            }
-        }
+        join(self.threads.lock().drain(..));
     }
 
     /// Blocks of the file system under the store, those free for messages.
@@ -179,5 +231,13 @@ impl View {
 
     fn refuse_read_only(&self) -> Result<()> {
         if self.options.read_only { Err(Error::NotPermitted("the mount is read-only")) } else { Ok(()) }
+    }
+}
+
+fn join(threads: impl IntoIterator<Item = JoinHandle<()>>) {
+    for thread in threads {
+        if thread.join().is_err() {
+            tracing::error!("a thread panicked");
+        }
     }
 }

@@ -19,10 +19,12 @@ pub enum Via {
     Dead,
     /// In `.mq/peek`.
     Peek,
+    /// In `.mq/delayed`.
+    Delayed,
 }
 
 impl Via {
-    const ALL: [Via; 5] = [Via::Queue, Via::Bare, Via::Claimed, Via::Dead, Via::Peek];
+    const ALL: [Via; 6] = [Via::Queue, Via::Bare, Via::Claimed, Via::Dead, Via::Peek, Via::Delayed];
 
     fn code(self) -> u64 {
         self as u64
@@ -46,12 +48,32 @@ pub enum Node {
     Claimed(u64),
     /// A queue's `.mq/dead`.
     Dead(u64),
+    /// A queue's `.mq/delayed`.
+    Delayed(u64),
+    /// A queue's `.mq/batch`.
+    Batches(u64),
+    /// A batch that is being prepared.
+    Batch(u64),
+    /// A queue's `.mq/with`.
+    With(u64),
+    /// A directory in `.mq/with`, by a number that stands for the properties that its name says.
+    Given(u64),
+    /// A queue's `.mq/claim`.
+    Claim(u64),
+    /// A queue's `.mq/pop`.
+    Pop(u64),
+    /// A queue's `.mq/lines`.
+    Lines(u64),
+    /// A queue's `.mq/purge`.
+    Purge(u64),
     /// A queue's `.mq/config`.
     Config(u64),
     /// A queue's `.mq/stats`, or the whole mount's.
     Stats(u64),
     /// The mount's `.mq/version`.
     Version,
+    /// The mount's `.mq/metrics`.
+    Metrics,
     /// A committed message.
     Message(u64, Via),
     /// The same as somebody sees it whom its mode would refuse, but who may consume. The kernel decides by the mode that a
@@ -78,13 +100,23 @@ impl Node {
             Node::Peek(queue) => (2, queue),
             Node::Claimed(queue) => (3, queue),
             Node::Dead(queue) => (4, queue),
+            Node::Delayed(queue) => (5, queue),
+            Node::Batches(queue) => (6, queue),
+            Node::With(queue) => (7, queue),
             Node::Config(queue) => (8, queue),
             Node::Stats(queue) => (9, queue),
             Node::Version => (10, 0),
+            Node::Claim(queue) => (11, queue),
+            Node::Pop(queue) => (12, queue),
+            Node::Lines(queue) => (13, queue),
+            Node::Purge(queue) => (14, queue),
+            Node::Metrics => (15, 0),
             Node::Message(seq, via) => (16 + via.code(), seq),
             Node::Granted(seq, via) => (24 + via.code(), seq),
             Node::Writer(id) => (32, id),
             Node::Draft(id) => (33, id),
+            Node::Batch(id) => (34, id),
+            Node::Given(id) => (35, id),
         };
         (kind << KIND_SHIFT) | (number & NUMBER)
     }
@@ -98,13 +130,23 @@ impl Node {
             2 => Node::Peek(number),
             3 => Node::Claimed(number),
             4 => Node::Dead(number),
+            5 => Node::Delayed(number),
+            6 => Node::Batches(number),
+            7 => Node::With(number),
             8 => Node::Config(number),
             9 => Node::Stats(number),
             10 => Node::Version,
+            11 => Node::Claim(number),
+            12 => Node::Pop(number),
+            13 => Node::Lines(number),
+            14 => Node::Purge(number),
+            15 => Node::Metrics,
             kind @ 16..24 => Node::Message(number, Via::from_code(kind - 16)?),
             kind @ 24..32 => Node::Granted(number, Via::from_code(kind - 24)?),
             32 => Node::Writer(number),
             33 => Node::Draft(number),
+            34 => Node::Batch(number),
+            35 => Node::Given(number),
             _ => return None,
         })
     }
@@ -119,7 +161,9 @@ mod tests {
         let mut nodes: Vec<Node> = Via::ALL.iter().map(|via| Node::Message(7, *via)).collect();
         nodes.extend(Via::ALL.iter().map(|via| Node::Granted(7, *via)));
         nodes.extend([Node::Queue(7), Node::Control(7), Node::Peek(7), Node::Claimed(7), Node::Dead(7)]);
-        nodes.extend([Node::Config(7), Node::Stats(7), Node::Version, Node::Writer(7), Node::Draft(7)]);
+        nodes.extend([Node::Config(7), Node::Stats(7), Node::Version, Node::Metrics, Node::Writer(7), Node::Draft(7)]);
+        nodes.extend([Node::Delayed(7), Node::Batches(7), Node::Batch(7), Node::With(7), Node::Given(7)]);
+        nodes.extend([Node::Claim(7), Node::Pop(7), Node::Lines(7), Node::Purge(7)]);
         for node in nodes {
             assert_eq!(Node::from_id(node.id()), Some(node));
         }

@@ -8,11 +8,13 @@ use crate::queue::config::ClaimMode;
 use crate::queue::state::State;
 use crate::queue::worker::{ProcessId, Processes, Share, Worker};
 use crate::store::record::{Claim, MessageRecord};
-use crate::store::{QueueInfo, Taker};
+use crate::store::{QueueInfo, ROOT, Taker};
 
 use super::access::{Caller, READ};
 use super::control::ConfigEdit;
 use super::handles::{Handle, Hold, Lease, Reader};
+use super::look::Look;
+use super::take::Answer;
 use super::{Node, Via, View, process};
 
 /// The flags of `open(2)`.
@@ -23,6 +25,11 @@ impl Flags {
     /// Opened for writing, reading as well or not.
     pub fn writes(self) -> bool {
         self.0 & libc::O_ACCMODE != libc::O_RDONLY
+    }
+
+    /// Opened for reading, writing as well or not.
+    pub fn reads(self) -> bool {
+        self.0 & libc::O_ACCMODE != libc::O_WRONLY
     }
 
     /// `O_TRUNC`.
@@ -51,33 +58,35 @@ pub struct Opened {
     pub immutable: bool,
     /// The length is not known beforehand: the kernel must not cache.
     pub direct: bool,
+    /// There is no offset: each read gets what comes next, each write adds. The kernel must not cache.
+    pub stream: bool,
 }
 
 impl Opened {
     pub(super) fn plain(handle: u64) -> Self {
-        Self { handle, immutable: false, direct: false }
+        Self { handle, immutable: false, direct: false, stream: false }
     }
 }
 
 /// The processes of this machine.
-struct Running;
+struct Running<'a>(&'a Look);
 
-impl Processes for Running {
+impl Processes for Running<'_> {
     fn alive(&self, process: ProcessId) -> bool {
-        process::alive(process)
+        self.0.alive(process)
     }
 
     fn parent_and_session(&self, pid: u32) -> Option<(u32, u32)> {
-        process::stat(pid).map(|stat| (stat.parent, stat.session))
+        process::parent_and_session(pid)
     }
 }
 
 /// Whether and how `asker` may read what is claimed so.
-fn shares(asker: Option<Worker>, claim: &Claim) -> Option<Share> {
+pub(super) fn shares(asker: Option<Worker>, claim: &Claim, look: &Look) -> Option<Share> {
     match (asker, claim.process) {
         (Some(asker), Some(process)) => {
             let Claim { parent, grandparent, session, .. } = *claim;
-            asker.shares_claim_of(&Worker { process, parent, grandparent, session }, &Running)
+            asker.shares_claim_of(&Worker { process, parent, grandparent, session }, &Running(look))
         }
         // Processes that are not visible cannot be told apart: each is a stranger.
         _ => None,
@@ -85,8 +94,25 @@ fn shares(asker: Option<Worker>, claim: &Claim) -> Option<Share> {
 }
 
 impl View {
+    /// Opens a file, and calls `done`. What tells of all queues takes a while when they are many, so another thread puts it
+    /// together.
+    pub fn open_then(
+        self: &Arc<Self>,
+        caller: &Caller,
+        node: Node,
+        flags: i32,
+        done: impl FnOnce(Result<Opened>) + Send + 'static,
+    ) {
+        let slow = matches!(node, Node::Metrics | Node::Stats(ROOT)) && !Flags(flags).writes();
+        if !slow {
+            return done(self.open(caller, node, flags));
+        }
+        let (view, caller) = (self.clone(), *caller);
+        self.offload.run(Box::new(move || done(view.open(&caller, node, flags))));
+    }
+
     /// Opens a file.
-    pub fn open(self: &Arc<Self>, caller: &Caller, node: Node, flags: i32) -> Result<Opened> {
+    pub(super) fn open(self: &Arc<Self>, caller: &Caller, node: Node, flags: i32) -> Result<Opened> {
         let flags = Flags(flags);
         self.refuse_when_going_away()?;
         if flags.writes() || flags.truncates() {
@@ -106,11 +132,20 @@ impl View {
                 let edit = ConfigEdit::new(queue, caller.uid);
                 Ok(Opened { direct: true, ..Opened::plain(self.handles.add(Handle::Config(edit.into()))) })
             }
-            Node::Config(_) | Node::Stats(_) | Node::Version if flags.writes() => {
+            Node::Purge(queue) if flags.writes() => self.open_purge(caller, queue),
+            Node::Purge(_) => Err(Error::NotPermitted("purge is only written to")),
+            Node::Lines(queue) if flags.writes() => self.open_line_writer(caller, queue, flags),
+            Node::Lines(queue) => self.open_line_reader(caller, queue),
+            Node::Config(_) | Node::Stats(_) | Node::Version | Node::Metrics | Node::Claim(_) | Node::Pop(_)
+                if flags.writes() =>
+            {
                 Err(Error::NotPermitted("this control file is read-only"))
             }
             Node::Config(queue) => Ok(self.open_text(self.config_text(queue)?)),
             Node::Stats(_) | Node::Version => Ok(self.open_text(self.status_text(node)?)),
+            Node::Metrics => Ok(self.open_text(self.metrics(caller)?)),
+            Node::Claim(queue) => self.open_take(caller, queue, Answer::Path),
+            Node::Pop(queue) => self.open_take(caller, queue, Answer::Body),
             _ => Err(Error::IsDirectory),
         }
     }
@@ -124,8 +159,14 @@ impl View {
     fn refuse_rewrite(&self, caller: &Caller, seq: u64, via: Via, flags: Flags) -> Result<Opened> {
         let message = self.store.message(seq);
         if via != Via::Bare || flags.only_touches() {
-            message?;
-            return Err(Error::NotPermitted("a committed message never changes"));
+            return match message {
+                // Somebody was faster to take it: the kernel looks the name up again, finds nothing and creates.
+                Err(Error::NotFound) if via == Via::Queue && flags.truncates() => Err(Error::Stale),
+                Ok(found) if via == Via::Queue && flags.truncates() && self.store.keeps_names(found.queue)? => {
+                    Err(Error::Exists)
+                }
+                found => found.and(Err(Error::NotPermitted("a committed message never changes"))),
+            };
         }
         let mut names = self.names.lock();
         names.forget_message(seq);
@@ -145,7 +186,11 @@ impl View {
     }
 
     fn open_message(&self, caller: &Caller, seq: u64, via: Via) -> Result<Opened> {
-        let found = self.store.message(seq)?;
+        let found = match self.store.message(seq) {
+            // The name means the message that replaced it: the kernel looks it up again.
+            Err(Error::NotFound) if via == Via::Queue && self.was_replaced(seq) => return Err(Error::Stale),
+            found => found?,
+        };
         let queue = self.store.queue(found.queue)?;
         let may_consume = self.owner(&queue).may_consume(caller);
         // The kernel has checked the mode of some node; it is checked here that the right is this caller's own.
@@ -156,6 +201,7 @@ impl View {
         let (message, hold) = match via {
             _ if !shows(via, found.state()) => return Err(Error::NotFound), // since the name was looked up
             Via::Bare if claims => (found, Hold::AtFirstRead),
+            Via::Queue if claims && self.reopens_own(caller, &queue, &found) => (found, Hold::AtFirstRead),
             Via::Queue | Via::Claimed if claims => self.take(caller, seq, via, found, &queue)?,
             _ => (found, Hold::Nothing),
         };
@@ -164,7 +210,7 @@ impl View {
         // The kernel asks for the bytes of an empty file only when it must not cache.
         let direct = matches!(hold, Hold::AtFirstRead);
         let reader = Reader { seq, body, attributes, hold: hold.into() };
-        Ok(Opened { handle: self.handles.add(Handle::Reader(reader)), immutable: !direct, direct })
+        Ok(Opened { immutable: !direct, direct, ..Opened::plain(self.handles.add(Handle::Reader(reader))) })
     }
 
     /// Claims for a reader that was to claim at its first read.
@@ -192,7 +238,7 @@ impl View {
         let taker = Taker { worker: asker, uid: caller.uid };
         let message = match &found.claim {
             None if claims => self.store.claim(found.queue, seq, taker, clock::now_ms())?,
-            Some(claim) if claims => match shares(asker, claim) {
+            Some(claim) if claims => match shares(asker, claim, &self.look) {
                 Some(Share::Joins) => found,
                 Some(Share::Inherits { script }) => {
                     let heir = Taker { worker: asker.map(|asker| asker.within(script)), ..taker };
@@ -218,11 +264,12 @@ impl View {
 }
 
 /// Whether a message in `state` is to be found on that path.
-fn shows(via: Via, state: State) -> bool {
+pub(super) fn shows(via: Via, state: State) -> bool {
     match via {
         Via::Queue | Via::Bare => matches!(state, State::Ready | State::Claimed),
         Via::Claimed => state == State::Claimed,
         Via::Dead => state == State::Dead,
+        Via::Delayed => state == State::Delayed,
         Via::Peek => true,
     }
 }

@@ -51,25 +51,39 @@ pub fn sees_all_processes() -> bool {
     fs::metadata("/proc/self/ns/pid").is_ok_and(|namespace| std::os::unix::fs::MetadataExt::ino(&namespace) == INITIAL)
 }
 
-/// An open `/proc/TID/stat`: it stays that of the same thread, and reading it again costs half of opening it.
-pub(super) struct StatFile {
-    tid: u32,
-    file: OwnedFd,
-}
+/// An open `/proc/TID/statm`: it stays that of the same thread, and reading it again costs half of opening it.
+pub(super) struct StatmFile(OwnedFd);
 
-impl StatFile {
+impl StatmFile {
     /// Opens it.
     pub fn open(tid: u32) -> Option<Self> {
-        open_stat(tid).map(|file| Self { tid, file })
+        open_proc(tid, "statm").map(Self)
     }
 
-    /// Reads it; `None` when the thread is gone, whoever has its number now.
-    pub fn read(&self) -> Option<ProcessStat> {
-        parse_file(self.tid, &self.file).map(|(stat, _)| stat)
+    /// The thread is on its way out and closes what it had open: it has no memory any more.
+    pub fn exiting(&self) -> bool {
+        self.pages().is_some_and(|(all, _)| all == 0)
+    }
+
+    /// The process is about to run another program, and closes what that is not to have: its memory holds no program yet.
+    fn between_programs(&self) -> bool {
+        self.pages().is_some_and(|(all, program)| all > 0 && program == 0)
+    }
+
+    /// The size of its memory, and of the program in it, in pages.
+    fn pages(&self) -> Option<(u64, u64)> {
+        let mut line = [0; 160];
+        let length = rustix::io::pread(&self.0, &mut line, 0).ok()?;
+        let mut fields = std::str::from_utf8(&line[..length]).ok()?.split_ascii_whitespace();
+        Some((fields.next()?.parse().ok()?, fields.nth(2)?.parse().ok()?))
     }
 }
 
-/// Reads `/proc/TID/stat`: three system calls and no allocation, as it is asked at each close of a written file.
+/// Reads `/proc/TID/stat`: three system calls and no allocation.
+///
+/// Ask it only of a process that waits for an answer of ours to something else than a close, or that is exiting. While a process
+/// runs another program, kernels that have "proc: protect ptrace_may_access() with exec_update_lock" make the reader wait until it
+/// has closed its close-on-exec descriptors; and that close waits for us.
 pub fn stat(tid: u32) -> Option<ProcessStat> {
     read_stat(tid).map(|(stat, _)| stat)
 }
@@ -96,8 +110,35 @@ pub fn identity(tid: u32) -> Option<ProcessId> {
     stat(tgid).map(|leader| ProcessId { tgid, start: leader.start })
 }
 
+/// The thread is on its way out and closes what it had open.
+pub fn exiting(tid: u32) -> bool {
+    StatmFile::open(tid).is_some_and(|file| file.exiting())
+}
+
+/// The session (`setsid`) of the thread's process. 0 is one like any other: that of the processes of a container whose session was
+/// begun outside of it.
+pub fn session(tid: u32) -> Option<u32> {
+    if tid == 0 {
+        return None;
+    }
+    // Not rustix's, whose answer cannot be 0.
+    // SAFETY: the call takes a number and no pointer.
+    let session = unsafe { libc::getsid(i32::try_from(tid).ok()?) };
+    u32::try_from(session).ok()
+}
+
+/// The parent and the session of the thread's process.
+pub fn parent_and_session(tid: u32) -> Option<(u32, u32)> {
+    let parent = field(&status(tid)?, "PPid")?.parse().ok()?;
+    Some((parent, session(tid)?))
+}
+
 /// The process still runs. A zombie does not, though it keeps its id until its parent asks how it ended.
 pub fn alive(process: ProcessId) -> bool {
+    // Its line would have to wait until it has closed what it had open, perhaps here.
+    if StatmFile::open(process.tgid).is_some_and(|file| file.between_programs()) {
+        return true;
+    }
     read_stat(process.tgid).is_some_and(|(leader, runs)| runs && leader.start == process.start)
 }
 
@@ -109,9 +150,15 @@ pub fn groups(tid: u32) -> Vec<u32> {
     field(&text, "Groups").unwrap_or_default().split_ascii_whitespace().filter_map(|gid| gid.parse().ok()).collect()
 }
 
-/// A signal that it does not block waits for the thread or its process: what it is blocked in should end.
-pub fn signal_pending(tid: u32) -> bool {
-    status(tid).is_some_and(|text| pending(&text))
+/// The permission bits that the thread's process takes from what it creates.
+pub fn umask(tid: u32) -> Option<u32> {
+    u32::from_str_radix(field(&status(tid)?, "Umask")?, 8).ok()
+}
+
+/// What the thread is blocked in should end: a signal that it does not block waits for it or its process, or it is gone.
+/// False of a thread that is not visible from here.
+pub fn is_interrupted(tid: u32) -> bool {
+    tid != 0 && status(tid).is_none_or(|text| pending(&text))
 }
 
 /// We hold `CAP_SYS_PTRACE`, without which the kernel shows the exit codes of processes of other users as 0 and a
@@ -123,24 +170,21 @@ pub fn sees_exit_codes_of_others() -> bool {
 
 /// Reads and parses the line; also tells whether the process runs, of which `tid` must be the leader.
 fn read_stat(tid: u32) -> Option<(ProcessStat, bool)> {
-    parse_file(tid, &open_stat(tid)?)
+    let file = open_proc(tid, "stat")?;
+    // 52 numbers of at most 20 digits and a name of at most 64 bytes fit.
+    let mut line = [0; 1280];
+    let length = rustix::io::pread(&file, &mut line, 0).ok()?;
+    parse_stat(tid, &line[..length])
 }
 
-fn open_stat(tid: u32) -> Option<OwnedFd> {
+fn open_proc(tid: u32, name: &str) -> Option<OwnedFd> {
     if tid == 0 {
         return None;
     }
     let mut path = [0; 32];
-    write!(Cursor::new(&mut path[..]), "/proc/{tid}/stat\0").ok()?;
+    write!(Cursor::new(&mut path[..]), "/proc/{tid}/{name}\0").ok()?;
     let path = CStr::from_bytes_until_nul(&path).ok()?;
     rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()
-}
-
-fn parse_file(tid: u32, file: &OwnedFd) -> Option<(ProcessStat, bool)> {
-    // 52 numbers of at most 20 digits and a name of at most 64 bytes fit.
-    let mut line = [0; 1280];
-    let length = rustix::io::pread(file, &mut line, 0).ok()?;
-    parse_stat(tid, &line[..length])
 }
 
 /// Parses a line of proc_pid_stat(5), whose fields count from 1. The name, field 2, may hold anything, even `)`.

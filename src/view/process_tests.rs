@@ -64,7 +64,8 @@ fn a_running_child_is_described() {
     let session = rustix::process::getsid(None).unwrap().as_raw_nonzero().get() as u32;
     assert_eq!((seen.tid, seen.parent, seen.session), (child.pid(), std::process::id(), session));
     assert!(seen.start >= stat(std::process::id()).unwrap().start);
-    assert!(!seen.exiting && !seen.killed());
+    assert!(!seen.exiting && !seen.killed() && !exiting(child.pid()));
+    assert_eq!(parent_and_session(child.pid()), Some((seen.parent, seen.session)));
     assert_eq!(tgid(child.pid()), child.pid());
     assert_eq!(identity(child.pid()), Some(ProcessId { tgid: child.pid(), start: seen.start }));
 }
@@ -84,6 +85,7 @@ fn a_child_that_was_killed_and_one_that_ended_are_told_apart() {
     assert!(killed.exiting && killed.killed(), "{killed:?}");
     assert_eq!(killed.exit_code & 0x7f, Signal::TERM.as_raw() as u32);
     assert!(ended.exiting && !ended.killed(), "{ended:?}");
+    assert!(exiting(killed.tid) && exiting(ended.tid));
     // `read` at the end of its input answers 1.
     assert_eq!(ended.exit_code, 1 << 8);
 }
@@ -101,7 +103,8 @@ fn a_process_lives_until_it_is_a_zombie() {
     let mut child = Process::sleep();
     let process = identity(child.pid()).unwrap();
     assert!(alive(process));
-    assert!(!alive(ProcessId { start: process.start + 1, ..process }), "another process with the same id");
+    // Before its program is there it is given the benefit of the doubt.
+    until("another process with the same id", || !alive(ProcessId { start: process.start + 1, ..process }));
     child.signal(Signal::KILL);
     until("the zombie", || !alive(process));
     assert!(stat(child.pid()).is_some(), "the zombie is still there, and is not alive");
@@ -142,16 +145,16 @@ fn the_groups_are_those_that_the_process_has() {
 fn a_signal_is_pending_unless_it_is_blocked_or_ignored() {
     // A stopped process keeps what it is sent until it goes on.
     let child = Process::sleep();
-    assert!(!signal_pending(child.pid()));
+    assert!(!is_interrupted(child.pid()));
     child.signal(Signal::STOP);
     until("the stop", || stat(child.pid()).unwrap().exit_code != 0);
     child.signal(Signal::TERM);
-    assert!(signal_pending(child.pid()));
+    assert!(is_interrupted(child.pid()));
 
     let deaf = Process::sh("trap '' TERM");
     deaf.signal(Signal::STOP);
     deaf.signal(Signal::TERM);
-    until("no signal but the stop, which is taken", || !signal_pending(deaf.pid()));
+    until("no signal but the stop, which is taken", || !is_interrupted(deaf.pid()));
 }
 
 #[test]
@@ -169,15 +172,17 @@ fn blocked_signals_do_not_count() {
 #[test]
 fn another_pid_namespace_is_nobody() {
     assert_eq!(stat(0), None);
-    assert_eq!(identity(0), None);
+    assert_eq!((identity(0), session(0), parent_and_session(0)), (None, None, None));
+    assert!(!exiting(0));
     assert_eq!(tgid(0), 0);
     assert!(!alive(ProcessId { tgid: 0, start: 0 }));
     assert!(groups(0).is_empty());
-    assert!(!signal_pending(0));
+    assert!(!is_interrupted(0));
     for gone in [u32::MAX, i32::MAX as u32] {
         assert_eq!(tgid(gone), gone);
     }
     assert_eq!(stat(u32::MAX), None);
+    assert!(is_interrupted(i32::MAX as u32), "whoever is gone waits for nothing");
 }
 
 /// A line as the kernel writes it, with a name that tries to look like the fields after it.

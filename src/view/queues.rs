@@ -22,11 +22,13 @@ impl View {
         }
     }
 
-    /// Makes a queue.
+    /// Makes a queue, or a batch in `.mq/batch`.
     pub fn make_directory(&self, caller: &Caller, directory: Node, name: &[u8], mode: u32) -> Result<Attributes> {
         self.refuse_read_only()?;
-        let Node::Queue(parent) = directory else {
-            return Err(Error::NotPermitted("nothing is created in a control directory"));
+        let parent = match directory {
+            Node::Queue(parent) | Node::Batches(parent) => parent,
+            Node::Batch(_) => return Err(Error::NotPermitted("a batch holds files only")),
+            _ => return Err(Error::NotPermitted("nothing is created in a control directory")),
         };
         Self::check_queue_name(name)?;
         let info = self.store.queue(parent)?;
@@ -40,12 +42,19 @@ impl View {
             gid: self.group_in(&info, caller),
             mode: (mode & DIRECTORY_MODE) | inherited,
         };
-        self.attributes(Node::Queue(self.store.make_queue(new)?))
+        self.attributes(match directory {
+            Node::Batches(_) => Node::Batch(self.store.make_batch(new)?),
+            _ => Node::Queue(self.store.make_queue(new)?),
+        })
     }
 
-    /// Removes a queue that holds nothing.
+    /// Removes a queue, or a batch, that holds nothing.
     pub fn remove_directory(&self, directory: Node, name: &[u8]) -> Result<()> {
         self.refuse_read_only()?;
+        if let Node::Batches(queue) = directory {
+            self.refuse_while_enqueued(self.store.find_batch(queue, name)?)?;
+            return self.store.remove_batch(queue, name);
+        }
         let Node::Queue(parent) = directory else {
             return Err(Error::NotPermitted("control directories cannot be removed"));
         };
@@ -54,7 +63,10 @@ impl View {
         }
         let queue = self.store.find_queue(parent, name)?;
         self.refuse_while_written(queue)?;
-        self.store.remove_queue(parent, name).map(|_| ())
+        self.store.remove_queue(parent, name)?;
+        // Whoever waits there learns that there is nothing to wait for.
+        self.became_ready(queue);
+        Ok(())
     }
 
     /// A message that is being written is in its queue already, for those who want to remove that.

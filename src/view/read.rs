@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::store::{Body, Done};
 
 use super::access::Caller;
-use super::handles::{Handle, Hold, Reader};
+use super::handles::{Handle, Hold, Lease, Reader};
 use super::staging::read_file_at;
 use super::{Node, View};
 
@@ -16,58 +16,132 @@ fn window(bytes: &[u8], offset: u64, size: usize) -> &[u8] {
     &bytes[start..start.saturating_add(size).min(bytes.len())]
 }
 
+/// Gives the bytes of a body of the length `total` to `with`.
+pub(super) fn read_body(body: &Body, total: u64, offset: u64, size: usize, with: impl FnOnce(&[u8])) -> Result<()> {
+    match body {
+        Body::Inline(bytes) => with(window(bytes, offset, size)),
+        Body::File(file) => {
+            let bytes = read_file_at(file, offset, size)?;
+            let expected = total.saturating_sub(offset).min(size as u64);
+            if (bytes.len() as u64) < expected {
+                return Err(Error::Damaged("a body file is shorter than its message".into()));
+            }
+            with(&bytes[..expected as usize]);
+        }
+    }
+    Ok(())
+}
+
 impl View {
-    /// Reads from an open file; gives the bytes to `with`. Fewer than asked for only at the end.
-    pub fn read<R>(
-        &self,
+    /// Reads from an open file; `reply` gets the bytes, fewer than asked for only at the end. It is called at once, except
+    /// where the reader has to wait and is not `nonblocking`; never under a lock.
+    pub fn read(
+        self: &Arc<Self>,
         caller: &Caller,
         handle: u64,
         offset: u64,
         size: usize,
-        with: impl FnOnce(&[u8]) -> R,
-    ) -> Result<R> {
-        let handle = self.handles.get(handle)?;
-        if let Handle::Reader(reader) = &*handle {
-            self.claim_at_read(caller, reader)?;
+        nonblocking: bool,
+        reply: impl FnOnce(Result<&[u8]>) + Send + 'static,
+    ) {
+        let open = match self.handles.get(handle) {
+            Ok(open) => open,
+            Err(error) => return reply(Err(error)),
+        };
+        if let Handle::Take(take) = &*open {
+            return self.read_taken(caller, handle, take, (size, nonblocking), reply);
         }
-        match &*handle {
-            Handle::Reader(Reader { body: Body::Inline(bytes), .. }) => Ok(with(window(bytes, offset, size))),
-            Handle::Reader(Reader { body: Body::File(file), attributes, .. }) => {
-                let bytes = read_file_at(file, offset, size)?;
-                let expected = attributes.size.saturating_sub(offset).min(size as u64);
-                if (bytes.len() as u64) < expected {
-                    return Err(Error::Damaged("a body file is shorter than its message".into()));
-                }
-                Ok(with(&bytes[..expected as usize]))
+        if let Handle::LineReader(reader) = &*open {
+            return self.read_lines(caller, handle, reader, (size, nonblocking), reply);
+        }
+        // Either of the two takes the reply.
+        let mut reply = Some(reply);
+        let read = self.read_now(caller, &open, offset, size, |bytes| {
+            if let Some(reply) = reply.take() {
+                reply(Ok(bytes));
             }
-            Handle::Writer(id) => {
-                let bytes = self.writer(*id)?.lock().read_at(offset, size)?;
-                Ok(with(&bytes))
-            }
-            Handle::Draft { file, .. } => Ok(with(&read_file_at(file, offset, size)?)),
-            Handle::Text(text) => Ok(with(window(text, offset, size))),
-            Handle::Config(edit) => {
-                let text = self.config_text(edit.lock().queue())?;
-                Ok(with(window(text.as_bytes(), offset, size)))
-            }
+        });
+        if let (Err(error), Some(reply)) = (read, reply) {
+            reply(Err(error));
         }
     }
 
-    /// Writes to an open file, all or nothing. `tid` is the thread that writes.
-    pub fn write(&self, handle: u64, tid: u32, offset: u64, data: &[u8]) -> Result<()> {
-        match &*self.handles.get(handle)? {
-            Handle::Writer(id) => self.write_message(*id, tid, offset, data),
-            Handle::Draft { id, file, .. } => self.write_draft(*id, file, offset, data),
-            Handle::Config(edit) => edit.lock().write(self, data),
-            Handle::Reader(_) | Handle::Text(_) => Err(Error::NotPermitted("not open for writing")),
+    fn read_now(
+        &self,
+        caller: &Caller,
+        open: &Handle,
+        offset: u64,
+        size: usize,
+        with: impl FnOnce(&[u8]),
+    ) -> Result<()> {
+        if let Handle::Reader(reader) = open {
+            self.claim_at_read(caller, reader)?;
         }
+        match open {
+            Handle::Reader(Reader { body, attributes, .. }) => read_body(body, attributes.size, offset, size, with)?,
+            Handle::Writer(id) => {
+                let bytes = self.writer(*id)?.lock().read_at(offset, size)?;
+                with(&bytes);
+            }
+            Handle::Draft { file, .. } => with(&read_file_at(file, offset, size)?),
+            Handle::Text(text) => with(window(text, offset, size)),
+            Handle::LineWriter(_) => return Err(Error::NotPermitted("not open for reading")),
+            Handle::Config(edit) => {
+                let text = self.config_text(edit.lock().queue())?;
+                with(window(text.as_bytes(), offset, size));
+            }
+            Handle::Take(_) | Handle::LineReader(_) => return Err(Error::NotSupported),
+            Handle::Purge(_) => return Err(Error::NotPermitted("purge is only written to")),
+        }
+        Ok(())
+    }
+
+    /// Writes to an open file; `done` gets how many bytes were taken: all or nothing, except of a stream. `tid` is the thread that
+    /// writes.
+    pub fn write(
+        self: &Arc<Self>,
+        handle: u64,
+        tid: u32,
+        offset: u64,
+        data: &[u8],
+        done: impl FnOnce(Result<usize>) + Send + 'static,
+    ) {
+        let handle = self.handles.get(handle);
+        let written = match handle.as_deref() {
+            Ok(Handle::LineWriter(lines)) => return self.write_lines(lines, tid, data, done),
+            Ok(Handle::Purge(purger)) => {
+                let length = data.len();
+                return self.purge(purger, data, Box::new(move |purged| done(purged.map(|()| length))));
+            }
+            Ok(Handle::Writer(id)) => self.write_message(*id, tid, offset, data),
+            Ok(Handle::Draft { id, file, .. }) => self.write_draft(*id, file, offset, data),
+            Ok(Handle::Config(edit)) => edit.lock().write(self, data),
+            Ok(Handle::Reader(_) | Handle::Text(_) | Handle::Take(_) | Handle::LineReader(_)) => {
+                Err(Error::NotPermitted("not open for writing"))
+            }
+            Err(_) => Err(Error::Aborted),
+        };
+        done(written.map(|()| data.len()));
     }
 
     /// A descriptor of an open file is closed by the thread `tid`; `done` gets what `close` returns.
     pub fn flush(self: &Arc<Self>, handle: u64, tid: u32, done: Done) {
         match self.handles.get(handle).as_deref() {
             Ok(Handle::Writer(id)) => self.close_message(*id, tid, done),
+            Ok(Handle::LineWriter(lines)) => self.close_lines(lines, tid, done),
             Ok(Handle::Config(edit)) => done(edit.lock().apply(self)),
+            Ok(Handle::LineReader(reader)) => {
+                self.close_line_reader(handle, reader, tid);
+                done(Ok(()));
+            }
+            Ok(Handle::Take(take)) => {
+                self.close_taken(take, tid);
+                done(Ok(()));
+            }
+            Ok(Handle::Draft { id, writes: true, .. }) => {
+                self.draft_closed(*id, tid);
+                done(Ok(()));
+            }
             Ok(_) => done(Ok(())),
             Err(_) => done(Err(Error::Aborted)),
         }
@@ -78,6 +152,7 @@ impl View {
         match self.handles.get(handle).as_deref() {
             Ok(Handle::Writer(id)) => self.sync_message(*id, done),
             Ok(Handle::Draft { id, file, .. }) => self.sync_draft(*id, file.clone(), done),
+            Ok(Handle::LineWriter(lines)) => self.sync_lines(lines, done),
             Ok(_) => self.sync(done),
             Err(_) => done(Err(Error::Aborted)),
         }
@@ -85,30 +160,36 @@ impl View {
 
     /// The last descriptor of an open file was closed.
     pub fn release(self: &Arc<Self>, handle: u64) {
-        let Some(handle) = self.handles.remove(handle) else {
+        let Some(open) = self.handles.remove(handle) else {
             return;
         };
-        match &*handle {
+        match &*open {
             Handle::Writer(id) => self.release_message(*id),
             Handle::Draft { id, writes, .. } => self.release_draft(*id, *writes),
-            Handle::Reader(reader) => self.release_lease(reader),
-            Handle::Text(_) | Handle::Config(_) => {}
+            Handle::Reader(reader) => {
+                if let Hold::Lease(lease) = *reader.hold.lock() {
+                    self.release_lease(reader.seq, &lease);
+                }
+            }
+            Handle::Take(take) => self.release_taken(handle, take),
+            Handle::LineWriter(lines) => self.release_lines(lines),
+            Handle::LineReader(reader) => self.release_line_reader(handle, reader),
+            Handle::Text(_) | Handle::Config(_) | Handle::Purge(_) => {}
         }
     }
 
     /// The lease ran on while the descriptor was open; its reader now has a good part of the visibility timeout left to ack.
-    fn release_lease(&self, reader: &Reader) {
-        let Hold::Lease(lease) = *reader.hold.lock() else { return };
+    pub(super) fn release_lease(&self, seq: u64, lease: &Lease) {
         let now = clock::now_ms();
         if lease.deadline.saturating_sub(now) >= lease.timeout / 2 {
             return;
         }
         // The deadline may have been renewed since the open; another renewal does no harm.
-        let message = self.store.message(reader.seq);
+        let message = self.store.message(seq);
         let same = message
             .is_ok_and(|message| message.claim.is_some_and(|claim| (claim.at, message.deliveries) == lease.claim));
-        if same && let Err(error) = self.store.renew(reader.seq, now) {
-            tracing::debug!(seq = reader.seq, %error, "lease not renewed at close");
+        if same && let Err(error) = self.store.renew(seq, now) {
+            tracing::debug!(seq, %error, "lease not renewed at close");
         }
     }
 

@@ -13,16 +13,22 @@ impl View {
     pub fn unlink(&self, caller: &Caller, directory: Node, name: &[u8]) -> Result<()> {
         self.refuse_read_only()?;
         let now = clock::now_ms();
-        let Node::Queue(queue) = directory else {
-            let Some((queue, states, _)) = Self::state_directory(directory) else {
-                return Err(Error::NotPermitted("control files cannot be removed"));
-            };
-            let (seq, _) = self.find_in_state(caller, directory, name)?;
-            return self.store.ack(queue, seq, states, now);
+        let (queue, found) = match directory {
+            Node::Queue(queue) => (queue, self.find(caller, queue, name)?),
+            Node::Given(number) => {
+                let queue = self.queue_given(number)?;
+                (queue, self.find_given(caller, queue, name)?)
+            }
+            Node::Batch(batch) => {
+                self.refuse_while_enqueued(batch)?;
+                return self.store.remove_draft(self.find_batch_file(batch, name)?, now);
+            }
+            _ => return self.unlink_in_state(caller, directory, name, now),
         };
-        match self.find(caller, queue, name)? {
+        match found {
             Found::Control | Found::Queue(_) => Err(Error::IsDirectory),
             Found::Draft(draft) => self.store.remove_draft(draft, now),
+            Found::Message(seq, _) if self.store.keeps_names(queue)? => self.store.ack(queue, seq, &State::ALL, now),
             Found::Message(seq, _) => self.store.ack(queue, seq, &[State::Ready, State::Claimed], now),
             // Programs unlink an existing target before they write it: that must not destroy a message that nobody has
             // read.
@@ -35,5 +41,12 @@ impl View {
                 self.store.ack(queue, seq, &[State::Ready, State::Claimed], now)
             }
         }
+    }
+    fn unlink_in_state(&self, caller: &Caller, directory: Node, name: &[u8], now: u64) -> Result<()> {
+        let Some((queue, states, _)) = Self::state_directory(directory) else {
+            return Err(Error::NotPermitted("control files cannot be removed"));
+        };
+        let (seq, _) = self.find_in_state(caller, directory, name)?;
+        self.store.ack(queue, seq, states, now)
     }
 }

@@ -4,14 +4,16 @@ use std::sync::Arc;
 
 use crate::clock;
 use crate::error::{Error, Result};
-use crate::queue::name::{Name, classify, listed};
+use crate::queue::name::{Name, classify};
 use crate::queue::state::State;
-use crate::store::record::MessageRecord;
+use crate::store::record::{DraftRecord, MessageRecord};
 use crate::store::{Done, Published, ROOT, Taker};
 
 use super::access::Caller;
 use super::draft::Target;
 use super::lookup::Found;
+use super::names::Writer;
+use super::xattr::merge;
 use super::{Attributes, Node, View};
 
 const FOREIGN: Error = Error::NotPermitted("no transition leads from there to there");
@@ -23,12 +25,19 @@ struct Source {
     message: MessageRecord,
     /// The state that its directory stands for.
     state: State,
+    /// Its queue keeps names.
+    kept: bool,
 }
 
 impl Source {
     /// Whether `name` is one of the names of the message: a transition does not give it another.
     fn is_called(&self, name: &[u8]) -> bool {
-        name == listed(self.seq, &self.message.name) || name == self.message.name || name == listed(self.seq, b"")
+        if self.kept {
+            return name == self.message.name;
+        }
+        name == self.message.name
+            || matches!(classify(name), Name::Sequence { seq, name }
+                if seq == self.seq && name.is_none_or(|name| name == self.message.name))
     }
 }
 
@@ -40,37 +49,66 @@ impl View {
             return done(Err(error));
         }
         let found = match from.0 {
-            Node::Queue(queue) => match self.find(caller, queue, from.1) {
-                Ok(found) => found,
-                Err(error) => return done(Err(error)),
-            },
-            directory => return done(self.rename_in_state(caller, directory, from.1, to)),
+            Node::Queue(queue) => self.find(caller, queue, from.1).map(|found| (queue, found)),
+            Node::Given(number) => self
+                .queue_given(number)
+                .and_then(|queue| self.find_given(caller, queue, from.1).map(|found| (queue, found))),
+            Node::Batches(queue) => return self.rename_batch(caller, (queue, from.1), to, keep, done),
+            Node::Batch(batch) => self.find_batch_file(batch, from.1).map(|draft| (batch, Found::Draft(draft))),
+            directory => return done(self.rename_in_state(caller, directory, from.1, to, keep)),
         };
-        let Node::Queue(queue) = from.0 else {
-            return done(Err(FOREIGN));
+        let (queue, found) = match found {
+            Ok(found) => found,
+            Err(error) => return done(Err(error)),
         };
         match found {
             Found::Control => done(Err(Error::NotPermitted("control directories cannot be renamed"))),
             Found::Queue(_) => done(self.rename_queue((queue, from.1), to, keep)),
             Found::Draft(draft) => self.rename_draft(caller, draft, to, keep, done),
             Found::Message(seq, message) | Found::Bare(seq, message, _) => {
-                done(self.transit(caller, Source { queue, seq, message, state: State::Ready }, to));
+                done(self.rename_message(caller, (queue, seq), message, to, keep));
             }
         }
     }
 
-    fn rename_in_state(&self, caller: &Caller, directory: Node, name: &[u8], to: (Node, &[u8])) -> Result<()> {
+    /// Renames a message that was found by its name in a queue's directory.
+    fn rename_message(
+        &self,
+        caller: &Caller,
+        (queue, seq): (u64, u64),
+        message: MessageRecord,
+        to: (Node, &[u8]),
+        keep: bool,
+    ) -> Result<()> {
+        let kept = self.store.keeps_names(queue)?;
+        if kept && to.0 == Node::Queue(queue) {
+            return self.rename_kept(caller, (queue, seq), &message, to.1, keep);
+        }
+        let state = if kept { self.kept_state(caller, &message, to.0)? } else { State::Ready };
+        self.transit(caller, Source { queue, seq, message, state, kept }, to, keep)
+    }
+
+    fn rename_in_state(
+        &self,
+        caller: &Caller,
+        directory: Node,
+        name: &[u8],
+        to: (Node, &[u8]),
+        keep: bool,
+    ) -> Result<()> {
         let (queue, state) = match directory {
             Node::Claimed(queue) => (queue, State::Claimed),
             Node::Dead(queue) => (queue, State::Dead),
+            Node::Delayed(queue) => (queue, State::Delayed),
             _ => return Err(FOREIGN),
         };
         let (seq, message) = self.find_in_state(caller, directory, name)?;
-        self.transit(caller, Source { queue, seq, message, state }, to)
+        let kept = self.store.keeps_names(queue)?;
+        self.transit(caller, Source { queue, seq, message, state, kept }, to, keep)
     }
 
     /// The transition that a rename of a message asks for.
-    fn transit(&self, caller: &Caller, source: Source, to: (Node, &[u8])) -> Result<()> {
+    fn transit(&self, caller: &Caller, source: Source, to: (Node, &[u8]), keep: bool) -> Result<()> {
         let Source { queue, seq, state, .. } = source;
         if !self.owner(&self.store.queue(queue)?).may_consume(caller) {
             return Err(Error::AccessDenied);
@@ -85,21 +123,48 @@ impl View {
                 let taker = Taker { worker: self.workers.worker(caller.pid), uid: caller.uid };
                 self.store.claim(queue, seq, taker, now).map(drop)
             }
-            (State::Ready | State::Claimed, Node::Dead(target)) if target == queue && same => {
+            (State::Ready | State::Claimed | State::Delayed, Node::Dead(target)) if target == queue && same => {
                 self.store.dead_letter(queue, seq, state, now).map(drop)
             }
-            (State::Claimed, Node::Queue(target)) if target == queue && same => {
-                self.store.nack(queue, seq, now).map(drop)
+            (State::Claimed, Node::Queue(target)) if target == queue && same => self.nack(queue, seq, false, now),
+            (State::Claimed, Node::Delayed(target)) if target == queue && same => self.nack(queue, seq, true, now),
+            (State::Delayed, Node::Queue(target)) if target == queue && same => {
+                self.store.deliver(queue, seq, None, now).map(|record| self.announce(&record))
             }
             (State::Dead, Node::Queue(target)) if target == queue && same => {
-                self.store.redrive(queue, seq, now).map(drop)
+                self.store.redrive(queue, seq, now).map(|record| self.announce(&record))
             }
             (_, Node::Queue(ROOT)) => Err(Error::NotPermitted("the root of the mount holds queues only")),
             (_, Node::Queue(target)) if target != queue => {
-                self.store.move_to(queue, seq, state, target, Self::producer_name(to.1)?, now).map(drop)
+                let name = self.producer_name(target, to.1)?;
+                let onto = self.onto(caller, target, name, keep)?;
+                let moved = self.store.move_to(queue, seq, state, (target, name, onto), now);
+                let moved = moved.map_err(|error| self.rejected(target, error))?;
+                self.remember_move(caller, (target, to.1), moved)?;
+                self.became_ready(target);
+                Ok(())
             }
             _ => Err(FOREIGN),
         }
+    }
+
+    /// The name that a message was moved to means it to the session that moved it: `mv` of several files looks at each of them
+    /// when it has moved it, and complains if it is not there.
+    fn remember_move(&self, caller: &Caller, (target, name): (u64, &[u8]), moved: u64) -> Result<()> {
+        if !self.store.keeps_names(target)?
+            && let Some(worker) = self.workers.worker(caller.pid)
+        {
+            let mover = Writer { session: worker.session, uid: caller.uid };
+            self.names.lock().set(target, name, mover, moved);
+        }
+        Ok(())
+    }
+
+    fn nack(&self, queue: u64, seq: u64, later: bool, now: u64) -> Result<()> {
+        let back = self.store.nack(queue, seq, later, now)?;
+        self.log_dead_letter(seq, queue, &back);
+        self.announce(&back.record);
+        Ok(())
     }
 
     /// Whether a name is that of a message other than `seq` that is there.
@@ -114,6 +179,9 @@ impl View {
         let Name::Sequence { seq, name } = classify(name) else {
             return Ok(false);
         };
+        if self.store.keeps_names(queue)? {
+            return Ok(false);
+        }
         match self.store.message(seq) {
             Ok(other) => Ok(seq != but
                 && other.queue == queue
@@ -127,18 +195,30 @@ impl View {
     fn rename_queue(&self, from: (u64, &[u8]), to: (Node, &[u8]), keep: bool) -> Result<()> {
         let Node::Queue(target) = to.0 else { return Err(FOREIGN) };
         Self::check_queue_name(to.1)?;
-        if let Ok(replaced) = self.store.find_queue(target, to.1) {
+        let replaced = self.store.find_queue(target, to.1).ok();
+        if let Some(replaced) = replaced {
             self.refuse_while_written(replaced)?;
         }
-        self.store.rename_queue(from, (target, to.1), keep)
+        self.store.rename_queue(from, (target, to.1), keep)?;
+        // Whoever waits in the replaced queue learns that there is nothing to wait for.
+        replaced.into_iter().for_each(|replaced| self.became_ready(replaced));
+        Ok(())
     }
 
     fn rename_draft(self: &Arc<Self>, caller: &Caller, draft: u64, to: (Node, &[u8]), keep: bool, done: Done) {
-        match (to.0, classify(to.1)) {
-            (Node::Queue(target), Name::Draft(name)) if target != ROOT => {
-                done(self.store.rename_draft(draft, target, name, keep, clock::now_ms()).map(drop));
+        if let Err(error) = self.store.draft(draft).and_then(|draft| self.refuse_while_enqueued(draft.queue)) {
+            return done(Err(error));
+        }
+        if let Node::Batch(batch) = to.0 {
+            return done(self.rename_into_batch(draft, (batch, to.1), keep));
+        }
+        match (self.entrance(to.0), classify(to.1)) {
+            (Ok((target, properties)), Name::Draft(name)) if target != ROOT => {
+                let now = clock::now_ms();
+                let change = |draft: &mut DraftRecord| merge(&mut draft.attributes, &properties);
+                done(self.store.rename_draft(draft, (target, name), keep, now, change).map(drop));
             }
-            _ => match self.target(caller, to, Published::Gone) {
+            _ => match self.target(caller, draft, to, Published::Gone, keep) {
                 Ok(target) => self.publish(draft, target, done),
                 Err(error) => done(Err(error)),
             },
@@ -146,8 +226,8 @@ impl View {
     }
 
     /// Where a draft is published by a rename or link to a visible name.
-    fn target(&self, caller: &Caller, to: (Node, &[u8]), then: Published) -> Result<Target> {
-        let Node::Queue(queue) = to.0 else { return Err(FOREIGN) };
+    fn target(&self, caller: &Caller, draft: u64, to: (Node, &[u8]), then: Published, keep: bool) -> Result<Target> {
+        let (queue, properties) = self.entrance(to.0)?;
         if queue == ROOT {
             return Err(Error::NotPermitted("the root of the mount holds queues only"));
         }
@@ -157,13 +237,16 @@ impl View {
         if classify(to.1) == Name::Control || self.store.find_queue(queue, to.1).is_ok() {
             return Err(Error::IsDirectory);
         }
-        let name = Self::producer_name(to.1)?;
+        let name = self.producer_name(queue, to.1)?;
+        let onto = self.onto(caller, queue, name, keep)?;
         self.store.space().admit(0)?;
         let asker = self.workers.worker(caller.pid);
-        Ok(Target::new(caller.uid, asker, queue, (name, to.1), then))
+        let id = if then == Published::Gone { draft } else { self.store.next_id()? };
+        Ok(Target { id, onto, ..Target::new(caller.uid, asker, (queue, properties), (name, to.1), then) })
     }
 
-    /// `link` of a draft to a visible name: publishes and leaves the draft. Gives what `stat` shows of the new name.
+    /// `link` of a draft to a visible name publishes and leaves the draft, of a message makes a copy. Gives what `stat` shows of
+    /// the new name.
     pub fn link(
         self: &Arc<Self>,
         caller: &Caller,
@@ -174,10 +257,13 @@ impl View {
         let checked = self.refuse_read_only().and_then(|()| match node {
             Node::Draft(draft) => {
                 // The kernel is told of the draft's node: the new name is looked up again before it is used.
-                Ok((draft, self.target(caller, to, Published::Stays)?, self.attributes(node)?))
+                Ok((draft, self.target(caller, draft, to, Published::Stays, true)?, self.attributes(node)?))
             }
-            _ => Err(Error::NotPermitted("only a draft can be linked")),
+            _ => Err(Error::NotPermitted("only drafts and messages can be linked")),
         });
+        if let (Ok(()), Node::Message(seq, via) | Node::Granted(seq, via)) = (self.refuse_read_only(), node) {
+            return self.link_message(caller, (seq, via), to, done);
+        }
         match checked {
             Ok((draft, target, attributes)) => {
                 self.publish(draft, target, Box::new(move |result| done(result.map(|()| attributes))));

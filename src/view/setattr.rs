@@ -51,16 +51,18 @@ impl View {
     pub fn set_attributes(&self, node: Node, change: Change) -> Result<Attributes> {
         self.refuse_read_only()?;
         match node {
-            Node::Queue(queue) if change.owner_or_mode() => self.store.alter_queue(queue, |record| {
-                change.apply(&mut record.mode, &mut record.uid, &mut record.gid, DIRECTORY_MODE);
-                Ok(())
-            })?,
-            Node::Queue(_) => {}
+            Node::Queue(queue) | Node::Batch(queue) if change.owner_or_mode() => {
+                self.store.alter_queue(queue, |record| {
+                    change.apply(&mut record.mode, &mut record.uid, &mut record.gid, DIRECTORY_MODE);
+                    Ok(())
+                })?
+            }
+            Node::Queue(_) | Node::Batch(_) => {}
             Node::Message(seq, via) | Node::Granted(seq, via) => self.change_message(seq, via, change)?,
             Node::Writer(id) => self.change_writer(id, change)?,
             Node::Draft(id) => self.change_draft(id, change)?,
-            // `> config` truncates; what is written next names what is to change.
-            Node::Config(_) if !change.owner_or_mode() => {}
+            // `> config` truncates; what is written next names what is to change. Lines are only ever added.
+            Node::Config(_) | Node::Lines(_) | Node::Purge(_) if !change.owner_or_mode() => {}
             _ if change.owner_or_mode() || change.size.is_some() => {
                 return Err(Error::NotPermitted("control files follow their queue"));
             }
@@ -112,6 +114,9 @@ impl View {
         }
         let file = match self.store.draft(id) {
             Ok(draft) => {
+                if change.size.is_some() {
+                    self.refuse_while_enqueued(draft.queue)?;
+                }
                 let config = self.store.config(draft.queue)?;
                 self.admit(&config, change.size.unwrap_or(0), 0)?;
                 Arc::new(self.store.bodies().open_write(id)?)

@@ -13,6 +13,8 @@ pub struct Staging {
     id: u64,
     size: u64,
     place: Place,
+    /// The checksum of the bytes of a file, for as long as it is written from the beginning to the end.
+    sum: Option<crc32fast::Hasher>,
 }
 
 #[derive(Debug)]
@@ -24,7 +26,7 @@ enum Place {
 impl Staging {
     /// Nothing yet. `id` is the number that a body file would get.
     pub fn new(id: u64) -> Self {
-        Self { id, size: 0, place: Place::Memory(Vec::new()) }
+        Self { id, size: 0, place: Place::Memory(Vec::new()), sum: None }
     }
 
     /// Length in bytes.
@@ -47,7 +49,14 @@ impl Staging {
                 }
                 bytes[start..end].copy_from_slice(data);
             }
-            Place::File(file) => file.write_all_at(data, offset)?,
+            Place::File(file) => {
+                let sum = self.sum.take().filter(|_| offset == self.size);
+                file.write_all_at(data, offset)?;
+                self.sum = sum.map(|mut sum| {
+                    sum.update(data);
+                    sum
+                });
+            }
         }
         self.size = self.size.max(end);
         Ok(())
@@ -60,7 +69,10 @@ impl Staging {
         }
         match &mut self.place {
             Place::Memory(bytes) => bytes.resize(size as usize, 0),
-            Place::File(file) => file.set_len(size)?,
+            Place::File(file) => {
+                self.sum = self.sum.take().filter(|_| size == self.size);
+                file.set_len(size)?;
+            }
         }
         self.size = size;
         Ok(())
@@ -70,6 +82,9 @@ impl Staging {
         if let Place::Memory(bytes) = &self.place {
             let file = bodies.create(self.id)?;
             file.write_all_at(bytes, 0)?;
+            let mut sum = crc32fast::Hasher::new();
+            sum.update(bytes);
+            self.sum = Some(sum);
             self.place = Place::File(Arc::new(file));
         }
         Ok(())
@@ -104,7 +119,10 @@ impl Staging {
     pub fn body(&self, synced: bool) -> NewBody<'_> {
         match &self.place {
             Place::Memory(bytes) => NewBody::Inline(bytes),
-            Place::File(_) => NewBody::File { id: self.id, size: self.size, synced },
+            Place::File(_) => {
+                let crc = self.sum.clone().map(crc32fast::Hasher::finalize);
+                NewBody::File { id: self.id, size: self.size, synced, crc }
+            }
         }
     }
 

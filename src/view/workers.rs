@@ -10,7 +10,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::queue::worker::{ProcessId, Worker};
 
-use super::process::{self, ProcessStat, StatFile};
+use super::process::{self, StatmFile};
 
 /// So many processes are remembered, each with two descriptors.
 const REMEMBERED: usize = 64;
@@ -34,13 +34,13 @@ struct Known {
 
 struct Open {
     pidfd: OwnedFd,
-    stat: StatFile,
+    statm: StatmFile,
 }
 
 impl Open {
     fn of(tid: u32) -> Option<Self> {
         let pid = Pid::from_raw(i32::try_from(tid).ok()?)?;
-        Some(Self { pidfd: pidfd_open(pid, PidfdFlags::empty()).ok()?, stat: StatFile::open(tid)? })
+        Some(Self { pidfd: pidfd_open(pid, PidfdFlags::empty()).ok()?, statm: StatmFile::open(tid)? })
     }
 
     /// Whether it is still the same process that has this number: a number is given to another only when its process is
@@ -69,16 +69,21 @@ impl Workers {
         known.worker.map(|(worker, _)| worker)
     }
 
-    /// What `/proc` says of a thread right now.
-    pub fn stat(&self, tid: u32) -> Option<ProcessStat> {
+    /// A thread that closes a file does so because it is on its way out.
+    pub fn exiting(&self, tid: u32) -> bool {
         let mut table = self.known.lock();
         let known = meet(&mut table, tid);
-        known.open.as_ref().and_then(|open| open.stat.read()).or_else(|| process::stat(tid))
+        known.open.as_ref().map_or_else(|| process::exiting(tid), |open| open.statm.exiting())
     }
 
-    /// The session of a thread's process.
-    pub fn session(&self, tid: u32) -> Option<u32> {
-        self.worker(tid).map(|worker| worker.session)
+    /// A thread that closes a file does so because its process is dying of a signal.
+    pub fn killed(&self, tid: u32) -> bool {
+        self.exiting(tid) && process::stat(tid).is_some_and(|stat| stat.killed())
+    }
+
+    /// A thread that closes a file does so because its process is dying of a signal, or ends with a status that is not 0.
+    pub fn failed(&self, tid: u32) -> bool {
+        self.exiting(tid) && process::stat(tid).is_some_and(|stat| stat.exit_code != 0)
     }
 }
 
@@ -98,7 +103,7 @@ fn meet(table: &mut VecDeque<Known>, tid: u32) -> &mut Known {
 fn read(tid: u32) -> Option<Worker> {
     let tgid = process::tgid(tid);
     let leader = process::stat(tgid)?;
-    let grandparent = process::stat(leader.parent).map_or(0, |parent| parent.parent);
+    let grandparent = process::parent_and_session(leader.parent).map_or(0, |(parent, _)| parent);
     let process = ProcessId { tgid, start: leader.start };
     Some(Worker { process, parent: leader.parent, grandparent, session: leader.session })
 }
@@ -117,13 +122,13 @@ mod tests {
         for _ in 0..3 {
             assert_eq!(workers.worker(tid), Some(first));
         }
-        assert_eq!(workers.stat(tid).map(|stat| stat.start), Some(first.process.start));
+        assert!(!workers.exiting(tid) && !workers.killed(tid));
         assert!(workers.known.lock()[0].open.as_ref().unwrap().lives());
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(!workers.known.lock()[0].open.as_ref().unwrap().lives());
         assert_eq!(workers.worker(tid), None);
-        assert_eq!(workers.stat(tid), None);
+        assert!(!workers.exiting(tid) && !workers.killed(tid));
     }
 
     #[test]

@@ -19,9 +19,9 @@ use parking_lot::Mutex;
 
 use crate::clock;
 use crate::error::{Error, Result};
-use crate::queue::config::{AbortOn, Durability, QueueConfig};
-use crate::store::Done;
+use crate::queue::config::{AbortOn, Durability, Names, QueueConfig};
 use crate::store::record::NewMessage;
+use crate::store::{Done, Enqueued, Room};
 
 use super::access::Caller;
 use super::attributes::time_ns;
@@ -75,6 +75,8 @@ enum Progress {
     Open,
     /// Committed and hidden under this sequence number. `later`: a close came after the one that committed.
     Committed { seq: u64, later: bool },
+    /// A close has promised it, and it is not enqueued, as a duplicate of a message that is.
+    Duplicate,
     /// Nothing will be enqueued.
     Aborted(Reason),
 }
@@ -86,6 +88,8 @@ enum Reason {
     NoSpace,
     /// A write would have made it too large.
     TooLarge,
+    /// A write would have made its queue too full.
+    QueueFull,
     /// A writer was killed, or the disk failed.
     Failed,
 }
@@ -95,6 +99,7 @@ impl Reason {
         match error {
             Error::NoSpace => Reason::NoSpace,
             Error::MessageTooLarge => Reason::TooLarge,
+            Error::QueueFull => Reason::QueueFull,
             _ => Reason::Failed,
         }
     }
@@ -103,6 +108,7 @@ impl Reason {
         match self {
             Reason::NoSpace => Error::NoSpace,
             Reason::TooLarge => Error::MessageTooLarge,
+            Reason::QueueFull => Error::QueueFull,
             Reason::Failed => Error::Aborted,
         }
     }
@@ -152,6 +158,11 @@ impl Writer {
         self.modified_ns.map_or(self.created, time_ns)
     }
 
+    /// Whether that process created it.
+    pub fn is_opened_by(&self, process: u32) -> bool {
+        process != 0 && self.opener == process
+    }
+
     /// Another open file on it.
     pub fn reopened(&mut self) {
         self.opens += 1;
@@ -186,6 +197,11 @@ impl Writer {
         }
     }
 
+    /// Whether its name means it to everybody.
+    pub fn keeps_name(&self) -> bool {
+        self.config.names == Names::Keep
+    }
+
     /// Whether a close promises durability.
     fn durable(&self) -> bool {
         self.synced || self.config.durability == Durability::Sync
@@ -210,6 +226,7 @@ impl View {
                     self.store.sync_soon();
                 }
             }
+            Progress::Duplicate => writer.state = Progress::Open,
             Progress::Open => {}
         }
         writer.dirty = true;
@@ -238,11 +255,19 @@ impl View {
 
     /// What fitted before a refused write must not be taken for the message.
     fn whole_or_nothing(&self, writer: &mut Writer, written: Result<()>) -> Result<()> {
-        if let Err(error) = &written {
+        written.map_err(|error| {
             tracing::warn!(queue = writer.queue, %error, "a write was refused: its message is dropped");
-            self.abort(writer, Reason::of(error));
+            self.abort(writer, Reason::of(&error));
+            self.rejected(writer.queue, error)
+        })
+    }
+
+    /// Keeps room in the queue for a message of this length. To be called when no commit counts it.
+    fn reserve(&self, writer: &Writer, length: u64) -> Result<()> {
+        if !writer.config.is_limited() {
+            return Ok(());
         }
-        written
+        self.store.reserve(writer.queue, writer.id(), Room::of_one(length))
     }
 
     fn write_admitted(&self, writer: &mut Writer, tid: u32, offset: u64, data: &[u8]) -> Result<()> {
@@ -253,6 +278,7 @@ impl View {
             writer.writers.push((tid, process));
         }
         self.touched(writer)?;
+        self.reserve(writer, end)?;
         writer.staging.write_at(self.store.bodies(), offset, data)
     }
 
@@ -269,6 +295,7 @@ impl View {
         let more = size.saturating_sub(writer.size());
         self.admit(&writer.config, size, more)?;
         self.touched(writer)?;
+        self.reserve(writer, size)?;
         writer.staging.truncate(self.store.bodies(), size)
     }
 
@@ -298,14 +325,14 @@ impl View {
             Err(error) => return done(Err(error)),
         };
         let mut writer = shared.lock();
+        let done = self.told_when_closed(&writer, tid, done);
         let process = writer.process_of(tid);
         let wrote = writer.has_written(process);
         if wrote && !matches!(writer.state, Progress::Aborted(_)) {
-            let stat = self.workers.stat(tid);
             if process == writer.opener {
-                writer.session = writer.session.or(stat.map(|stat| stat.session));
+                writer.session = writer.session.or_else(|| process::session(tid));
             }
-            if writer.config.abort_on == AbortOn::Killed && stat.is_some_and(|stat| stat.killed()) {
+            if writer.config.abort_on == AbortOn::Killed && self.workers.killed(tid) {
                 tracing::warn!(queue = writer.queue, pid = process, "a writer was killed: its message is dropped");
                 self.abort(&mut writer, Reason::Failed);
                 return done(Ok(())); // to a dying process nothing is reported
@@ -351,7 +378,7 @@ impl View {
         // Two closes may have waited for the sync of the same body: the second finds the work done.
         let needed = match writer.state {
             Progress::Aborted(why) => return done(Err(why.error())),
-            Progress::Committed { .. } => writer.dirty,
+            Progress::Committed { .. } | Progress::Duplicate => writer.dirty,
             Progress::Open => true,
         };
         if needed && let Err(error) = self.commit_now(writer, synced) {
@@ -359,12 +386,23 @@ impl View {
             self.abort(writer, Reason::of(&error));
             return done(Err(error));
         }
-        if writer.durable() { self.store.after_sync(done) } else { done(Ok(())) }
+        match (writer.durable(), synced) {
+            (false, _) => done(Ok(())),
+            // A large body: this is not the thread that serves requests.
+            (true, true) => self.store.after_sync(done),
+            (true, false) => self.store.after_sync_serving(done),
+        }
     }
 
-    fn commit_now(self: &Arc<Self>, writer: &mut Writer, synced: bool) -> Result<u64> {
+    fn commit_now(self: &Arc<Self>, writer: &mut Writer, synced: bool) -> Result<()> {
         let body = writer.staging.body(synced);
-        let seq = self.store.enqueue(writer.new_message(), body, true, clock::now_ms())?;
+        let enqueued = self.store.enqueue(writer.new_message(), body, true, clock::now_ms())?;
+        writer.dirty = false;
+        let Enqueued::As(seq) = enqueued else {
+            writer.state = Progress::Duplicate;
+            return Ok(());
+        };
+        writer.state = Progress::Committed { seq, later: false };
         if let Some(file) = writer.staging.file().filter(|_| !synced) {
             let (view, id) = (self.clone(), writer.id());
             let sync = move || view.store.bodies().sync(id, &file).and_then(|()| view.store.body_synced(id));
@@ -374,9 +412,7 @@ impl View {
                 }
             }));
         }
-        writer.state = Progress::Committed { seq, later: false };
-        writer.dirty = false;
-        Ok(seq)
+        Ok(())
     }
 
     /// Drops a message: whatever was committed is taken back, and later writes and closes fail.
@@ -393,10 +429,12 @@ impl View {
         if writer.durable() {
             self.store.sync_soon();
         }
+        self.store.release(writer.queue, writer.id());
         writer.state = Progress::Aborted(why);
         if let Some(file) = writer.staging.discard() {
             self.store.discard_body(file);
         }
+        self.arrived(writer);
     }
 
     /// The last close of an open file on a new message; when it was the last of them all, the message becomes visible.
@@ -409,8 +447,17 @@ impl View {
         }
         self.writers.lock().remove(&id);
         match self.finish(&mut writer) {
-            Ok(Some(seq)) => self.remember_name(&writer, seq),
-            Ok(None) => {}
+            Ok(Some(seq)) => {
+                if writer.keeps_name() {
+                    self.arrived(&writer);
+                } else {
+                    self.remember_name(&writer, seq);
+                }
+                let queue = writer.queue;
+                drop(writer);
+                self.became_ready(queue);
+            }
+            Ok(None) => self.arrived(&writer),
             Err(error) => {
                 tracing::error!(queue = writer.queue, %error, "enqueue failed at the last close");
                 self.abort(&mut writer, Reason::Failed);
@@ -419,26 +466,44 @@ impl View {
     }
 
     fn finish(self: &Arc<Self>, writer: &mut Writer) -> Result<Option<u64>> {
+        if writer.state == Progress::Open {
+            self.commit_now(writer, false)?;
+            if writer.durable() {
+                self.store.sync_soon();
+            }
+        }
+        let now = clock::now_ms();
         let seq = match writer.state {
-            Progress::Aborted(_) => return Ok(None),
+            Progress::Aborted(_) | Progress::Open => return Ok(None),
+            Progress::Duplicate => {
+                self.drop_duplicate(writer);
+                self.store.count_duplicate(writer.queue, now)?;
+                return Ok(None);
+            }
             Progress::Committed { seq, later: false } => seq,
             // FIFO is the order of last closes.
-            Progress::Committed { seq, later: true } => self.store.resequence(writer.queue, seq, clock::now_ms())?,
-            Progress::Open => {
-                let seq = self.commit_now(writer, false)?;
-                if writer.durable() {
-                    self.store.sync_soon();
-                }
-                seq
+            Progress::Committed { seq, later: true } => {
+                self.store.resequence(writer.queue, seq, writer.modified_ns, now)?
             }
         };
-        self.store.reveal(writer.queue, seq)?;
-        Ok(Some(seq))
+        let enqueued = self.store.reveal(writer.queue, seq, now)?;
+        if enqueued == Enqueued::Duplicate {
+            self.drop_duplicate(writer);
+        }
+        Ok(enqueued.seq())
+    }
+
+    /// The bytes of a duplicate are not wanted.
+    fn drop_duplicate(&self, writer: &mut Writer) {
+        self.store.release(writer.queue, writer.id());
+        if let Some(file) = writer.staging.discard() {
+            self.store.discard_body(file);
+        }
     }
 
     /// The name goes on meaning this message to the session that wrote it.
     fn remember_name(&self, writer: &Writer, seq: u64) {
-        let session = writer.session.or_else(|| process::stat(writer.opener).map(|stat| stat.session));
+        let session = writer.session.or_else(|| process::session(writer.opener));
         if let Some(session) = session {
             let by = names::Writer { session, uid: writer.producer };
             self.names.lock().set(writer.queue, &writer.written_as, by, seq);
@@ -446,13 +511,13 @@ impl View {
     }
 
     /// The mount ends while a message is being written.
-    pub(super) fn drop_unfinished(&self, writer: &mut Writer) {
+    pub(super) fn drop_unfinished(self: &Arc<Self>, writer: &mut Writer) {
         match writer.state {
             Progress::Aborted(_) => {}
-            Progress::Committed { seq, .. } if !writer.dirty => {
-                // A close promised it: it stays, as after a crash.
-                if let Err(error) = self.store.reveal(writer.queue, seq) {
-                    tracing::error!(queue = writer.queue, seq, %error, "a committed message was not shown");
+            // A close promised it: it stays, as after a crash.
+            Progress::Committed { .. } | Progress::Duplicate if !writer.dirty => {
+                if let Err(error) = self.finish(writer) {
+                    tracing::error!(queue = writer.queue, %error, "a committed message was not shown");
                 }
             }
             _ => {

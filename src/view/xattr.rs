@@ -5,20 +5,35 @@
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::queue::config::{KEYS, QueueConfig};
+use crate::queue::properties::{CONTROLLING, DESCRIBING, Properties};
+use crate::queue::state::State;
 use crate::store::ROOT;
 use crate::store::record::MessageRecord;
 
 use super::access::Caller;
-use super::stats::{COUNTERS, counter};
+use super::stats::{COUNTERS, OLDEST, WAITING, counter};
 use super::{Node, View};
 
-/// The prefix of the project's own attributes.
-pub const PREFIX: &str = "user.mq.";
 /// What a message tells about itself; set by mqfs only.
-pub const MESSAGE_ATTRIBUTES: &[&str] =
-    &["id", "seq", "name", "state", "enqueued_at", "deliveries", "claimed_by", "deadline", "producer"];
-/// Properties that a producer may set on a new file or a draft.
-pub const PROPERTIES: &[&str] = &["content_type", "correlation_id", "reply_to", "group"];
+pub const MESSAGE_ATTRIBUTES: &[&str] = &[
+    "id",
+    "seq",
+    "name",
+    "state",
+    "enqueued_at",
+    "deliveries",
+    "claimed_by",
+    "deadline",
+    "due",
+    "expires",
+    "producer",
+    "dead_reason",
+    "dead_source",
+    "dead_deliveries",
+    "dead_at",
+];
+pub use crate::queue::properties::PREFIX;
+
 /// On the root of the mount: the process that serves it.
 pub const DAEMON_PID: &str = "user.mq.daemon_pid";
 
@@ -36,11 +51,16 @@ pub enum Demand {
     Old,
 }
 
-type Pairs = Vec<(String, Vec<u8>)>;
+pub(super) type Pairs = Vec<(String, Vec<u8>)>;
+
+/// The properties that a producer may set on a new file or a draft, without the prefix.
+pub fn properties() -> impl Iterator<Item = &'static str> {
+    CONTROLLING.iter().chain(DESCRIBING).copied()
+}
 
 /// The names of the counters of a queue, without the prefix.
 pub fn counter_names() -> impl Iterator<Item = &'static str> {
-    COUNTERS.iter().map(|(name, _)| *name)
+    COUNTERS.iter().map(|(name, ..)| *name)
 }
 
 /// The name as text, when it is one of a kind that this filesystem keeps.
@@ -73,6 +93,11 @@ fn set(pairs: &mut Pairs, name: &str, value: &[u8], demand: Demand) -> Result<()
     Ok(())
 }
 
+/// Sets attributes.
+pub(super) fn merge(pairs: &mut Pairs, more: &Pairs) -> Result<()> {
+    more.iter().try_for_each(|(name, value)| set(pairs, name, value, Demand::None))
+}
+
 fn unset(pairs: &mut Pairs, name: &str) -> Result<()> {
     let at = pairs.iter().position(|(known, _)| known == name).ok_or(Error::NoAttribute)?;
     pairs.remove(at);
@@ -81,13 +106,18 @@ fn unset(pairs: &mut Pairs, name: &str) -> Result<()> {
 
 /// Sets an attribute of a file that is not a message yet. Those that mqfs sets are accepted and ignored, so that `mv` out
 /// of the mount and back works.
-fn set_on_new(pairs: &mut Pairs, name: &str, value: &[u8], demand: Demand) -> Result<()> {
+pub(super) fn set_on_new(pairs: &mut Pairs, name: &str, value: &[u8], demand: Demand) -> Result<()> {
     match name.strip_prefix(PREFIX) {
         Some(own) if MESSAGE_ATTRIBUTES.contains(&own) => Ok(()),
-        Some(own) if !PROPERTIES.contains(&own) => {
-            Err(Error::Invalid(format!("unknown property {own}: known are {}", PROPERTIES.join(", "))))
+        Some(own) => {
+            let known: Vec<&str> = properties().collect();
+            if !known.contains(&own) {
+                return Err(Error::Invalid(format!("unknown property {own}: known are {}", known.join(", "))));
+            }
+            Properties::default().set(own, value)?;
+            set(pairs, name, value, demand)
         }
-        _ => set(pairs, name, value, demand),
+        None => set(pairs, name, value, demand),
     }
 }
 
@@ -105,6 +135,8 @@ fn own_attribute(seq: u64, message: &MessageRecord, name: &str) -> Option<Vec<u8
             format!("pid={} uid={}", claim.process.map_or(0, |process| process.tgid), claim.uid)
         }
         "deadline" => clock::rfc3339(claim?.deadline),
+        "due" if message.state() == State::Delayed => clock::rfc3339(message.due),
+        "expires" if message.expires > 0 => clock::rfc3339(message.expires),
         "producer" => format!("pid={} uid={}", message.producer_pid, message.uid),
         _ => return None,
     };
@@ -128,6 +160,11 @@ impl View {
             Node::Draft(id) => find(&self.store.draft(id)?.attributes, name),
             Node::Queue(ROOT) if name == DAEMON_PID => Ok(std::process::id().to_string().into_bytes()),
             Node::Queue(queue) => match own {
+                Some(WAITING) if queue != ROOT => Ok(self.waiters.waiting(queue).to_string().into_bytes()),
+                Some(OLDEST) if queue != ROOT => {
+                    let age = self.oldest_ready_age(queue)?.ok_or(Error::NoAttribute)?;
+                    Ok(age.to_string().into_bytes())
+                }
                 Some(own) if queue != ROOT => {
                     let info = self.store.queue(queue)?;
                     let value = info.config.get(own).or_else(|| counter(&info, own).map(|value| value.to_string()));
@@ -155,7 +192,9 @@ impl View {
             Node::Draft(id) => names(self.store.draft(id)?.attributes).collect(),
             Node::Queue(ROOT) => vec![DAEMON_PID.to_owned()],
             Node::Queue(queue) => {
-                let counters: Vec<&str> = counter_names().collect();
+                let mut counters: Vec<&str> = counter_names().collect();
+                counters.extend(self.oldest_ready_age(queue)?.map(|_| OLDEST));
+                counters.push(WAITING);
                 let mut all: Vec<String> = KEYS.iter().chain(&counters).map(own).collect();
                 all.extend(names(self.store.queue_record(queue)?.attributes));
                 all
@@ -194,7 +233,7 @@ impl View {
     /// Sets a configuration key of a queue.
     fn set_key(&self, caller: &Caller, queue: u64, key: &str, value: &[u8]) -> Result<()> {
         let info = self.store.queue(queue)?;
-        if counter(&info, key).is_some() {
+        if counter(&info, key).is_some() || [OLDEST, WAITING].contains(&key) {
             return Err(Error::NotPermitted("a counter cannot be set"));
         }
         if !self.owner(&info).is_owner(caller) {
@@ -202,15 +241,16 @@ impl View {
         }
         let mut config: QueueConfig = (*info.config).clone();
         let value = std::str::from_utf8(value).map_err(|_| Error::Invalid(format!("{key}: not UTF-8")));
-        if let Err(error) = value.and_then(|value| config.set(key, value)) {
-            self.note_refusal(queue, &error);
-            return Err(error);
-        }
-        self.store.alter_queue(queue, |record| {
-            record.config = config.render();
-            record.rejected.clear();
-            Ok(())
-        })
+        let applied = value.and_then(|value| config.set(key, value)).and_then(|()| {
+            self.store.alter_queue(queue, |record| {
+                record.config = config.render();
+                record.rejected.clear();
+                Ok(())
+            })
+        });
+        applied.inspect_err(|error| self.note_refusal(queue, error))?;
+        self.was_configured(queue);
+        Ok(())
     }
 
     /// Removes an attribute.

@@ -52,6 +52,15 @@ pub fn bob(m: &Mount, script: &str) -> Ran {
     m.run_as(BOB, BOB, script)
 }
 
+/// A bash script as [`ANN`], who runs mqfs as `$MQFS`: through a descriptor, as she may not walk to where it was built.
+pub fn ann_with_mqfs(script: &str) -> std::process::Command {
+    let run = r#"exec 9< "$1"; export MQFS=/proc/self/fd/9
+        exec setpriv --reuid="$2" --regid="$2" --clear-groups --inh-caps=-all bash -c "$3""#;
+    let mut command = std::process::Command::new("bash");
+    command.args(["-c", run, "as", env!("CARGO_BIN_EXE_mqfs"), &ANN.to_string(), script]);
+    command
+}
+
 /// Asserts that a message is ready and was never delivered.
 #[track_caller]
 pub fn untouched(queue: &Path, message: &Path) {

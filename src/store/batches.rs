@@ -1,0 +1,250 @@
+//! Batches: files that are enqueued together, all or none.
+//!
+//! A batch is kept as a queue is, with a record, counters and drafts, but its queue lists it among its batches and not among
+//! its nested queues. It has no configuration of its own. Enqueuing it is one change of the database: every draft becomes
+//! a message, and the batch is gone.
+
+use crate::clock;
+use crate::error::{Error, Result};
+
+use super::db::{Batch, Family};
+use super::drafts::draft_due;
+use super::keys::{self, DeadlineKind};
+use super::limits::Room;
+use super::record::{self, Counters, DraftRecord, NewMessage, QueueRecord};
+use super::state::{Queue, State, deadlines};
+use super::{Entry, NewBody, NewQueue, Onto, Store};
+
+/// No batch holds more files: enqueuing them is one operation, for which all others wait.
+pub const BATCH_MAX: u64 = 100_000;
+
+/// A file of a batch that is enqueued.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchFile<'a> {
+    /// The draft.
+    pub draft: u64,
+    /// The producer's name of the message.
+    pub name: &'a [u8],
+    /// What `stat` is to show as its time of modification, in nanoseconds since the epoch.
+    pub modified_ns: i64,
+    /// Its bytes; in a file, the draft's own, synced.
+    pub body: NewBody<'a>,
+}
+
+impl BatchFile<'_> {
+    fn message(&self, draft: DraftRecord, queue: u64) -> NewMessage {
+        NewMessage {
+            id: self.draft,
+            queue,
+            name: self.name.to_vec(),
+            uid: draft.uid,
+            gid: draft.gid,
+            mode: draft.mode,
+            modified_ns: Some(self.modified_ns),
+            producer_pid: 0,
+            attributes: draft.attributes,
+        }
+    }
+}
+
+impl Store {
+    /// Makes a batch of the queue `new.parent`; gives its number.
+    pub fn make_batch(&self, new: NewQueue<'_>) -> Result<u64> {
+        let now = clock::now_ms();
+        let mut state = self.lock();
+        let due = draft_due(&state.queue(&self.db, new.parent)?.config, now);
+        if self.batch_named(new.parent, new.name)?.is_some() {
+            return Err(Error::Exists);
+        }
+        let id = state.take_id(&self.db)?;
+        let record = new.record(true, String::new(), now);
+        let mut batch = self.db.batch();
+        enter(&mut batch, id, &record);
+        if due > 0 {
+            batch.put(Family::Deadlines, &keys::deadline(due, DeadlineKind::Batch, id), b"");
+        }
+        state.changing(&self.db, new.parent)?.counters.batches += 1;
+        state.remember(id, Queue::new(record, Counters::default())?);
+        state.changing(&self.db, id)?;
+        let made = state.commit(&self.db, batch, now);
+        if made.is_err() {
+            state.forget(id);
+        } else if due > 0 {
+            self.deadlines.note(due);
+        }
+        made.map(|()| id)
+    }
+
+    fn batch_named(&self, queue: u64, name: &[u8]) -> Result<Option<u64>> {
+        let found = self.db.get(Family::Meta, &keys::batch_by_name(queue, name))?;
+        Ok(found.and_then(|id| keys::last_number(&id)))
+    }
+
+    /// The batch of a name.
+    pub fn find_batch(&self, queue: u64, name: &[u8]) -> Result<u64> {
+        self.batch_named(queue, name)?.ok_or(Error::NotFound)
+    }
+
+    /// Calls `each` with the batches of a queue after the one numbered `after`.
+    pub fn list_batches(&self, queue: u64, after: u64, each: impl FnMut(Entry<'_>) -> bool) -> Result<()> {
+        self.list_meta(&keys::batches(queue), &keys::batch(queue, after.saturating_add(1)), each)
+    }
+
+    /// The files of a batch in the order of their names, each with its number.
+    pub fn batch_files(&self, batch: u64) -> Result<Vec<(u64, Vec<u8>)>> {
+        let prefix = keys::draft_names(batch);
+        let mut files = Vec::new();
+        self.db.scan(Family::Meta, &prefix, &prefix, |key, draft| {
+            files.extend(keys::last_number(draft).map(|draft| (draft, key[prefix.len()..].to_vec())));
+            Ok(true)
+        })?;
+        Ok(files)
+    }
+
+    /// Removes a batch; [`Error::NotEmpty`] while it holds a file.
+    pub fn remove_batch(&self, queue: u64, name: &[u8]) -> Result<()> {
+        let mut state = self.lock();
+        let id = self.find_batch(queue, name)?;
+        let mut batch = self.db.batch();
+        self.leave_batch(&mut state, &mut batch, id)?;
+        state.commit(&self.db, batch, clock::now_ms())
+    }
+
+    /// Adds to a change: an empty batch vanishes.
+    fn leave_batch(&self, state: &mut State, batch: &mut Batch<'_>, id: u64) -> Result<()> {
+        let holder = state.queue(&self.db, id)?;
+        if holder.counters.drafts > 0 {
+            return Err(Error::NotEmpty);
+        }
+        let record = holder.record.clone();
+        leave(batch, id, &record);
+        batch.delete(Family::Meta, &keys::queue(id));
+        batch.delete(Family::Meta, &keys::counters(id));
+        let left = &mut state.changing(&self.db, record.parent)?.counters.batches;
+        *left = left.saturating_sub(1);
+        // Its counters are not written any more; if the change fails, it is read again.
+        state.forget(id);
+        Ok(())
+    }
+
+    /// Gives a batch another name, maybe in another queue. An empty batch of that name is replaced unless `keep`.
+    pub fn rename_batch(&self, id: u64, queue: u64, name: &[u8], keep: bool, now: u64) -> Result<()> {
+        let mut state = self.lock();
+        let mut batch = self.db.batch();
+        match self.batch_named(queue, name)? {
+            Some(same) if same == id => return Ok(()),
+            Some(_) if keep => return Err(Error::Exists),
+            Some(other) => self.leave_batch(&mut state, &mut batch, other)?,
+            None => {}
+        }
+        let before = state.queue(&self.db, id)?.record.clone();
+        leave(&mut batch, id, &before);
+        let left = &mut state.changing(&self.db, before.parent)?.counters.batches;
+        *left = left.saturating_sub(1);
+        state.changing(&self.db, queue)?.counters.batches += 1;
+        let record = QueueRecord { parent: queue, name: name.to_vec(), ..before };
+        enter(&mut batch, id, &record);
+        state.commit(&self.db, batch, now)?;
+        state.queue(&self.db, id)?.record = record;
+        Ok(())
+    }
+
+    /// Removes a batch with all its files; gives their numbers. The caller removes the body files after the next sync.
+    pub fn drop_batch(&self, id: u64, now: u64) -> Result<Vec<u64>> {
+        let mut state = self.lock();
+        let mut batch = self.db.batch();
+        let files = self.batch_files(id)?;
+        for (draft, _) in &files {
+            self.drop_draft(&mut state, &mut batch, *draft, &self.draft(*draft)?)?;
+        }
+        self.leave_batch(&mut state, &mut batch, id)?;
+        state.commit(&self.db, batch, now)?;
+        Ok(files.into_iter().map(|(draft, _)| draft).collect())
+    }
+
+    /// When a batch that gets and loses no file any more is removed, in milliseconds since the epoch; 0: never.
+    pub fn batch_due(&self, id: u64) -> Result<u64> {
+        let mut state = self.lock();
+        let config = self.config_of(&mut state, id)?;
+        let changed = state.queue(&self.db, id)?.counters.changed;
+        Ok(draft_due(&config, changed))
+    }
+
+    /// Looks at a batch again at `at`, instead of at `due`.
+    pub fn postpone_batch(&self, due: &super::Due, at: u64) -> Result<()> {
+        {
+            let _state = self.lock();
+            let mut batch = self.db.batch();
+            batch.delete(Family::Deadlines, &keys::deadline(due.at, due.kind, due.id));
+            batch.put(Family::Deadlines, &keys::deadline(at, due.kind, due.id), b"");
+            self.db.write(batch)?;
+        }
+        self.deadlines.note(at);
+        Ok(())
+    }
+
+    /// Makes all files of a batch messages of the queue `target` in one step, in the given order, each changed by `change`, and
+    /// removes the batch.
+    /// [`Error::QueueFull`] and [`Error::Paused`] when there is no room for all of them; [`Error::Busy`] when `files` are not all that it holds. Gives the drafts whose body files are nobody's now: the caller
+    /// removes them after the next sync.
+    pub fn publish_batch(
+        &self,
+        id: u64,
+        target: u64,
+        files: &[BatchFile<'_>],
+        now: u64,
+        change: impl Fn(&mut NewMessage) -> Result<()>,
+    ) -> Result<Vec<u64>> {
+        let mut state = self.lock();
+        if state.queue(&self.db, id)?.counters.drafts != files.len() as u64 {
+            return Err(Error::Busy);
+        }
+        let bytes = files.iter().map(|file| file.body.size()).sum();
+        let need = Room { messages: files.len() as u64, bytes };
+        self.admit(&mut state, target, need, Onto::Nothing)?;
+        let plan = self.plan_drops(&mut state, target, need, Onto::Nothing)?;
+        let mut batch = self.db.batch();
+        let (mut due, mut left) = (Vec::new(), Vec::new());
+        for file in files {
+            let draft = self.draft(file.draft)?;
+            if draft.queue != id {
+                return Err(Error::Busy);
+            }
+            self.drop_draft(&mut state, &mut batch, file.draft, &draft)?;
+            let mut new = file.message(draft, target);
+            change(&mut new)?;
+            let message = self.add(&mut state, &mut batch, new, file.body, now)?;
+            if message.is_none() || matches!(file.body, NewBody::Inline(_)) {
+                left.push(file.draft);
+            }
+            match message {
+                Some(message) => {
+                    due.extend(deadlines(&message.record).map(|(at, _)| at).chain(message.unique_until).min());
+                }
+                None => state.changing(&self.db, target)?.counters.duplicates_total += 1,
+            }
+        }
+        let dropped = self.drop_oldest(&mut state, &mut batch, target, plan, now)?;
+        self.leave_batch(&mut state, &mut batch, id)?;
+        state.commit(&self.db, batch, now)?;
+        drop(state);
+        self.discard_bodies(dropped);
+        if let Some(first) = due.into_iter().min() {
+            self.deadlines.note(first);
+        }
+        Ok(left)
+    }
+}
+
+/// Adds to a change: a batch's record and its entries in its queue.
+fn enter(batch: &mut Batch<'_>, id: u64, record: &QueueRecord) {
+    batch.put(Family::Meta, &keys::queue(id), &record::encode(record));
+    batch.put(Family::Meta, &keys::batch(record.parent, id), &record.name);
+    batch.put(Family::Meta, &keys::batch_by_name(record.parent, &record.name), &id.to_be_bytes());
+}
+
+/// Adds to a change: the entries of a batch in its queue vanish.
+fn leave(batch: &mut Batch<'_>, id: u64, record: &QueueRecord) {
+    batch.delete(Family::Meta, &keys::batch(record.parent, id));
+    batch.delete(Family::Meta, &keys::batch_by_name(record.parent, &record.name));
+}

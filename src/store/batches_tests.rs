@@ -1,0 +1,76 @@
+//! What the store promises of batches.
+
+use super::batches::{BATCH_MAX, BatchFile};
+use super::record::DraftRecord;
+use super::{NewBody, NewQueue, ROOT, Store};
+use crate::error::Error;
+use crate::queue::config::QueueConfig;
+
+fn new(parent: u64, name: &[u8]) -> NewQueue<'_> {
+    NewQueue { parent, name, uid: 0, gid: 0, mode: 0o755 }
+}
+
+fn draft(queue: u64, name: &[u8]) -> DraftRecord {
+    let (name, attributes) = (name.to_vec(), Vec::new());
+    DraftRecord { queue, name, uid: 1, gid: 2, mode: 0o600, created: 5, due: 0, attributes }
+}
+
+fn store() -> (tempfile::TempDir, Store, u64, u64) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("store"), QueueConfig::default()).unwrap();
+    let queue = store.make_queue(new(ROOT, b"q")).unwrap();
+    let batch = store.make_batch(new(queue, b"b")).unwrap();
+    (dir, store, queue, batch)
+}
+
+fn file(draft: u64) -> BatchFile<'static> {
+    BatchFile { draft, name: b"f", modified_ns: 0, body: NewBody::Inline(b"x") }
+}
+
+#[test]
+fn what_is_not_the_whole_batch_is_not_enqueued() {
+    let (_dir, store, queue, batch) = store();
+    let (first, _) = store.make_draft(draft(batch, b"1")).unwrap();
+    let (second, _) = store.make_draft(draft(batch, b"2")).unwrap();
+    let (other, _) = store.make_draft(draft(queue, b".3")).unwrap();
+    let publish = |files: &[u64]| {
+        let files: Vec<_> = files.iter().map(|id| file(*id)).collect();
+        store.publish_batch(batch, queue, &files, 9, |_| Ok(()))
+    };
+    let refused = store.publish_batch(batch, queue, &[file(first), file(second)], 9, |_| Err(Error::NoSpace));
+    assert!(matches!(refused, Err(Error::NoSpace)));
+    assert!(matches!(publish(&[first]), Err(Error::Busy)));
+    assert!(matches!(publish(&[first, other]), Err(Error::Busy)));
+    let counters = store.queue(queue).unwrap().counters;
+    assert_eq!((counters.batches, counters.drafts, counters.ready, counters.enqueued_total), (1, 1, 0, 0));
+    assert_eq!(store.batch_files(batch).unwrap(), [(first, b"1".to_vec()), (second, b"2".to_vec())]);
+    assert_eq!(publish(&[first, second]).unwrap(), [first, second], "their files are nobody's now");
+    let counters = store.queue(queue).unwrap().counters;
+    assert_eq!((counters.batches, counters.drafts, counters.ready, counters.enqueued_total), (0, 1, 2, 2));
+    assert!(matches!(store.queue(batch), Err(Error::NotFound)));
+    assert!(matches!(store.find_batch(queue, b"b"), Err(Error::NotFound)));
+}
+
+#[test]
+fn a_batch_has_so_many_files_and_no_more() {
+    let (_dir, store, queue, batch) = store();
+    store.lock().queue(&store.db, batch).unwrap().counters.drafts = BATCH_MAX - 1;
+    let (last, _) = store.make_draft(draft(batch, b"last")).unwrap();
+    assert!(matches!(store.make_draft(draft(batch, b"more")), Err(Error::NoSpace)));
+    let (other, _) = store.make_draft(draft(queue, b".other")).unwrap();
+    assert!(matches!(store.rename_draft(other, (batch, b"other"), false, 9, |_| Ok(())), Err(Error::NoSpace)));
+    store.remove_draft(last, 9).unwrap();
+    store.rename_draft(other, (batch, b"other"), false, 9, |_| Ok(())).unwrap();
+}
+
+#[test]
+fn a_batch_is_not_among_the_queues() {
+    let (_dir, store, queue, batch) = store();
+    assert_eq!(store.all_queues().unwrap(), [ROOT, queue]);
+    assert!(matches!(store.find_queue(queue, b"b"), Err(Error::NotFound)));
+    assert!(matches!(store.make_batch(new(queue, b"b")), Err(Error::Exists)));
+    assert!(matches!(store.remove_queue(ROOT, b"q"), Err(Error::NotEmpty)));
+    store.rename_batch(batch, queue, b"c", true, 9).unwrap();
+    store.remove_batch(queue, b"c").unwrap();
+    store.remove_queue(ROOT, b"q").unwrap();
+}

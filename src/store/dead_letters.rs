@@ -1,0 +1,168 @@
+//! Dead letters that go to another queue.
+//!
+//! A message that its queue gives up, for its deliveries or its age, goes to the queue that `dead_letter` names. When that
+//! cannot be, it stays where it is, dead: it is never lost.
+
+use parking_lot::MutexGuard;
+
+use crate::clock::rfc3339;
+use crate::error::Result;
+use crate::queue::config::Names;
+use crate::queue::name::{MAX_KEPT_NAME, MAX_NAME};
+
+use super::record::{MessageRecord, QueueRecord};
+use super::state::{Queue, State};
+use super::{Altered, ROOT, Store};
+
+/// What a dead letter that went to another queue tells about itself: why, the path of the queue it came from, how often it was
+/// delivered there, and when it was given up.
+pub const DEAD_HEADERS: &[&str] =
+    &["user.mq.dead_reason", "user.mq.dead_source", "user.mq.dead_deliveries", "user.mq.dead_at"];
+
+/// Why a message is dead-lettered by the queue itself. Its word becomes a header of a message that goes to another queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeadReason {
+    /// `max_deliveries`.
+    MaxDeliveries,
+    /// Its time to live was over.
+    Expired,
+}
+
+impl DeadReason {
+    fn word(self) -> &'static str {
+        match self {
+            DeadReason::MaxDeliveries => "max_deliveries",
+            DeadReason::Expired => "expired",
+        }
+    }
+}
+
+impl Store {
+    /// As [`Store::alter`], for what may end in dead: `change` tells why. Such a message goes to the queue that `dead_letter`
+    /// names, with headers that say where from and why.
+    pub(super) fn give_up(
+        &self,
+        seq: u64,
+        now: u64,
+        change: impl FnOnce(&mut MessageRecord, &mut Queue) -> Result<Option<DeadReason>>,
+    ) -> Result<Altered> {
+        let mut state = self.lock();
+        let before = self.visible(&mut state, seq)?;
+        let mut after = before.clone();
+        let holder = state.changing(&self.db, before.queue)?;
+        let reason = change(&mut after, holder)?;
+        let path = holder.config.dead_letter.clone();
+        if let Some(reason) = reason.filter(|_| !path.is_empty()) {
+            match self.dead_letter_place(&mut state, &path, (seq, &before))? {
+                Ok((target, name)) => {
+                    return self.dead_letter_to(state, (target, &name), (seq, &before), after, reason, now);
+                }
+                Err(why) => {
+                    tracing::warn!(
+                        queue = before.queue,
+                        seq,
+                        dead_letter = path,
+                        why,
+                        "a dead letter stays in .mq/dead"
+                    );
+                }
+            }
+        }
+        Ok(Altered { seq, record: self.replace(state, seq, &before, after, now)? })
+    }
+
+    /// Where a dead letter goes, and under which name, or why it cannot.
+    fn dead_letter_place(
+        &self,
+        state: &mut State,
+        path: &str,
+        (seq, message): (u64, &MessageRecord),
+    ) -> Result<std::result::Result<(u64, Vec<u8>), String>> {
+        let target = match self.dead_letter_queue(state, path, message.queue)? {
+            Ok(target) => target,
+            Err(why) => return Ok(Err(why.to_owned())),
+        };
+        let config = state.queue(&self.db, target)?.config.clone();
+        let longest = match config.names {
+            Names::Keep => MAX_KEPT_NAME,
+            Names::Sequence => MAX_NAME - usize::from(config.priorities > 1),
+        };
+        let name = &message.name[..message.name.len().min(longest)];
+        let name = self.fitting(state, target, seq, name);
+        let free = name.and_then(|name| self.refuse_kept(state, target, &name).map(|()| name));
+        Ok(free.map(|name| (target, name)).map_err(|error| error.to_string()))
+    }
+
+    /// Ends an operation that gives a message up to the queue `target`, under that name.
+    fn dead_letter_to(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        (target, name): (u64, &[u8]),
+        (seq, before): (u64, &MessageRecord),
+        mut after: MessageRecord,
+        reason: DeadReason,
+        now: u64,
+    ) -> Result<Altered> {
+        let values = [
+            reason.word().to_owned(),
+            self.queue_path(&mut state, before.queue)?,
+            before.deliveries.to_string(),
+            rfc3339(now),
+        ];
+        after.attributes.retain(|(name, _)| !DEAD_HEADERS.contains(&name.as_str()));
+        let headers = DEAD_HEADERS.iter().zip(values).map(|(name, value)| ((*name).to_owned(), value.into_bytes()));
+        after.attributes.extend(headers);
+        self.settle(&mut state, &mut after, (target, name), false, now)?;
+        let mut batch = self.db.batch();
+        let new = self.renumber(&mut state, &mut batch, seq, before, &mut after)?;
+        state.changing(&self.db, target)?.counters.enqueued_total += 1;
+        state.commit(&self.db, batch, now)?;
+        drop(state);
+        self.note_deadlines(&after);
+        Ok(Altered { seq: new, record: after })
+    }
+
+    /// The queue of a path that the dead letters of the queue `from` go to, or why they cannot. Its owner must be allowed to
+    /// enqueue there: the path is a line of configuration, which nobody has checked.
+    fn dead_letter_queue(
+        &self,
+        state: &mut State,
+        path: &str,
+        from: u64,
+    ) -> Result<std::result::Result<u64, &'static str>> {
+        let source = &state.queue(&self.db, from)?.record;
+        let owner = (source.uid, source.gid);
+        let mut queue = ROOT;
+        for name in path.split('/') {
+            if !allows(&state.queue(&self.db, queue)?.record, owner, EXEC) {
+                return Ok(Err("the owner of the queue may not go there"));
+            }
+            match self.child(queue, name.as_bytes())? {
+                Some(nested) => queue = nested,
+                None => return Ok(Err("there is no such queue")),
+            }
+        }
+        if queue == from {
+            return Ok(Err("that is the queue itself"));
+        }
+        if !allows(&state.queue(&self.db, queue)?.record, owner, WRITE | EXEC) {
+            return Ok(Err("the owner of the queue may not enqueue there"));
+        }
+        Ok(Ok(queue))
+    }
+}
+
+/// The rights of [`allows`].
+const WRITE: u32 = 2;
+const EXEC: u32 = 1;
+
+/// Whether the mode of a queue gives a user, with one group, the rights in `want`.
+fn allows(queue: &QueueRecord, (uid, gid): (u32, u32), want: u32) -> bool {
+    let shift = match () {
+        () if uid == 0 => return true,
+        () if uid == queue.uid => 6,
+        () if gid == queue.gid => 3,
+        () => 0,
+    };
+    queue.mode >> shift & want == want
+}

@@ -1,0 +1,140 @@
+//! Records as earlier versions wrote them, and what they are today. See [`super::record`].
+
+use serde::Deserialize;
+
+use super::record::{BodyPlace, Claim, Counters, MessageRecord, QueueRecord};
+
+/// [`MessageRecord`] of version 1: no priorities, delays or times to live.
+#[derive(Deserialize)]
+pub struct Message1 {
+    id: u64,
+    queue: u64,
+    state: u8,
+    deliveries: u32,
+    name: Vec<u8>,
+    uid: u32,
+    gid: u32,
+    mode: u32,
+    size: u64,
+    body: BodyPlace,
+    crc: u32,
+    enqueued_at: u64,
+    modified_ns: i64,
+    producer_pid: u32,
+    claim: Option<Claim>,
+    attributes: Vec<(String, Vec<u8>)>,
+}
+
+/// [`QueueRecord`] of version 1: no batches, nothing purged.
+#[derive(Deserialize)]
+pub struct Queue1 {
+    parent: u64,
+    name: Vec<u8>,
+    uid: u32,
+    gid: u32,
+    mode: u32,
+    created: u64,
+    config: String,
+    rejected: String,
+    attributes: Vec<(String, Vec<u8>)>,
+}
+
+/// [`Counters`] of version 1.
+#[derive(Deserialize)]
+pub struct Counters1 {
+    ready: u64,
+    ready_bytes: u64,
+    claimed: u64,
+    claimed_bytes: u64,
+    delayed: u64,
+    delayed_bytes: u64,
+    dead: u64,
+    dead_bytes: u64,
+    drafts: u64,
+    queues: u64,
+    enqueued_total: u64,
+    claims_total: u64,
+    acked_total: u64,
+    nacked_total: u64,
+    expired_total: u64,
+    dead_lettered_total: u64,
+    redriven_total: u64,
+    moved_out_total: u64,
+    aborted_total: u64,
+    head: u64,
+    changed: u64,
+}
+
+impl From<Message1> for MessageRecord {
+    fn from(old: Message1) -> Self {
+        Self {
+            id: old.id,
+            queue: old.queue,
+            state: old.state,
+            deliveries: old.deliveries,
+            order: 0,
+            name: old.name,
+            uid: old.uid,
+            gid: old.gid,
+            mode: old.mode,
+            size: old.size,
+            body: old.body,
+            crc: old.crc,
+            enqueued_at: old.enqueued_at,
+            modified_ns: old.modified_ns,
+            producer_pid: old.producer_pid,
+            claim: old.claim,
+            due: 0,
+            expires: 0,
+            placed: 0,
+            attributes: old.attributes,
+        }
+    }
+}
+
+impl From<Queue1> for QueueRecord {
+    fn from(old: Queue1) -> Self {
+        Self {
+            parent: old.parent,
+            batch: false,
+            name: old.name,
+            uid: old.uid,
+            gid: old.gid,
+            mode: old.mode,
+            created: old.created,
+            config: old.config,
+            rejected: old.rejected,
+            purged: [0; 4],
+            attributes: old.attributes,
+        }
+    }
+}
+
+impl From<Counters1> for Counters {
+    fn from(old: Counters1) -> Self {
+        Self {
+            ready: old.ready,
+            ready_bytes: old.ready_bytes,
+            claimed: old.claimed,
+            claimed_bytes: old.claimed_bytes,
+            delayed: old.delayed,
+            delayed_bytes: old.delayed_bytes,
+            dead: old.dead,
+            dead_bytes: old.dead_bytes,
+            drafts: old.drafts,
+            queues: old.queues,
+            enqueued_total: old.enqueued_total,
+            claims_total: old.claims_total,
+            acked_total: old.acked_total,
+            nacked_total: old.nacked_total,
+            expired_total: old.expired_total,
+            dead_lettered_total: old.dead_lettered_total,
+            redriven_total: old.redriven_total,
+            moved_out_total: old.moved_out_total,
+            aborted_total: old.aborted_total,
+            head: old.head,
+            changed: old.changed,
+            ..Self::default()
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! Batches: directories in `.mq/batch` whose files wait there until the directory is renamed to the queue's, which enqueues
+//! them all, or none.
+//!
+//! The files are drafts of the batch, whatever their names. While a batch is being enqueued nothing in it can be changed:
+//! its files are looked at and synced by another thread, and then become messages in one change of the store.
+
+use std::sync::Arc;
+
+use crate::clock;
+use crate::error::{Error, Result};
+use crate::queue::config::Durability;
+use crate::queue::name::{Name, classify};
+use crate::store::record::NewMessage;
+use crate::store::{BatchFile, Done, Due, INLINE_MAX, NewBody, ROOT};
+
+use super::access::Caller;
+use super::attributes::ns_of;
+use super::queues::QUEUE_NAME_MAX;
+use super::staging::read_file_at;
+use super::xattr::{Pairs, merge};
+use super::{Node, View};
+
+/// So many bytes of small files go into the database with one batch, which passes through memory; the others stay files.
+const INLINE_IN_ALL: usize = 16 << 20;
+
+/// A batch that is dropped for `draft_ttl` is looked at again after so long when it is in use, in milliseconds.
+const LOOK_AGAIN_MS: u64 = 1000;
+
+/// What is to be enqueued: where to, with which properties besides its files' own, and by which process.
+struct Order {
+    batch: u64,
+    target: u64,
+    properties: Pairs,
+    pid: u32,
+}
+
+/// A file that has been looked at.
+struct Ready {
+    draft: u64,
+    /// The producer's name of the message that it becomes.
+    name: Vec<u8>,
+    modified_ns: i64,
+    size: usize,
+    /// Where its bytes are among those of all small files.
+    inline: Option<usize>,
+}
+
+/// The files of a batch, in order, and the bytes of the small ones.
+#[derive(Default)]
+struct Contents {
+    files: Vec<Ready>,
+    inline: Vec<u8>,
+}
+
+impl Contents {
+    fn file<'a>(&'a self, ready: &'a Ready) -> BatchFile<'a> {
+        let body = match ready.inline {
+            Some(at) => NewBody::Inline(&self.inline[at..at + ready.size]),
+            None => NewBody::File { id: ready.draft, size: ready.size as u64, synced: true, crc: None },
+        };
+        BatchFile { draft: ready.draft, name: &ready.name, modified_ns: ready.modified_ns, body }
+    }
+}
+
+impl View {
+    /// Refuses to change what is being enqueued. `queue` may be any queue.
+    pub(super) fn refuse_while_enqueued(&self, queue: u64) -> Result<()> {
+        if self.enqueued.lock().contains(&queue) { Err(Error::Busy) } else { Ok(()) }
+    }
+
+    /// The file of a name in a batch.
+    pub(super) fn find_batch_file(&self, batch: u64, name: &[u8]) -> Result<u64> {
+        let draft = self.store.find_draft(batch, name)?;
+        if self.is_publishing(draft) { Err(Error::NotFound) } else { Ok(draft) }
+    }
+
+    /// Refuses names under which a file could never be enqueued with its batch, and any while that is being enqueued.
+    pub(super) fn check_batch_file(&self, batch: u64, name: &[u8]) -> Result<()> {
+        self.refuse_while_enqueued(batch)?;
+        if name.len() > QUEUE_NAME_MAX {
+            return Err(Error::NameTooLong);
+        }
+        match classify(name) {
+            Name::Control => Err(Error::NotPermitted("this name is reserved")),
+            Name::Draft(_) => Ok(()), // renamed or removed before the batch is enqueued
+            _ => self.producer_name(batch, name).map(drop),
+        }
+    }
+
+    /// Makes a draft a file of a batch, or gives such a file another name.
+    pub(super) fn rename_into_batch(&self, draft: u64, to: (u64, &[u8]), keep: bool) -> Result<()> {
+        self.check_batch_file(to.0, to.1)?;
+        self.store.rename_draft(draft, to, keep, clock::now_ms(), |_| Ok(())).map(drop)
+    }
+
+    /// Renames a batch: to another name, which leaves it what it is, or to a queue's directory, which enqueues it.
+    pub(super) fn rename_batch(
+        self: &Arc<Self>,
+        caller: &Caller,
+        from: (u64, &[u8]),
+        to: (Node, &[u8]),
+        keep: bool,
+        done: Done,
+    ) {
+        match self.batch_order(caller, from, to, keep) {
+            Ok(Some(order)) => {
+                let view = self.clone();
+                self.offload.run(Box::new(move || view.enqueue_batch(&order, done)));
+            }
+            Ok(None) => done(Ok(())),
+            Err(error) => done(Err(error)),
+        }
+    }
+
+    /// Does what can be done at once; gives what is left to do.
+    fn batch_order(&self, caller: &Caller, from: (u64, &[u8]), to: (Node, &[u8]), keep: bool) -> Result<Option<Order>> {
+        let batch = self.store.find_batch(from.0, from.1)?;
+        self.refuse_while_enqueued(batch)?;
+        Self::check_queue_name(to.1)?;
+        if let Node::Batches(queue) = to.0 {
+            if let Ok(replaced) = self.store.find_batch(queue, to.1) {
+                self.refuse_while_enqueued(replaced)?;
+            }
+            return self.store.rename_batch(batch, queue, to.1, keep, clock::now_ms()).map(|()| None);
+        }
+        let (target, properties) = self.entrance(to.0)?;
+        if target == ROOT {
+            return Err(Error::NotPermitted("the root of the mount holds queues only"));
+        }
+        self.refuse_when_going_away()?;
+        if self.store.find_queue(target, to.1).is_ok() {
+            return Err(Error::Exists);
+        }
+        self.store.space().admit(0)?;
+        let pid = self.workers.worker(caller.pid).map_or(0, |worker| worker.process.tgid);
+        self.enqueued.lock().insert(batch);
+        Ok(Some(Order { batch, target, properties, pid }))
+    }
+
+    /// Enqueues a batch; `done` when that is as durable as the queue promises. Waits for the disk.
+    fn enqueue_batch(self: Arc<Self>, order: &Order, done: Done) {
+        let result = self.enqueue_contents(order);
+        self.enqueued.lock().remove(&order.batch);
+        let (left, durability) = match result {
+            Ok(enqueued) => enqueued,
+            Err(error) => return done(Err(self.rejected(order.target, error))),
+        };
+        match durability {
+            Durability::Sync => self.discard_after_sync(left, done),
+            Durability::Async => {
+                done(Ok(()));
+                self.discard_after_sync(left, Box::new(|_| ()));
+            }
+        }
+    }
+
+    fn enqueue_contents(&self, order: &Order) -> Result<(Vec<u64>, Durability)> {
+        let config = self.store.config(order.target)?;
+        let contents = self.batch_contents(order, config.max_message_bytes)?;
+        let files: Vec<_> = contents.files.iter().map(|ready| contents.file(ready)).collect();
+        let change = |new: &mut NewMessage| {
+            new.producer_pid = order.pid;
+            merge(&mut new.attributes, &order.properties)
+        };
+        let left = self.store.publish_batch(order.batch, order.target, &files, clock::now_ms(), change)?;
+        self.became_ready(order.target);
+        Ok((left, config.durability))
+    }
+
+    /// Calls when everything so far is durable, and then removes body files that nobody owns any more.
+    fn discard_after_sync(self: Arc<Self>, files: Vec<u64>, done: Done) {
+        let view = self.clone();
+        self.store.after_sync(Box::new(move |synced| {
+            let durable = synced.is_ok();
+            done(synced);
+            if durable && !files.is_empty() {
+                // Not by the thread that syncs: others wait for it.
+                let of = view.clone();
+                view.offload.run(Box::new(move || of.store.bodies().remove_all(&files)));
+            }
+        }));
+    }
+
+    /// Looks at all files of a batch; those that stay files are synced. `longest`: no message may be longer; 0 is no limit.
+    fn batch_contents(&self, order: &Order, longest: u64) -> Result<Contents> {
+        let mut contents = Contents::default();
+        let mut files = Vec::new();
+        for (draft, name) in self.store.batch_files(order.batch)? {
+            self.refuse_unfinished(order, draft, &name)?;
+            let name = self.producer_name(order.target, &name)?.to_vec();
+            let file = self.store.bodies().open_read(draft)?;
+            let stat = file.metadata()?;
+            if longest > 0 && stat.len() > longest {
+                return Err(Error::MessageTooLarge);
+            }
+            let mut size = usize::try_from(stat.len()).map_err(|_| Error::MessageTooLarge)?;
+            let inline = size <= INLINE_MAX && contents.inline.len() + size <= INLINE_IN_ALL;
+            let inline = inline.then_some(contents.inline.len());
+            if inline.is_some() {
+                let bytes = read_file_at(&file, 0, size)?;
+                size = bytes.len();
+                contents.inline.extend(bytes);
+            } else {
+                files.push(draft);
+            }
+            contents.files.push(Ready { draft, name, modified_ns: ns_of(stat.modified()?), size, inline });
+        }
+        self.store.bodies().sync_all(&files)?;
+        Ok(contents)
+    }
+
+    /// Refuses to enqueue a file that somebody still writes, or that is hidden: editors and programs that copy give such names
+    /// to files that are not whole.
+    fn refuse_unfinished(&self, order: &Order, draft: u64, name: &[u8]) -> Result<()> {
+        let why = if name.starts_with(b".") {
+            "its name begins with a dot"
+        } else if self.is_unfinished(draft) {
+            "it is open for writing"
+        } else {
+            return Ok(());
+        };
+        tracing::info!(queue = order.target, file = %String::from_utf8_lossy(name), why, "batch not enqueued");
+        Err(Error::Busy)
+    }
+
+    /// `draft_ttl` of a batch is over, counted from its making: it is dropped, unless it was changed since or is in use.
+    pub(super) fn batch_due(&self, due: &Due, now: u64) -> Result<()> {
+        let at = match self.store.batch_due(due.id) {
+            Ok(at) if at > 0 => at,
+            Ok(_) | Err(Error::NotFound) => return self.store.drop_deadline(due),
+            Err(error) => return Err(error),
+        };
+        let dropped = if at > now { None } else { self.drop_idle_batch(due.id, now)? };
+        let Some(files) = dropped else {
+            return self.store.postpone_batch(due, at.max(now + LOOK_AGAIN_MS));
+        };
+        tracing::warn!(batch = due.id, files, "draft_ttl: batch removed");
+        self.store.drop_deadline(due)
+    }
+
+    /// Drops the batches of a queue that nobody uses; gives how many files they had.
+    pub(super) fn purge_batches(&self, queue: u64) -> Result<u64> {
+        let mut batches = Vec::new();
+        self.store.list_batches(queue, 0, |entry| {
+            batches.push(entry.id);
+            true
+        })?;
+        let mut files = 0;
+        for batch in batches {
+            match self.drop_idle_batch(batch, clock::now_ms()) {
+                Ok(dropped) => files += dropped.unwrap_or(0),
+                Err(Error::NotFound) => {} // enqueued or removed meanwhile
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(files)
+    }
+
+    /// Drops a batch unless a file of it is open, or it is being enqueued; gives how many files it had.
+    fn drop_idle_batch(&self, batch: u64, now: u64) -> Result<Option<u64>> {
+        // Nobody opens a file while these are held.
+        let (drafts, enqueued) = (self.drafts.lock(), self.enqueued.lock());
+        let files = self.store.batch_files(batch)?;
+        if enqueued.contains(&batch) || files.iter().any(|(draft, _)| drafts.contains_key(draft)) {
+            return Ok(None);
+        }
+        let dropped = self.store.drop_batch(batch, now)?;
+        drop((drafts, enqueued));
+        dropped.iter().for_each(|file| self.store.discard_body(*file));
+        Ok(Some(dropped.len() as u64))
+    }
+}

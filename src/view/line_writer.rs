@@ -1,0 +1,390 @@
+//! `.mq/lines`, open for writing: every line becomes a message.
+//!
+//! The lines that a write completes are enqueued, in one change, before it returns. What is behind the last newline waits for its
+//! own, for each writing process apart: so processes that share a descriptor do not mix within a line. A line that never gets
+//! its newline is enqueued when its process ends or at the last close, but not when the process is killed.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::clock;
+use crate::error::{Error, Result};
+use crate::queue::config::{AbortOn, Durability, QueueConfig};
+use crate::queue::worker::ProcessId;
+use crate::store::record::NewMessage;
+use crate::store::{Done, INLINE_MAX, NewBody};
+
+use super::access::Caller;
+use super::handles::Handle;
+use super::line_part::{Cut, Next, Part};
+use super::open::{Flags, Opened};
+use super::staging::Staging;
+use super::{View, process};
+
+/// What a line's message lets whom do, before the writer's umask.
+const LINE_MODE: u32 = 0o666;
+
+/// An open file on `.mq/lines`.
+pub struct LineWriter {
+    /// What its messages have in common.
+    each: NewMessage,
+    /// One of each process that has begun a line.
+    parts: Vec<Part>,
+    /// The files of long lines that are enqueued and not yet synced.
+    unsynced: Vec<(u64, Arc<File>)>,
+    /// Counts what was enqueued, and how far that survives a power cut.
+    enqueued: u64,
+    durable: u64,
+    /// A sync that nobody waits for is under way.
+    syncing: bool,
+    /// The queue promises that what was closed survives a power cut; as of the newest write.
+    sync: bool,
+}
+
+type Shared = Arc<Mutex<LineWriter>>;
+
+/// The bytes of a line: its own, or in a place of their own.
+fn body<'a>(line: &'a [u8], staged: &'a Option<Staging>) -> NewBody<'a> {
+    staged.as_ref().map_or(NewBody::Inline(line), |staged| staged.body(false))
+}
+
+impl LineWriter {
+    fn part_of(&self, process: Option<ProcessId>) -> Option<usize> {
+        self.parts.iter().position(|part| part.process == process)
+    }
+
+    fn survives(&mut self, upto: u64) {
+        self.durable = self.durable.max(upto);
+    }
+}
+
+impl View {
+    /// Opens a queue's `.mq/lines` for writing.
+    pub(super) fn open_line_writer(&self, caller: &Caller, queue: u64, flags: Flags) -> Result<Opened> {
+        if flags.reads() {
+            return Err(Error::Invalid("lines are read or written, not both by one descriptor".into()));
+        }
+        let info = self.store.queue(queue)?;
+        if info.config.paused_in() {
+            return Err(self.rejected(queue, Error::Paused));
+        }
+        let each = NewMessage {
+            id: 0,
+            queue,
+            name: Vec::new(),
+            uid: caller.uid,
+            gid: self.group_in(&info, caller),
+            mode: LINE_MODE & !process::umask(caller.pid).unwrap_or(0o077),
+            modified_ns: None,
+            producer_pid: 0,
+            attributes: Vec::new(),
+        };
+        let sync = info.config.durability == Durability::Sync;
+        let (parts, unsynced) = (Vec::new(), Vec::new());
+        let writer = LineWriter { each, parts, unsynced, enqueued: 0, durable: 0, syncing: false, sync };
+        let handle = self.handles.add(Handle::LineWriter(Arc::new(writer.into())));
+        Ok(Opened { stream: true, ..Opened::plain(handle) })
+    }
+
+    /// Takes bytes that the thread `tid` writes, or the first of them; `done` gets how many.
+    pub(super) fn write_lines(
+        self: &Arc<Self>,
+        shared: &Shared,
+        tid: u32,
+        data: &[u8],
+        done: impl FnOnce(Result<usize>) + Send + 'static,
+    ) {
+        let mut writer = shared.lock();
+        let (enqueued, known) = (writer.enqueued, writer.unsynced.len());
+        let taken = self.take_bytes(&mut writer, tid, data);
+        let (new, queue) = (writer.enqueued > enqueued, writer.each.queue);
+        let files = if writer.unsynced.len() > known { writer.unsynced.clone() } else { Vec::new() };
+        drop(writer);
+        if new {
+            self.became_ready(queue);
+        }
+        if files.is_empty() {
+            self.sync_lines_soon(shared);
+            return done(taken);
+        }
+        // Long lines are synced before their writer goes on: else their files would pile up.
+        let (view, shared) = (self.clone(), shared.clone());
+        self.offload.run(Box::new(move || {
+            let synced = view.sync_long_lines(&shared, &files);
+            view.sync_lines_soon(&shared);
+            done(synced.and(taken));
+        }));
+    }
+
+    fn take_bytes(&self, writer: &mut LineWriter, tid: u32, data: &[u8]) -> Result<usize> {
+        let config = self.store.config(writer.each.queue)?;
+        writer.sync = config.durability == Durability::Sync;
+        // A write of whole lines by one process is what happens most; it need not be known whose it is.
+        let plain = writer.parts.is_empty() && data.ends_with(b"\n");
+        let process = if plain { None } else { process::identity(tid) };
+        let at = writer.part_of(process);
+        let mut part = match at {
+            Some(at) => writer.parts.swap_remove(at),
+            None => Part::new(process, self.store.next_id()?),
+        };
+        writer.each.producer_pid = process.map_or_else(|| process::tgid(tid), |process| process.tgid);
+        let taken = self.take_for(writer, &mut part, &config, data);
+        if plain && !part.is_blank() {
+            part.process = process::identity(tid);
+        }
+        if !part.is_blank() {
+            writer.parts.push(part);
+        }
+        taken
+    }
+
+    /// Takes bytes of one process, behind those of its line that are there.
+    fn take_for(&self, writer: &mut LineWriter, part: &mut Part, config: &QueueConfig, data: &[u8]) -> Result<usize> {
+        let skipped = match part.next(data) {
+            Next::Take => 0,
+            Next::Refuse => return Err(Error::MessageTooLarge),
+            Next::Skip(count) => {
+                self.drop_line(writer, part, "a write in the middle of a line was refused");
+                part.skipped(data, count);
+                count
+            }
+        };
+        let data = &data[skipped..];
+        match self.take_all_or_first(writer, part, config, data) {
+            Ok(taken) => Ok(skipped + taken),
+            Err(error) => {
+                let begun = part.line.size() > 0;
+                if matches!(error, Error::MessageTooLarge) {
+                    self.drop_line(writer, part, "a line is too long");
+                }
+                if begun || !data.ends_with(b"\n") {
+                    part.refused(data, &error);
+                }
+                // What was skipped was taken; the writer comes again with the rest and is told then.
+                if skipped > 0 { Ok(skipped) } else { Err(error) }
+            }
+        }
+    }
+
+    fn take_all_or_first(
+        &self,
+        writer: &mut LineWriter,
+        part: &mut Part,
+        config: &QueueConfig,
+        data: &[u8],
+    ) -> Result<usize> {
+        let mut cut = Cut::new(data, part.line.size(), config.max_message_bytes)?;
+        self.fit(writer, part, config, &mut cut)?;
+        self.store.space().admit(cut.length() as u64)?;
+        if !cut.lines.is_empty() {
+            self.enqueue_lines(writer, part, &cut.lines)?;
+        }
+        match part.append(self.store.bodies(), cut.rest) {
+            Err(_) if !cut.lines.is_empty() => cut.rest = &[], // told when the writer comes again
+            appended => appended?,
+        }
+        Ok(cut.length())
+    }
+
+    /// Takes no more lines than the queue does; the writer comes again with the others.
+    fn fit(&self, writer: &LineWriter, part: &Part, config: &QueueConfig, cut: &mut Cut<'_>) -> Result<()> {
+        let queue = writer.each.queue;
+        if config.paused_in() {
+            return Err(self.rejected(queue, Error::Paused));
+        }
+        if !config.is_limited() || cut.lines.is_empty() {
+            return Ok(());
+        }
+        let begun = part.line.size();
+        let lengths = cut.lines.iter().enumerate().map(|(n, line)| line.len() as u64 + if n == 0 { begun } else { 0 });
+        let count = self.store.how_many_fit(queue, lengths)?;
+        if count == 0 {
+            return Err(self.rejected(queue, Error::QueueFull));
+        }
+        cut.shorten(count);
+        Ok(())
+    }
+
+    /// Enqueues the lines of a cut, the first behind what was begun of it. On an error everything is as it was.
+    fn enqueue_lines(&self, writer: &mut LineWriter, part: &mut Part, lines: &[&[u8]]) -> Result<()> {
+        let begun = part.line.size();
+        let mut staged = Vec::with_capacity(lines.len());
+        let enqueued = self.stage_lines(part, lines, &mut staged).and_then(|()| {
+            let bodies: Vec<NewBody<'_>> = lines.iter().zip(&staged).map(|(line, staged)| body(line, staged)).collect();
+            self.store.enqueue_all(&writer.each, &bodies, false, clock::now_ms())
+        });
+        let mut staged = staged.into_iter();
+        if enqueued.is_err()
+            && begun > 0
+            && let Some(Some(mut line)) = staged.next()
+        {
+            if let Err(error) = line.truncate(self.store.bodies(), begun) {
+                tracing::error!(queue = writer.each.queue, %error, "a line cannot be taken back to what was begun of it");
+            }
+            part.line = line;
+        }
+        for mut line in staged.flatten() {
+            if enqueued.is_ok() {
+                writer.unsynced.extend(line.file().map(|file| (line.id(), file)));
+            } else if let Some(file) = line.discard() {
+                self.store.discard_body(file);
+            }
+        }
+        writer.enqueued += u64::from(enqueued.is_ok());
+        enqueued
+    }
+
+    /// Puts the line that was begun together, and long lines into files.
+    fn stage_lines(&self, part: &mut Part, lines: &[&[u8]], staged: &mut Vec<Option<Staging>>) -> Result<()> {
+        for line in lines {
+            let begun = staged.is_empty() && part.line.size() > 0;
+            if !begun && line.len() <= INLINE_MAX {
+                staged.push(None);
+                continue;
+            }
+            let new = Staging::new(self.store.next_id()?);
+            let mut whole = if begun { std::mem::replace(&mut part.line, new) } else { new };
+            let written = whole.write_at(self.store.bodies(), whole.size(), line);
+            staged.push(Some(whole));
+            written?;
+        }
+        Ok(())
+    }
+
+    /// Drops what there is of a line.
+    fn drop_line(&self, writer: &LineWriter, part: &mut Part, why: &str) {
+        let (queue, bytes) = (writer.each.queue, part.line.size());
+        if bytes == 0 {
+            return;
+        }
+        tracing::warn!(queue, bytes, why, "dropped an unfinished line");
+        if let Err(error) = self.store.count_aborted(queue, clock::now_ms()) {
+            tracing::debug!(queue, %error, "a dropped line was not counted");
+        }
+        if let Some(file) = part.line.discard() {
+            self.store.discard_body(file);
+        }
+    }
+
+    /// The last line of a process that ended, or of the file: it has no newline.
+    fn finish_line(&self, writer: &mut LineWriter, mut part: Part) {
+        if part.is_whole() {
+            // Its bytes were taken: it is not refused any more.
+            let enqueued =
+                self.store.space().admit(0).and_then(|()| {
+                    self.store.enqueue_all(&writer.each, &[part.line.body(false)], true, clock::now_ms())
+                });
+            match enqueued {
+                Ok(()) => {
+                    writer.enqueued += 1;
+                    writer.unsynced.extend(part.line.file().map(|file| (part.line.id(), file)));
+                    return;
+                }
+                Err(error) => tracing::error!(queue = writer.each.queue, %error, "enqueue of a last line failed"),
+            }
+        }
+        self.drop_line(writer, &mut part, "it was not finished");
+    }
+
+    /// A close of one descriptor by the thread `tid`; `done` gets what that close returns.
+    pub(super) fn close_lines(self: &Arc<Self>, shared: &Shared, tid: u32, done: Done) {
+        let mut writer = shared.lock();
+        let enqueued = writer.enqueued;
+        if !writer.parts.is_empty()
+            && self.workers.exiting(tid)
+            && let Some(at) = writer.part_of(process::identity(tid))
+        {
+            let mut part = writer.parts.swap_remove(at);
+            let abort = self.store.config(writer.each.queue).is_ok_and(|config| config.abort_on == AbortOn::Killed);
+            if abort && self.workers.killed(tid) {
+                self.drop_line(&writer, &mut part, "its writer was killed");
+            } else {
+                self.finish_line(&mut writer, part);
+            }
+        }
+        let (new, queue, sync) = (writer.enqueued > enqueued, writer.each.queue, writer.sync);
+        drop(writer);
+        if new {
+            self.became_ready(queue);
+        }
+        if sync { self.sync_lines(shared, done) } else { done(Ok(())) }
+    }
+
+    /// The last close of an open file: what is left are last lines without a newline.
+    pub(super) fn release_lines(self: &Arc<Self>, shared: &Shared) {
+        let mut writer = shared.lock();
+        for part in std::mem::take(&mut writer.parts) {
+            self.finish_line(&mut writer, part);
+        }
+        let (queue, sync) = (writer.each.queue, writer.sync || !writer.unsynced.is_empty());
+        drop(writer);
+        self.became_ready(queue);
+        if sync {
+            self.sync_lines(shared, Box::new(|_| ()));
+        }
+    }
+
+    /// Calls `done` when all that was enqueued survives a power cut; at once when it does already.
+    pub(super) fn sync_lines(self: &Arc<Self>, shared: &Shared, done: Done) {
+        let writer = shared.lock();
+        if writer.durable == writer.enqueued && writer.unsynced.is_empty() {
+            drop(writer);
+            return done(Ok(()));
+        }
+        let (upto, files) = (writer.enqueued, writer.unsynced.clone());
+        drop(writer);
+        let (view, shared) = (self.clone(), shared.clone());
+        let wait = !files.is_empty();
+        let sync = move || match view.sync_long_lines(&shared, &files) {
+            Ok(()) => view.store.after_sync(Box::new(move |synced| {
+                if synced.is_ok() {
+                    shared.lock().survives(upto);
+                }
+                done(synced);
+            })),
+            Err(error) => done(Err(error)),
+        };
+        if wait { self.offload.run(Box::new(sync)) } else { sync() }
+    }
+
+    /// Syncs the files of long lines. It takes its time.
+    fn sync_long_lines(&self, shared: &Shared, files: &[(u64, Arc<File>)]) -> Result<()> {
+        for (id, file) in files {
+            self.store.bodies().sync(*id, file)?;
+            self.store.body_synced(*id)?;
+            shared.lock().unsynced.retain(|(other, _)| other != id);
+        }
+        Ok(())
+    }
+
+    /// Begins a sync that nobody waits for, of what was enqueued; one at a time.
+    fn sync_lines_soon(self: &Arc<Self>, shared: &Shared) {
+        let mut writer = shared.lock();
+        if !writer.sync || writer.syncing || writer.durable == writer.enqueued {
+            return;
+        }
+        writer.syncing = true;
+        let upto = writer.enqueued;
+        drop(writer); // the store may call back at once
+        let (view, again) = (self.clone(), shared.clone());
+        self.store.after_sync(Box::new(move |synced| {
+            let mut writer = again.lock();
+            writer.syncing = false;
+            if synced.is_ok() {
+                writer.survives(upto);
+                drop(writer);
+                view.sync_lines_soon(&again);
+            }
+        }));
+    }
+
+    /// The mount ends while lines are being written.
+    pub(super) fn drop_unfinished_lines(&self, shared: &Shared) {
+        let mut writer = shared.lock();
+        for mut part in std::mem::take(&mut writer.parts) {
+            self.drop_line(&writer, &mut part, "the mount ended");
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! `.mq/claim` and `.mq/pop`: the first read of each open takes the next message, and waits for one when there is none.
+//!
+//! The kernel treats them as streams (there is no offset to speak of): what has been handed out is counted here, and each
+//! read gets what follows, whoever shares the open file.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::clock;
+use crate::error::{Error, Result};
+use crate::queue::worker::{ProcessId, Worker};
+use crate::store::record::MessageRecord;
+use crate::store::{Body, ClaimEnd, Taker};
+
+use super::access::Caller;
+use super::handles::{Handle, Lease};
+use super::lookup::listed_name;
+use super::open::Opened;
+use super::read::read_body;
+use super::waiters::{Line, Notify, Turn};
+use super::{View, process};
+
+/// What is answered of the message that is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Its path below the queue, and a line end. Whoever reads it goes on with the message under that path.
+    Path,
+    /// Its body. It is acknowledged when that was read and the file is closed.
+    Body,
+}
+
+/// An open `.mq/claim` or `.mq/pop`.
+pub struct Take {
+    queue: u64,
+    answer: Answer,
+    /// The thread that opened it, and its process.
+    opener: (u32, Option<Worker>),
+    taken: Mutex<Option<Taken>>,
+}
+
+/// The message that was taken.
+struct Taken {
+    seq: u64,
+    claim: (u64, u32),
+    /// When the lease ended as of the claim, and the visibility timeout then, in milliseconds.
+    deadline: u64,
+    timeout: u64,
+    /// What is answered, and its length.
+    bytes: Arc<Body>,
+    length: u64,
+    /// So much of it was handed out.
+    given: u64,
+    /// The processes that read it, or opened the file: while one of them lives, so does the lease.
+    holders: Vec<Option<ProcessId>>,
+    /// A reader was killed, or the bytes could not be read: nobody will do the work.
+    failed: bool,
+}
+
+impl Taken {
+    fn leases(&self) -> impl Iterator<Item = Lease> {
+        let Taken { claim, deadline, timeout, .. } = *self;
+        self.holders.iter().map(move |process| Lease { process: *process, claim, deadline, timeout })
+    }
+
+    fn is_held_by(&self, tgid: u32) -> bool {
+        self.holders.iter().flatten().any(|process| process.tgid == tgid)
+    }
+}
+
+impl Take {
+    /// What keeps the lease alive.
+    pub fn leases(&self) -> Vec<Lease> {
+        self.taken.lock().iter().flat_map(Taken::leases).collect()
+    }
+
+    fn line(&self) -> Line {
+        self.queue
+    }
+}
+
+impl View {
+    /// Opens a queue's `.mq/claim` or `.mq/pop`.
+    pub(super) fn open_take(&self, caller: &Caller, queue: u64, answer: Answer) -> Result<Opened> {
+        self.refuse_read_only()?;
+        self.refuse_consuming(caller, queue)?;
+        let take =
+            Take { queue, answer, opener: (caller.pid, self.workers.worker(caller.pid)), taken: Mutex::default() };
+        Ok(Opened { stream: true, ..Opened::plain(self.handles.add(Handle::Take(take.into()))) })
+    }
+
+    pub(super) fn refuse_consuming(&self, caller: &Caller, queue: u64) -> Result<()> {
+        let may = self.owner(&self.store.queue(queue)?).may_consume(caller);
+        if may { Ok(()) } else { Err(Error::AccessDenied) }
+    }
+
+    /// Reads from an open `.mq/claim` or `.mq/pop`: at most `size` bytes.
+    pub(super) fn read_taken(
+        self: &Arc<Self>,
+        caller: &Caller,
+        handle: u64,
+        take: &Arc<Take>,
+        (size, nonblocking): (usize, bool),
+        reply: impl FnOnce(Result<&[u8]>) + Send + 'static,
+    ) {
+        // Whoever does not wait is not served in turn, either.
+        if nonblocking || take.taken.lock().is_some() || !self.waiters.is_taken(take.line()) {
+            match self.take_next(caller, handle, take) {
+                Err(Error::WouldBlock) if !nonblocking => {}
+                taken => return self.reply_taken(caller.pid, take, size, taken, reply),
+            }
+        }
+        let mut reply = Some(reply);
+        let (view, caller, take, line) = (self.clone(), *caller, take.clone(), take.line());
+        let waiter = move |turn| {
+            let taken = match turn {
+                Turn::Try => view.take_next(&caller, handle, &take),
+                Turn::GiveUp(why) => Err(why),
+            };
+            if matches!(taken, Err(Error::WouldBlock)) {
+                return false;
+            }
+            if let Some(reply) = reply.take() {
+                view.reply_taken(caller.pid, &take, size, taken, reply);
+            }
+            true
+        };
+        self.wait(line, caller.pid, Box::new(waiter));
+    }
+
+    /// Claims the next message for an open file that has none yet.
+    fn take_next(&self, caller: &Caller, handle: u64, take: &Take) -> Result<()> {
+        let mut taken = take.taken.lock();
+        if taken.is_some() {
+            return Ok(());
+        }
+        self.refuse_when_going_away()?;
+        self.refuse_consuming(caller, take.queue)?;
+        let (opener, opened_by) = take.opener;
+        let worker = if caller.pid == opener { opened_by } else { self.workers.worker(caller.pid) };
+        let (seq, message) = self.store.claim_next(take.queue, Taker { worker, uid: caller.uid }, clock::now_ms())?;
+        let mut holders = vec![worker.map(|worker| worker.process)];
+        if caller.pid != opener {
+            holders.extend(opened_by.map(|worker| Some(worker.process)));
+        }
+        *taken = Some(self.taken(take, seq, &message, holders)?);
+        self.handles.bind(handle, seq);
+        Ok(())
+    }
+
+    fn taken(&self, take: &Take, seq: u64, message: &MessageRecord, holders: Vec<Option<ProcessId>>) -> Result<Taken> {
+        let config = self.store.config(take.queue)?;
+        let bytes = match take.answer {
+            Answer::Path => {
+                let mut path = b".mq/claimed/".to_vec();
+                match listed_name(&config, message.order, seq, &message.name) {
+                    // A path is a line.
+                    name if name.contains(&b'\n') => path.extend(format!("{seq:016}").bytes()),
+                    name => path.extend(name),
+                }
+                path.push(b'\n');
+                Body::Inline(path)
+            }
+            Answer::Body => {
+                self.store.body(message).inspect_err(|error| tracing::error!(seq, %error, "unreadable message"))?
+            }
+        };
+        let length = match &bytes {
+            Body::Inline(bytes) => bytes.len() as u64,
+            Body::File(_) => message.size,
+        };
+        let claim = message.claim.as_ref().map_or((0, 0), |claim| (claim.at, claim.deadline));
+        Ok(Taken {
+            seq,
+            claim: (claim.0, message.deliveries),
+            deadline: claim.1,
+            timeout: u64::try_from(config.visibility_timeout.as_millis()).unwrap_or(u64::MAX),
+            bytes: bytes.into(),
+            length,
+            given: 0,
+            holders,
+            failed: false,
+        })
+    }
+
+    /// Answers a read with what comes next of what was taken.
+    fn reply_taken(
+        &self,
+        tid: u32,
+        take: &Take,
+        size: usize,
+        outcome: Result<()>,
+        reply: impl FnOnce(Result<&[u8]>) + Send + 'static,
+    ) {
+        if let Err(error) = outcome {
+            return reply(Err(error));
+        }
+        let (bytes, from, length) = {
+            let mut taken = take.taken.lock();
+            let Some(taken) = &mut *taken else { return reply(Err(Error::Aborted)) };
+            let from = taken.given;
+            taken.given = taken.length.min(from.saturating_add(size as u64));
+            let reader = process::tgid(tid);
+            if reader != 0 && !taken.is_held_by(reader) {
+                taken.holders.extend(process::identity(tid).map(Some));
+            }
+            (taken.bytes.clone(), from, taken.length)
+        };
+        let mut reply = Some(reply);
+        let read = read_body(&bytes, length, from, size, |bytes| {
+            if let Some(reply) = reply.take() {
+                reply(Ok(bytes));
+            }
+        });
+        if let (Err(error), Some(reply)) = (read, reply) {
+            if let Some(taken) = &mut *take.taken.lock() {
+                taken.failed = true;
+            }
+            reply(Err(error));
+        }
+    }
+
+    /// A close of one descriptor by the thread `tid`: those of a reader that is being killed count.
+    pub(super) fn close_taken(&self, take: &Take, tid: u32) {
+        let mut taken = take.taken.lock();
+        if let Some(taken) = &mut *taken
+            && taken.is_held_by(process::tgid(tid))
+            && self.workers.killed(tid)
+        {
+            taken.failed = true;
+        }
+    }
+
+    /// The last close. What was not read to its end, or by somebody who was killed, goes back at once.
+    pub(super) fn release_taken(&self, handle: u64, take: &Take) {
+        self.waiters.forget_poller(take.line(), handle);
+        let Some(taken) = take.taken.lock().take() else { return };
+        let done = taken.given == taken.length && !taken.failed;
+        let end = match take.answer {
+            Answer::Path if done => {
+                return taken.leases().next().into_iter().for_each(|lease| self.release_lease(taken.seq, &lease));
+            }
+            Answer::Body if done => ClaimEnd::Ack,
+            // Somebody who got the name goes on with it.
+            _ if self.is_held(taken.seq, taken.claim) => return,
+            _ => ClaimEnd::Return,
+        };
+        match self.store.end_claim(taken.seq, taken.claim, end, clock::now_ms()) {
+            Ok(Some(back)) => {
+                tracing::info!(seq = taken.seq, queue = take.queue, "a reader did not finish: its message goes back");
+                self.log_dead_letter(taken.seq, take.queue, &back);
+                self.announce(&back.record);
+            }
+            Ok(None) => {}
+            Err(Error::NotFound) => {
+                tracing::debug!(seq = taken.seq, queue = take.queue, "the claim ended before its reader");
+            }
+            Err(error) => tracing::error!(seq = taken.seq, queue = take.queue, %error, "a claim did not end"),
+        }
+    }
+
+    /// Whether an open descriptor of a living process keeps that claim alive.
+    fn is_held(&self, seq: u64, claim: (u64, u32)) -> bool {
+        self.handles
+            .leases_of(seq, claim)
+            .iter()
+            .any(|lease| lease.process.is_none_or(|process| self.look.alive(process)))
+    }
+
+    /// Whether a read of an open file would not have to wait. `notify` is called once when that may have become so.
+    pub fn is_readable(&self, handle: u64, notify: Option<Notify>) -> Result<bool> {
+        let open = self.handles.get(handle)?;
+        let (line, has_more) = match &*open {
+            Handle::Take(take) => (take.line(), take.taken.lock().is_some()),
+            Handle::LineReader(reader) => (reader.line(), reader.has_more()),
+            _ => return Ok(true),
+        };
+        if has_more {
+            return Ok(true);
+        }
+        if let Some(notify) = notify {
+            self.waiters.note_poller(line, handle, notify);
+        }
+        Ok(self.refuse_when_going_away().is_err() || self.has_something(line))
+    }
+}

@@ -1,0 +1,399 @@
+//! Requests that wait for the next message of a queue. No thread waits with them.
+//!
+//! To make a request wait, hand it to [`View::wait`] as a [`Waiter`], a closure that owns the reply:
+//!
+//! ```text
+//! let mut reply = Some(reply);
+//! view.wait(queue, caller.pid, Box::new(move |turn| {
+//!     let outcome = match turn {
+//!         Turn::Try => match view.take_something() {
+//!             Err(Error::WouldBlock) => return false,         // goes on waiting, in its old place
+//!             outcome => outcome,
+//!         },
+//!         Turn::GiveUp(why) => Err(why),                      // interrupted, or the mount goes away
+//!     };
+//!     if let Some(reply) = reply.take() { reply(outcome) }    // with no lock held
+//!     true
+//! }));
+//! ```
+//!
+//! Whoever makes come true what a line waits for calls [`View::became_ready`] once it is visible,
+//! holding no lock that a waiter may take.
+//!
+//! - A line is served in the order of arrival. The first is asked to try; if it is satisfied, the next; the first that is
+//!   not ends the round. So one message wakes one waiter.
+//! - No wake-up is lost. A waiter is in the table before its first try, and a try looks at the store under the store's
+//!   lock; a message becomes visible under the same lock, before the call. So either the try sees the message, or the call
+//!   comes after the waiter was entered and finds it. A call that finds somebody else serving the line leaves the mark
+//!   `again`, which is looked at under the table's lock before the round ends.
+//! - A request is answered once. Whoever calls a waiter has first taken it out of the table under the table's lock: the
+//!   one who serves the line, the thread that gives up those who were interrupted, or the end. While it is out, nobody else
+//!   can find it.
+//! - The table's lock is held for no call: neither a waiter's, nor the store's, nor a notification.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::error::Error;
+use crate::queue::state::State;
+use crate::store::record::MessageRecord;
+
+use super::{View, process};
+
+/// Those who wait for the next message of a queue, by the queue's number.
+pub type Line = u64;
+
+/// What a waiter is to do.
+pub enum Turn {
+    /// Try to take what is waited for, and if that succeeds or fails for good, answer.
+    Try,
+    /// Answer with this error.
+    GiveUp(Error),
+}
+
+/// A request that waits. Says whether it has answered; if not, it goes on waiting.
+pub type Waiter = Box<dyn FnMut(Turn) -> bool + Send>;
+
+/// Tells somebody who polls to look again.
+pub type Notify = Box<dyn FnOnce() + Send>;
+
+/// So many are served by one call; the rest by the watch thread, as the caller has other things to do.
+const AT_ONCE: usize = 64;
+
+/// All who wait.
+#[derive(Default)]
+pub struct Waiters {
+    /// Whether there is a line, to tell at no cost that there is none.
+    ///
+    /// Relaxed: what orders this store and load is the store's lock, as told above.
+    busy: AtomicBool,
+    table: Mutex<Table>,
+    /// There is something for the watch thread to do.
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Table {
+    /// The next ticket. Tickets are given in the order of arrival.
+    next: u64,
+    parked: BTreeMap<u64, Parked>,
+    lines: HashMap<Line, Queue>,
+    errands: Errands,
+    /// The watch thread sleeps until somebody waits.
+    asleep: bool,
+    /// Nobody waits any more.
+    closed: bool,
+}
+
+struct Parked {
+    line: Line,
+    /// The thread that asks; 0 if it is not visible from here.
+    tid: u32,
+    since: Instant,
+    waiter: Waiter,
+}
+
+/// Who is in one line. It is there while anybody is in it, or it is being served.
+#[derive(Default)]
+struct Queue {
+    tickets: BTreeSet<u64>,
+    /// Somebody is serving it...
+    served: bool,
+    /// ...and has to look again.
+    again: bool,
+    /// Those who poll, by their open files.
+    pollers: HashMap<u64, Notify>,
+}
+
+/// What is left to the watch thread.
+#[derive(Default)]
+pub(super) struct Errands {
+    /// Lines to be served on.
+    pub serve: BTreeSet<Line>,
+    /// Lines in which something may be there for those who poll.
+    pub notify: BTreeSet<Line>,
+}
+
+impl Errands {
+    fn is_empty(&self) -> bool {
+        self.serve.is_empty() && self.notify.is_empty()
+    }
+}
+
+/// What the watch thread is to do next.
+pub(super) enum Work {
+    /// At once.
+    Errands(Errands),
+    /// Look whether these are to be given up: ticket, thread, since when it waits.
+    Looks(Vec<(u64, u32, Instant)>),
+}
+
+impl Table {
+    fn park(&mut self, ticket: u64, parked: Parked) {
+        self.lines.entry(parked.line).or_default().tickets.insert(ticket);
+        self.parked.insert(ticket, parked);
+    }
+
+    fn take(&mut self, ticket: u64) -> Option<Parked> {
+        let parked = self.parked.remove(&ticket)?;
+        if let Some(queue) = self.lines.get_mut(&parked.line) {
+            queue.tickets.remove(&ticket);
+        }
+        self.tidy(parked.line);
+        Some(parked)
+    }
+
+    /// Takes the first of a line that is being served. When there is nobody, the round is over.
+    fn first(&mut self, line: Line) -> Option<(u64, Parked)> {
+        let queue = self.lines.get_mut(&line)?;
+        queue.again = false;
+        let first = queue.tickets.first().copied();
+        match first.and_then(|ticket| Some((ticket, self.take(ticket)?))) {
+            Some(first) => Some(first),
+            None => {
+                self.end(line);
+                None
+            }
+        }
+    }
+
+    /// Ends a round.
+    fn end(&mut self, line: Line) {
+        if let Some(queue) = self.lines.get_mut(&line) {
+            queue.served = false;
+            if !queue.pollers.is_empty() {
+                self.errands.notify.insert(line);
+            }
+        }
+        self.tidy(line);
+    }
+
+    fn tidy(&mut self, line: Line) {
+        let idle = |queue: &Queue| queue.tickets.is_empty() && queue.pollers.is_empty() && !queue.served;
+        if self.lines.get(&line).is_some_and(idle) {
+            self.lines.remove(&line);
+        }
+    }
+}
+
+impl Waiters {
+    fn with<R>(&self, change: impl FnOnce(&mut Table) -> R) -> R {
+        let mut table = self.table.lock();
+        let result = change(&mut table);
+        self.busy.store(!table.lines.is_empty(), Ordering::Relaxed);
+        if !table.errands.is_empty() || (table.asleep && !table.parked.is_empty()) {
+            self.changed.notify_one();
+        }
+        result
+    }
+
+    fn is_busy(&self) -> bool {
+        self.busy.load(Ordering::Relaxed)
+    }
+
+    /// How many wait in a line.
+    pub fn waiting(&self, line: Line) -> usize {
+        let waiting = |table: &mut Table| table.lines.get(&line).map_or(0, |queue| queue.tickets.len());
+        if self.is_busy() { self.with(waiting) } else { 0 }
+    }
+
+    /// How many wait in all lines.
+    pub fn all_waiting(&self) -> usize {
+        self.with(|table| table.parked.len())
+    }
+
+    /// Whether whoever comes now has to wait behind others.
+    pub fn is_taken(&self, line: Line) -> bool {
+        self.is_busy() && self.with(|table| table.lines.get(&line).is_some_and(|q| q.served || !q.tickets.is_empty()))
+    }
+
+    /// Enters a waiter; gives it back when nobody waits any more.
+    fn enter(&self, line: Line, tid: u32, waiter: Waiter) -> Result<(), Waiter> {
+        self.with(|table| {
+            if table.closed {
+                return Err(waiter);
+            }
+            table.next += 1;
+            let ticket = table.next;
+            table.park(ticket, Parked { line, tid, since: Instant::now(), waiter });
+            Ok(())
+        })
+    }
+
+    /// Serves a line, one after the other, until one is not satisfied.
+    pub(super) fn serve(&self, line: Line) {
+        let begun = self.with(|table| match table.lines.get_mut(&line) {
+            Some(queue) if queue.served => {
+                queue.again = true;
+                false
+            }
+            Some(queue) => {
+                queue.served = true;
+                true
+            }
+            None => false,
+        });
+        if !begun {
+            return;
+        }
+        for _ in 0..AT_ONCE {
+            let Some((ticket, mut parked)) = self.with(|table| table.first(line)) else { return };
+            // What is given to the dying is given back, but only when they are gone.
+            let turn = if process::is_interrupted(parked.tid) { Turn::GiveUp(Error::Interrupted) } else { Turn::Try };
+            if (parked.waiter)(turn) {
+                continue;
+            }
+            let back = self.with(|table| {
+                if table.closed {
+                    table.end(line);
+                    return Err(parked);
+                }
+                table.park(ticket, parked);
+                let again = table.lines.get(&line).is_some_and(|queue| queue.again);
+                if !again {
+                    table.end(line);
+                }
+                Ok(again)
+            });
+            match back {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(mut parked) => {
+                    (parked.waiter)(Turn::GiveUp(Error::GoingAway));
+                    return;
+                }
+            }
+        }
+        self.with(|table| {
+            table.errands.serve.insert(line);
+            table.end(line);
+        });
+    }
+
+    /// Answers one with an error, if it still waits.
+    pub(super) fn give_up(&self, ticket: u64, why: Error) {
+        if let Some(mut parked) = self.with(|table| table.take(ticket)) {
+            (parked.waiter)(Turn::GiveUp(why));
+        }
+    }
+
+    /// Notes who is to be told when there is something for a line: once, and in place of who was noted for that open file
+    /// before. Whoever has noted looks himself afterwards. When nobody waits any more, nobody is noted.
+    pub fn note_poller(&self, line: Line, handle: u64, notify: Notify) {
+        self.with(|table| {
+            if !table.closed {
+                table.lines.entry(line).or_default().pollers.insert(handle, notify);
+            }
+        });
+    }
+
+    /// Forgets who polled an open file.
+    pub fn forget_poller(&self, line: Line, handle: u64) {
+        if self.is_busy() {
+            self.with(|table| {
+                if let Some(queue) = table.lines.get_mut(&line) {
+                    queue.pollers.remove(&handle);
+                }
+                table.tidy(line);
+            });
+        }
+    }
+
+    /// Takes those out who poll for a line.
+    pub(super) fn pollers(&self, line: Line) -> Vec<Notify> {
+        self.with(|table| {
+            let pollers = table.lines.get_mut(&line).map(|queue| std::mem::take(&mut queue.pollers));
+            table.tidy(line);
+            pollers.into_iter().flat_map(HashMap::into_values).collect()
+        })
+    }
+
+    /// Whether anybody polls for a line.
+    pub(super) fn is_polled(&self, line: Line) -> bool {
+        self.with(|table| table.lines.get(&line).is_some_and(|queue| !queue.pollers.is_empty()))
+    }
+
+    /// Sends everybody away with [`Error::GoingAway`], and whoever comes later.
+    pub fn close(&self) {
+        let (parked, pollers) = self.with(|table| {
+            table.closed = true;
+            let parked: Vec<u64> = table.parked.keys().copied().collect();
+            let parked: Vec<Parked> = parked.into_iter().filter_map(|ticket| table.take(ticket)).collect();
+            let queues = table.lines.values_mut();
+            let pollers: Vec<Notify> =
+                queues.flat_map(|queue| std::mem::take(&mut queue.pollers).into_values()).collect();
+            table.lines.retain(|_, queue| queue.served);
+            (parked, pollers)
+        });
+        self.changed.notify_all();
+        for mut parked in parked {
+            (parked.waiter)(Turn::GiveUp(Error::GoingAway));
+        }
+        pollers.into_iter().for_each(|notify| notify());
+    }
+
+    /// For the watch thread: sleeps until there is something to do. At `tick`, and each `every` after it, that is to look at
+    /// the next `at_most` who wait, from the ticket after `looked` on; errands come at once. `None` when it is over.
+    pub(super) fn work(&self, tick: &mut Instant, every: Duration, looked: &mut u64, at_most: usize) -> Option<Work> {
+        let mut table = self.table.lock();
+        loop {
+            if table.closed {
+                return None;
+            }
+            if !table.errands.is_empty() {
+                return Some(Work::Errands(std::mem::take(&mut table.errands)));
+            }
+            if table.parked.is_empty() {
+                table.asleep = true;
+                self.changed.wait(&mut table);
+                table.asleep = false;
+                *tick = Instant::now() + every;
+                continue;
+            }
+            if Instant::now() < *tick {
+                self.changed.wait_until(&mut table, *tick);
+                continue;
+            }
+            *tick = Instant::now() + every;
+            let from = table.parked.range(*looked + 1..).chain(table.parked.range(..=*looked));
+            let looks: Vec<_> =
+                from.take(at_most).map(|(ticket, parked)| (*ticket, parked.tid, parked.since)).collect();
+            *looked = looks.last().map_or(0, |(ticket, _, _)| *ticket);
+            return Some(Work::Looks(looks));
+        }
+    }
+}
+
+impl View {
+    /// Makes a request of the thread `tid` wait in a line, or answers it at once if what it waits for is there.
+    pub(super) fn wait(&self, line: Line, tid: u32, waiter: Waiter) {
+        match self.waiters.enter(line, tid, waiter) {
+            Ok(()) => self.waiters.serve(line),
+            Err(mut waiter) => {
+                waiter(Turn::GiveUp(Error::GoingAway));
+            }
+        }
+    }
+
+    /// A message of `queue` may have become ready, or may be claimed from now on. To be called after it is visible to all, with
+    /// no lock held that a waiter may take. Costs next to nothing when nobody waits for anything.
+    pub(super) fn became_ready(&self, queue: u64) {
+        if self.waiters.is_busy() {
+            self.waiters.serve(queue);
+        }
+    }
+
+    /// Calls those who wait for a message, when the one of this record, which has just changed its state, is for them.
+    pub(super) fn announce(&self, message: &MessageRecord) {
+        if message.state() == State::Ready {
+            self.became_ready(message.queue);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "waiters_tests.rs"]
+mod tests;

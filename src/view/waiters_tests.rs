@@ -1,0 +1,157 @@
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use super::*;
+
+const LINE: Line = 7;
+
+/// Messages, and who got or was denied one.
+#[derive(Default)]
+struct Stock {
+    left: Mutex<usize>,
+    got: Mutex<Vec<usize>>,
+    ended: Mutex<Vec<(usize, i32)>>,
+    tries: AtomicUsize,
+}
+
+impl Stock {
+    fn waiter(self: &Arc<Self>, name: usize) -> Waiter {
+        let stock = self.clone();
+        let mut answered = false;
+        Box::new(move |turn| {
+            assert!(!answered, "a request is answered once");
+            answered = match turn {
+                Turn::Try => {
+                    stock.tries.fetch_add(1, Ordering::Relaxed);
+                    let mut left = stock.left.lock();
+                    let there = *left > 0;
+                    *left -= usize::from(there);
+                    drop(left);
+                    if there {
+                        stock.got.lock().push(name);
+                    }
+                    there
+                }
+                Turn::GiveUp(why) => {
+                    stock.ended.lock().push((name, why.errno()));
+                    true
+                }
+            };
+            answered
+        })
+    }
+}
+
+/// As [`View::wait`].
+fn wait(waiters: &Waiters, waiter: Waiter) {
+    assert!(waiters.enter(LINE, 0, waiter).is_ok());
+    waiters.serve(LINE);
+}
+
+fn add(waiters: &Waiters, stock: &Stock, count: usize) {
+    *stock.left.lock() += count;
+    if waiters.is_busy() {
+        waiters.serve(LINE);
+    }
+}
+
+#[test]
+fn the_first_are_served_and_nobody_is_woken_for_nothing() {
+    let (waiters, stock) = (Waiters::default(), Arc::new(Stock::default()));
+    (0..100).for_each(|name| wait(&waiters, stock.waiter(name)));
+    assert_eq!((waiters.waiting(7), waiters.all_waiting(), waiters.waiting(8)), (100, 100, 0));
+    let before = stock.tries.load(Ordering::Relaxed);
+    add(&waiters, &stock, 1);
+    assert_eq!(stock.tries.load(Ordering::Relaxed) - before, 2, "the one who got it, and the next");
+    add(&waiters, &stock, 2);
+    assert_eq!(*stock.got.lock(), [0, 1, 2]);
+    assert!(waiters.is_taken(LINE) && !waiters.is_taken(8));
+    // More than one call serves: the rest is left to the watch thread.
+    add(&waiters, &stock, 97);
+    assert_eq!(stock.got.lock().len(), 3 + AT_ONCE);
+    let mut tick = Instant::now() + Duration::from_secs(60);
+    match waiters.work(&mut tick, Duration::from_secs(60), &mut 0, 1) {
+        Some(Work::Errands(errands)) => errands.serve.into_iter().for_each(|line| waiters.serve(line)),
+        _ => panic!("an errand"),
+    }
+    assert_eq!(*stock.got.lock(), (0..100).collect::<Vec<_>>());
+    assert!(!waiters.is_busy() && !waiters.is_taken(LINE));
+}
+
+#[test]
+fn who_is_given_up_keeps_nobody_else_waiting() {
+    let (waiters, stock) = (Waiters::default(), Arc::new(Stock::default()));
+    (0..3).for_each(|name| wait(&waiters, stock.waiter(name)));
+    let (mut tick, mut looked) = (Instant::now(), 0);
+    let Some(Work::Looks(looks)) = waiters.work(&mut tick, Duration::ZERO, &mut looked, 2) else { panic!("looks") };
+    let Some(Work::Looks(next)) = waiters.work(&mut tick, Duration::ZERO, &mut looked, 2) else { panic!("looks") };
+    let tickets = |looks: &[(u64, u32, Instant)]| looks.iter().map(|look| look.0).collect::<Vec<_>>();
+    assert_eq!((tickets(&looks), tickets(&next)), (vec![1, 2], vec![3, 1]), "each has its turn");
+    waiters.give_up(1, Error::Interrupted);
+    waiters.give_up(1, Error::Interrupted);
+    add(&waiters, &stock, 1);
+    assert_eq!((stock.got.lock().clone(), stock.ended.lock().clone()), (vec![1], vec![(0, libc::EINTR)]));
+}
+
+#[test]
+fn at_the_end_all_are_sent_away_and_nobody_comes_in() {
+    let (waiters, stock) = (Waiters::default(), Arc::new(Stock::default()));
+    let notified = Arc::new(AtomicUsize::new(0));
+    let notify = |count: &Arc<AtomicUsize>| {
+        let count = count.clone();
+        Box::new(move || {
+            count.fetch_add(1, Ordering::Relaxed);
+        }) as Notify
+    };
+    (0..3).for_each(|name| wait(&waiters, stock.waiter(name)));
+    (0..2).for_each(|handle| waiters.note_poller(LINE, handle, notify(&notified)));
+    waiters.note_poller(LINE, 1, notify(&notified));
+    waiters.close();
+    assert_eq!(*stock.ended.lock(), [(0, libc::ENODEV), (1, libc::ENODEV), (2, libc::ENODEV)]);
+    assert_eq!(notified.load(Ordering::Relaxed), 2, "once for each open file");
+    assert!(waiters.enter(LINE, 0, stock.waiter(3)).is_err());
+    assert!(waiters.work(&mut Instant::now(), Duration::ZERO, &mut 0, 1).is_none());
+    assert!(!waiters.is_busy());
+}
+
+#[test]
+fn what_comes_while_somebody_serves_is_not_missed() {
+    let waiters = Arc::new(Waiters::default());
+    let (of, mut tries) = (waiters.clone(), 0);
+    wait(
+        &waiters,
+        Box::new(move |_| {
+            tries += 1;
+            if tries == 2 {
+                // Nothing was found; now something comes, and another thread calls.
+                of.serve(LINE);
+            }
+            tries == 3
+        }),
+    );
+    assert_eq!(waiters.all_waiting(), 1);
+    waiters.serve(LINE);
+    assert_eq!(waiters.all_waiting(), 0);
+}
+
+#[test]
+fn no_wake_up_is_lost_between_threads() {
+    const EACH: usize = 2000;
+    let (waiters, stock) = (Waiters::default(), Arc::new(Stock::default()));
+    std::thread::scope(|scope| {
+        for side in 0..2 {
+            let (waiters, stock) = (&waiters, &stock);
+            scope.spawn(move || (0..EACH).for_each(|name| wait(waiters, stock.waiter(side * EACH + name))));
+            scope.spawn(move || (0..EACH).for_each(|_| add(waiters, stock, 1)));
+        }
+    });
+    // What one call left to the watch thread.
+    while !waiters.table.lock().errands.is_empty() {
+        let Some(Work::Errands(errands)) = waiters.work(&mut Instant::now(), Duration::ZERO, &mut 0, 0) else { break };
+        errands.serve.into_iter().for_each(|line| waiters.serve(line));
+    }
+    let mut got = stock.got.lock().clone();
+    got.sort_unstable();
+    assert_eq!(got, (0..2 * EACH).collect::<Vec<_>>());
+    assert_eq!((*stock.left.lock(), waiters.all_waiting()), (0, 0));
+}

@@ -1,0 +1,90 @@
+//! How long the oldest ready message has been waiting, as `.mq/stats` and the queue's attribute tell.
+
+mod common;
+#[path = "common/extra.rs"]
+mod extra;
+
+use std::path::Path;
+use std::time::SystemTime;
+
+use common::*;
+use extra::*;
+
+const OLDEST: &str = "oldest_ready_age_ms";
+const ATTRIBUTE: &str = "user.mq.oldest_ready_age_ms";
+
+fn age(m: &Mount, queue: &str) -> Option<u64> {
+    m.stats(queue)[OLDEST].as_u64()
+}
+
+fn ms_since(at: SystemTime) -> u64 {
+    SystemTime::now().duration_since(at).unwrap_or_default().as_millis() as u64
+}
+
+/// Asserts that the queue's oldest message is this one.
+#[track_caller]
+fn is_oldest(m: &Mount, queue: &str, message: &Path) {
+    let message = within(&m.path().join(queue), "peek", message);
+    let at = humantime::parse_rfc3339(&xattr(message, "user.mq.enqueued_at").unwrap()).unwrap();
+    let before = ms_since(at);
+    let told = age(m, queue).expect("something is ready");
+    assert!((before..=ms_since(at)).contains(&told), "{told} ms, and not {before}");
+}
+
+#[test]
+fn nothing_is_ready() {
+    let m = Mount::new();
+    let q = m.queue("q");
+    assert!(m.stats("q")[OLDEST].is_null() && m.stats("")[OLDEST].is_null());
+    assert_eq!(xattr(&q, ATTRIBUTE), None);
+    assert!(!xattrs(&q).contains(&ATTRIBUTE.to_owned()));
+    let x = m.message(&q, "x", "");
+    assert!(xattrs(&q).contains(&ATTRIBUTE.to_owned()));
+    assert!(xattr(&q, ATTRIBUTE).unwrap().parse::<u64>().is_ok());
+    m.sh("setfattr -n user.mq.oldest_ready_age_ms -v 1 q").fails("Operation not permitted");
+    transition(&q, "claimed", &x);
+    assert_eq!((age(&m, "q"), xattr(&q, ATTRIBUTE)), (None, None), "what is claimed does not wait");
+}
+
+/// The first in line is the oldest; what comes back to its place is again; the mount tells the oldest of all.
+#[test]
+fn the_oldest_is_at_the_head() {
+    let mut m = Mount::new();
+    let q = m.queue("q");
+    let first = m.message(&q, "first", "");
+    wait_until(|| age(&m, "q").is_some_and(|age| age >= 5));
+    let second = m.message(&q, "second", "");
+    is_oldest(&m, "q", &first);
+    let claimed = transition(&q, "claimed", &first);
+    is_oldest(&m, "q", &second);
+    std::fs::rename(&claimed, &first).unwrap();
+    is_oldest(&m, "q", &first);
+    m.remount();
+    is_oldest(&m, "q", &first);
+    let other = m.queue("other");
+    m.message(&other, "x", "");
+    assert!(age(&m, "").unwrap() >= age(&m, "other").unwrap() + 5);
+}
+
+/// With priorities, the oldest may be one that others overtake.
+#[test]
+fn the_oldest_may_have_a_low_priority() {
+    let m = Mount::new();
+    let q = m.queue_with("q", &["priorities=3"]);
+    let low = m.message(&q, "low", "");
+    wait_until(|| age(&m, "q").is_some_and(|age| age >= 5));
+    m.sh("echo > q/.high && setfattr -n user.mq.priority -v 2 q/.high && mv q/.high q/high").ok();
+    assert!(listing(&q)[0].ends_with("-high"));
+    is_oldest(&m, "q", &low);
+}
+
+/// A message that its producer delayed waits since it was due.
+#[test]
+fn what_was_delayed_waits_since_it_was_due() {
+    let m = Mount::new();
+    m.queue("q");
+    m.sh("echo > q/.x && setfattr -n user.mq.delay -v 1h q/.x && mv q/.x q/x").ok();
+    assert_eq!(age(&m, "q"), None);
+    m.sh("mv q/.mq/delayed/* q/").ok();
+    assert_eq!(age(&m, "q"), Some(0), "delivered early");
+}

@@ -1,0 +1,115 @@
+//! `retry_delay`, `retry_backoff`, and giving a message back for later.
+
+mod common;
+#[path = "common/extra.rs"]
+mod extra;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use common::*;
+use extra::*;
+
+fn is(queue: &Path, message: &Path, expected: &str) -> bool {
+    state(queue, message).as_deref() == Some(expected)
+}
+
+fn single(lines: &[&str]) -> (Mount, PathBuf, PathBuf) {
+    let m = Mount::new();
+    let q = m.queue_with("q", lines);
+    let a = m.message(&q, "a", "body");
+    (m, q, a)
+}
+
+/// How long a message in `delayed` still waits, in seconds, rounded up.
+fn seconds_left(queue: &Path, message: &Path) -> u64 {
+    let due = xattr(within(queue, "delayed", message), "user.mq.due").expect("user.mq.due");
+    let left = humantime::parse_rfc3339(&due).unwrap().duration_since(SystemTime::now()).unwrap_or(Duration::ZERO);
+    u64::try_from(left.as_millis().div_ceil(1000)).unwrap()
+}
+
+/// A message whose lease expires waits in `delayed` for `retry_delay`, then is ready in its place.
+#[test]
+fn an_expired_lease_waits() {
+    let (m, q, a) = single(&["visibility_timeout=300ms", "retry_delay=1s"]);
+    m.message(&q, "b", "");
+    m.worker(&format!("cat '{}' > /dev/null; true", a.display())).ok();
+    wait_until(|| is(&q, &a, "delayed"));
+    assert_listed(&q, &["b"]);
+    assert!(xattr(within(&q, "delayed", &a), "user.mq.due").is_some());
+    wait_until(|| is(&q, &a, "ready"));
+    assert_listed(&q, &["a", "b"]);
+    assert_eq!(deliveries(&q, &a), 1);
+}
+
+/// "`mv q/.mq/claimed/X q/` gives it back now", whatever `retry_delay` says.
+#[test]
+fn a_nack_is_now() {
+    let (m, q, a) = single(&["retry_delay=1h"]);
+    m.sh("mv q/*-a q/.mq/claimed/ && mv q/.mq/claimed/*-a q/").ok();
+    assert!(is(&q, &a, "ready"));
+}
+
+/// `mv q/.mq/claimed/X q/.mq/delayed/` is later: 1 s, doubled with each delivery, up to 5 minutes, when there is no
+/// `retry_delay`.
+#[test]
+fn giving_back_for_later() {
+    let (m, q, a) = single(&["max_deliveries=0"]);
+    for delivery in 1..=12 {
+        m.sh("mv q/*-a q/.mq/claimed/ && mv q/.mq/claimed/*-a q/.mq/delayed/").ok();
+        let expected = (1 << (delivery - 1)).min(300);
+        if expected > 1 {
+            let left = seconds_left(&q, &a);
+            assert!(left <= expected && left + 2 >= expected, "delivery {delivery}: {left} s");
+            m.sh("mv q/.mq/delayed/*-a q/").ok();
+        } else {
+            wait_until(|| is(&q, &a, "ready"));
+        }
+        assert_eq!(deliveries(&q, &a), delivery);
+    }
+    assert_eq!(m.stats("q")["nacked_total"], 12);
+    m.sh("mv q/*-a q/.mq/delayed/").fails("not permitted");
+}
+
+/// `retry_backoff=exponential` doubles it with each delivery, up to a day; `fixed` does not.
+#[test]
+fn back_off() {
+    let (m, q, a) = single(&["retry_delay=100s", "retry_backoff=exponential", "max_deliveries=0"]);
+    for expected in [100, 200, 400, 800] {
+        m.sh("mv q/*-a q/.mq/claimed/ && mv q/.mq/claimed/*-a q/.mq/delayed/").ok();
+        let left = seconds_left(&q, &a);
+        assert!(left <= expected && left + 3 >= expected, "{left} of {expected} s");
+        m.sh("mv q/.mq/delayed/*-a q/").ok();
+    }
+    m.set("q", "retry_delay=20h");
+    m.sh("mv q/*-a q/.mq/claimed/ && mv q/.mq/claimed/*-a q/.mq/delayed/").ok();
+    assert_eq!(seconds_left(&q, &a).div_ceil(3600), 24);
+    m.sh("mv q/.mq/delayed/*-a q/").ok();
+    m.set("q", "retry_delay=100s\nretry_backoff=fixed");
+    m.sh("mv q/*-a q/.mq/claimed/ && mv q/.mq/claimed/*-a q/.mq/delayed/").ok();
+    assert!(seconds_left(&q, &a) <= 100);
+    m.sh("echo 'retry_backoff = random' > q/.mq/config").fails("Invalid argument");
+}
+
+/// The last delivery ends in dead, also when the message is given back for later or its lease expires.
+#[test]
+fn the_last_delivery_is_the_last() {
+    let (m, q, a) = single(&["max_deliveries=1", "retry_delay=1h", "visibility_timeout=300ms"]);
+    m.sh("mv q/*-a q/.mq/claimed/ && mv q/.mq/claimed/*-a q/.mq/delayed/").ok();
+    assert!(is(&q, &a, "dead"));
+    m.sh("mv q/.mq/dead/*-a q/").ok();
+    m.worker(&format!("cat '{}' > /dev/null; true", a.display())).ok();
+    wait_until(|| is(&q, &a, "dead"));
+}
+
+/// Waiting for a retry survives a crash.
+#[test]
+fn retries_survive() {
+    let (mut m, q, a) = single(&["retry_delay=2s", "visibility_timeout=300ms"]);
+    m.worker(&format!("cat '{}' > /dev/null; true", a.display())).ok();
+    m.kill9_and_remount();
+    wait_until(|| is(&q, &a, "delayed"));
+    m.kill9_and_remount();
+    wait_until(|| is(&q, &a, "ready"));
+    assert_eq!(deliveries(&q, &a), 1);
+}
