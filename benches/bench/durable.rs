@@ -1,4 +1,5 @@
-//! Durable enqueue against the spool idiom.
+//! Durable enqueue against the spool idiom; and, to know what the kernel's protocol allows at most, against the server that
+//! does nothing and has no disk.
 
 use std::path::Path;
 
@@ -10,11 +11,12 @@ use crate::contender::take_turns;
 use crate::options::Options;
 use crate::report::{Expected, Report, Series};
 use crate::scratch::Scratch;
-use crate::server::Mqfs;
+use crate::server::{Mqfs, Nothing};
 
 /// Runs the part.
 pub fn run(options: &Options, scratch: &Scratch, report: &mut Report) -> Result<(), Failure> {
     let mqfs = Mqfs::mount(options, scratch, "durable")?;
+    let mut nothing = Nothing::mount(scratch, "no-disk")?;
     let kind = about::filesystem(scratch.path())?;
     let spool_label = format!("{} spool", kind.split(' ').next().unwrap_or("a"));
     for &producers in &options.producers {
@@ -23,10 +25,16 @@ pub fn run(options: &Options, scratch: &Scratch, report: &mut Report) -> Result<
             2..=8 => 500,
             _ => 200,
         });
-        let mut series = [Series::new("mqfs"), Series::new(&spool_label)];
+        let mut series = [Series::new("mqfs"), Series::new(&spool_label), Series::new("do-nothing, spinning, no disk")];
         for round in 0..options.rounds {
             take_turns(&mut series, round, &mut |index, round| {
                 let name = format!("{producers}-{round}");
+                if index == 2 {
+                    nothing.spin(true)?;
+                    let sample = clients::run(scratch, Work::Enqueue, &nothing.queue(), producers, each);
+                    nothing.spin(false)?;
+                    return sample;
+                }
                 let (work, dir) = match index {
                     0 => (Work::Enqueue, mqfs.queue(&name, "sync")?),
                     _ => (Work::Spool, scratch.directory(&format!("spool-{name}"))?),
@@ -38,10 +46,13 @@ pub fn run(options: &Options, scratch: &Scratch, report: &mut Report) -> Result<
         }
         let what = format!("durable enqueue, {producers} producer{}", if producers == 1 { "" } else { "s" });
         report.section(&what);
-        let [ours, spool] = &series;
-        report.rates(ours, producers);
-        report.rates(spool, producers);
+        let [ours, spool, limit] = &series;
+        for contender in &series {
+            report.rates(contender, producers);
+        }
         report.ratio(&what, ours, spool, expected(producers));
+        report.ratio(&what, ours, limit, None);
+        report.ratio(&what, limit, spool, None);
     }
     mqfs.unmount()
 }

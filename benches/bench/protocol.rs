@@ -26,7 +26,7 @@ pub fn run(options: &Options, scratch: &Scratch, report: &mut Report) -> Result<
         return Ok(());
     }
     let mqfs = Mqfs::mount(options, scratch, "protocol")?;
-    let mut nothing = Nothing::mount(scratch)?;
+    let mut nothing = Nothing::mount(scratch, "nothing")?;
     for &clients in &options.clients {
         let [enqueue, consume] = measure(options, scratch, clients, &mqfs, &mut nothing)?;
         if options.wants(Part::Enqueue) {

@@ -137,9 +137,9 @@ pub struct Nothing {
 }
 
 impl Nothing {
-    /// Mounts it.
-    pub fn mount(scratch: &Scratch) -> Result<Nothing, Failure> {
-        let mountpoint = scratch.directory("nothing")?;
+    /// Mounts it on `NAME`.
+    pub fn mount(scratch: &Scratch, name: &str) -> Result<Nothing, Failure> {
+        let mountpoint = scratch.directory(name)?;
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("nothing").arg(&mountpoint).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut mounted = Mounted::start(&mut command, &mountpoint)?;
