@@ -5,10 +5,12 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::fuse::options::LogFormat;
+use crate::queue::duration;
 
 /// A filesystem in which every directory is a message queue.
 #[derive(Debug, Parser)]
@@ -33,6 +35,15 @@ pub enum Command {
     Mount(MountArgs),
     /// Unmount: ask the serving process to finish, and wait until it has
     Umount(UmountArgs),
+    /// Run a command for each message of a queue
+    ///
+    /// Claims the next message, runs the command with the message as its standard input, acknowledges it when the command
+    /// succeeds and gives it back for later when it fails; again and again, until it is asked to end.
+    Consume(ConsumeArgs),
+    /// Show the queues of a mount and what is in them
+    Ls(LsArgs),
+    /// Enqueue files, or standard input
+    Put(PutArgs),
 }
 
 /// The arguments of `mqfs mount`, and of `mqfs STORE MOUNTPOINT -o OPTIONS` as mount(8) calls it.
@@ -61,6 +72,77 @@ pub struct MountArgs {
 pub struct UmountArgs {
     /// Where the store is mounted
     pub mountpoint: PathBuf,
+}
+
+/// The arguments of `mqfs consume`.
+#[derive(Debug, Args)]
+pub struct ConsumeArgs {
+    /// A queue's directory
+    pub queue: PathBuf,
+    /// Run so many commands at a time
+    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub jobs: u32,
+    /// End when nothing is ready and no command runs
+    #[arg(long)]
+    pub until_empty: bool,
+    /// End after so many messages
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_messages: Option<u64>,
+    /// End a command that runs longer; that is a failure
+    #[arg(long, value_name = "DURATION", value_parser = interval)]
+    pub timeout: Option<Duration>,
+    /// With this exit code a command says that trying again is no use: the message becomes a dead letter at once
+    #[arg(long, value_name = "CODE", value_parser = clap::value_parser!(u8).range(1..))]
+    pub dead_letter_exit: Option<u8>,
+    /// Show no progress and tell of no failures
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// The command and its arguments
+    #[arg(last = true, required = true)]
+    pub command: Vec<OsString>,
+}
+
+/// The arguments of `mqfs ls`.
+#[derive(Debug, Args)]
+pub struct LsArgs {
+    /// Mount points, or queues, shown with those in them; without any, every mqfs mount that is to be seen
+    pub paths: Vec<PathBuf>,
+    /// Measure for this long how many messages come and go each second
+    #[arg(short, long, value_name = "DURATION", value_parser = interval)]
+    pub interval: Option<Duration>,
+    /// Print an array of objects
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A duration of more than nothing.
+fn interval(text: &str) -> Result<Duration, String> {
+    match duration::parse(text) {
+        Ok(Duration::ZERO) => Err("it must be more than 0".to_owned()),
+        parsed => parsed.map_err(|error| error.to_string()),
+    }
+}
+
+/// The arguments of `mqfs put`.
+#[derive(Debug, Args)]
+pub struct PutArgs {
+    /// A queue's directory
+    pub queue: PathBuf,
+    /// The files, one message each; - is standard input, as is none
+    #[arg(id = "file")]
+    pub files: Vec<PathBuf>,
+    /// Enqueue all of the files or none
+    #[arg(short, long)]
+    pub batch: bool,
+    /// The message's name; that of the file otherwise
+    #[arg(short, long, value_name = "NAME")]
+    pub name: Option<OsString>,
+    /// A property of each message, such as priority=9, delay=30s or header.customer=7; may be repeated
+    #[arg(short = 'o', long = "property", value_name = "KEY=VALUE")]
+    pub properties: Vec<OsString>,
+    /// Print the name of each message once it is enqueued
+    #[arg(short, long)]
+    pub verbose: bool,
 }
 
 /// Puts the verb `mount` before the arguments when they are what mount(8)'s helper passes: `STORE MOUNTPOINT -o OPTIONS`.

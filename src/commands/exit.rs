@@ -24,11 +24,17 @@ pub enum Exit {
     StillRunning = 7,
     /// A signal before the mount worked, or a second one while it was ending: it left at once, without waiting.
     Interrupted = 8,
+    /// The queue is not there, is gone with its mount, or the user may not do this with it.
+    Queue = 9,
+    /// The queue takes nothing for the time being: it is full or paused, or the store's disk is full.
+    Refused = 10,
+    /// The command that was to be run for each message is not there, or cannot be run.
+    Command = 11,
 }
 
 impl Exit {
     /// Every code, for the tests of the manual.
-    pub const ALL: [Exit; 9] = [
+    pub const ALL: [Exit; 12] = [
         Exit::Success,
         Exit::Failure,
         Exit::Usage,
@@ -38,6 +44,9 @@ impl Exit {
         Exit::NotPermitted,
         Exit::StillRunning,
         Exit::Interrupted,
+        Exit::Queue,
+        Exit::Refused,
+        Exit::Command,
     ];
 
     /// The number that the caller's `$?` shows.

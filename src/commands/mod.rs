@@ -1,8 +1,12 @@
 //! The verbs of the command line, one file each, and how each of them ends.
 
+mod consume;
 pub mod exit;
 mod log;
+mod ls;
 mod mount;
+mod put;
+mod text;
 mod umount;
 
 use std::ffi::OsString;
@@ -19,6 +23,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
     let result = match Cli::try_parse_from(cli::with_verb(arguments)) {
         Ok(Cli { command: Command::Mount(arguments) }) => mount::run(&arguments),
         Ok(Cli { command: Command::Umount(arguments) }) => umount::run(&arguments),
+        Ok(Cli { command: Command::Consume(arguments) }) => consume::run(&arguments),
+        Ok(Cli { command: Command::Ls(arguments) }) => ls::run(&arguments),
+        Ok(Cli { command: Command::Put(arguments) }) => put::run(&arguments),
         Err(error) => not_a_command(&error),
     };
     match result {

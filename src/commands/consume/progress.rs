@@ -1,0 +1,88 @@
+//! What a worker says while it works: a line that is rewritten on a terminal, else one line for each failure.
+
+use std::ffi::OsStr;
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::super::text::printable;
+
+/// How often the line shows how much is ready, and the rate.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// What has been done so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    /// Messages acknowledged.
+    pub done: u64,
+    /// Deliveries that failed.
+    pub failed: u64,
+    /// Commands that run.
+    pub running: usize,
+    /// Nothing more is claimed.
+    pub ending: bool,
+}
+
+/// Where it is said.
+pub struct Progress {
+    bar: Option<ProgressBar>,
+    quiet: bool,
+    ready: Option<u64>,
+    next: Instant,
+}
+
+impl Progress {
+    /// A line that is rewritten when standard error is a terminal. `quiet`: nothing at all.
+    pub fn new(quiet: bool) -> Progress {
+        let bar = (!quiet && io::stderr().is_terminal()).then(|| {
+            let style =
+                ProgressStyle::with_template("{spinner} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner());
+            ProgressBar::no_length().with_style(style)
+        });
+        Progress { bar, quiet, ready: None, next: Instant::now() }
+    }
+
+    /// When [`Progress::show`] is to be called at the latest.
+    pub fn due(&self) -> Option<Instant> {
+        self.bar.as_ref().map(|_| self.next)
+    }
+
+    /// Shows where things stand; asks at times how much is `ready`.
+    pub fn show(&mut self, tally: Tally, ready: impl FnOnce() -> Option<u64>) {
+        let Some(bar) = &self.bar else { return };
+        if self.next <= Instant::now() {
+            self.ready = ready();
+            self.next = Instant::now() + EVERY;
+        }
+        let Tally { done, failed, running, ending } = tally;
+        bar.set_position(done + failed);
+        let ready = self.ready.map_or_else(String::new, |ready| format!(", {ready} ready"));
+        let rate = bar.per_sec();
+        let ending = if ending { ", ending" } else { "" };
+        bar.set_message(format!("{done} done, {failed} failed, {running} running{ready}, {rate:.1}/s{ending}"));
+    }
+
+    /// Tells of a failure that does not end the work.
+    pub fn tell(&self, message: &OsStr, what: impl Display) {
+        if self.quiet {
+            return;
+        }
+        let line = format!("mqfs: {}: {what}", printable(&message.to_string_lossy()));
+        match &self.bar {
+            Some(bar) => bar.println(line),
+            // Nobody to tell when standard error is gone.
+            None => drop(writeln!(io::stderr(), "{line}")),
+        }
+    }
+
+    /// Shows how it ended, and leaves that where it is.
+    pub fn end(&mut self, tally: Tally, ready: impl FnOnce() -> Option<u64>) {
+        self.next = Instant::now();
+        self.show(tally, ready);
+        if let Some(bar) = &self.bar {
+            bar.abandon();
+        }
+    }
+}

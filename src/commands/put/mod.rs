@@ -1,0 +1,141 @@
+//! `mqfs put`: enqueues files, or standard input, through a mount: what any user can do with `cp` and `mv`, with the errors told.
+//!
+//! A file is written under a name that nobody takes for a message, and only when all of it is there, and its close has
+//! succeeded, given its name. So a failure in the middle enqueues nothing of it. With `--batch` the same holds for all files.
+
+mod interrupt;
+mod source;
+mod staged;
+
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use super::exit::{Exit, Failure};
+use crate::cli::PutArgs;
+use crate::queue::words;
+use source::Source;
+use staged::{Batch, Draft};
+
+/// The type that statfs(2) tells of a FUSE mount.
+const FUSE: u64 = 0x6573_5546;
+
+/// Attributes by their whole names, with their values.
+type Attributes = Vec<(String, Vec<u8>)>;
+
+/// A queue on a mount.
+struct Queue {
+    path: PathBuf,
+    /// It has `names = keep`, as far as the user may know.
+    keeps_names: bool,
+}
+
+/// Runs the command.
+pub fn run(arguments: &PutArgs) -> Result<(), Failure> {
+    let attributes = attributes(arguments)?;
+    let sources = source::all(arguments)?;
+    let one_id = attributes.iter().any(|(name, _)| name == "user.mq.dedup_id");
+    if one_id && sources.len() > 1 {
+        return Err(usage("a property `id` for several files would enqueue one of them"));
+    }
+    let queue = Queue::open(&arguments.queue)?;
+    interrupt::catch();
+    let put = if arguments.batch {
+        put_together(&queue, &sources, &attributes, arguments.verbose)
+    } else {
+        sources.iter().try_for_each(|source| put_one(&queue, source, &attributes, arguments.verbose))
+    };
+    // What was staged has been removed by now.
+    interrupt::die_if_told();
+    put
+}
+
+fn usage(line: impl std::fmt::Display) -> Failure {
+    Failure::new(Exit::Usage, line)
+}
+
+fn attributes(arguments: &PutArgs) -> Result<Attributes, Failure> {
+    let mut attributes = Attributes::new();
+    for property in &arguments.properties {
+        let bytes = property.as_bytes();
+        let (attribute, value) = words::word(bytes).map_err(usage)?;
+        if attributes.iter().any(|(known, _)| *known == attribute) {
+            return Err(usage(format_args!("the property {attribute} is given twice")));
+        }
+        attributes.push((attribute, value));
+    }
+    Ok(attributes)
+}
+
+impl Queue {
+    /// Makes sure that it is one: in another directory a file of the same name would be overwritten.
+    fn open(path: &Path) -> Result<Queue, Failure> {
+        let failed =
+            |why: &dyn std::fmt::Display| Failure::new(Exit::Queue, format_args!("queue {}: {why}", path.display()));
+        std::fs::metadata(path).map_err(|error| failed(&error))?;
+        let mounted = rustix::fs::statfs(path).map_err(|errno| failed(&io::Error::from(errno)))?;
+        let is_fuse = u64::try_from(mounted.f_type).is_ok_and(|kind| kind == FUSE);
+        match std::fs::metadata(path.join(".mq/config")) {
+            Ok(_) if is_fuse => {}
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(failed(&error)),
+            _ if is_fuse && path.join(".mq/version").exists() => {
+                return Err(failed(&"the root of a mount holds queues"));
+            }
+            _ => return Err(failed(&"not a queue of an mqfs mount")),
+        }
+        let mut value = [0; 16];
+        let names = rustix::fs::getxattr(path, "user.mq.names", &mut value);
+        let keeps_names = names.is_ok_and(|length| value[..length] == *b"keep");
+        Ok(Queue { path: path.to_owned(), keeps_names })
+    }
+
+    /// Why the queue refused something, with a code that tells what can be expected of another try.
+    fn refused(&self, what: &dyn std::fmt::Display, error: &io::Error) -> Failure {
+        let exit = match error.raw_os_error() {
+            Some(libc::EAGAIN | libc::EDQUOT | libc::ENOSPC) => Exit::Refused,
+            Some(libc::ENOENT | libc::EACCES | libc::EPERM | libc::EROFS | libc::ENODEV | libc::ENOTCONN) => {
+                Exit::Queue
+            }
+            Some(libc::ECONNABORTED) => Exit::Queue,
+            _ => Exit::Failure,
+        };
+        let line = match error.raw_os_error() {
+            Some(libc::EAGAIN) => "the queue is paused".to_owned(),
+            Some(libc::EDQUOT) => "the queue is full".to_owned(),
+            Some(libc::EEXIST) => "the name is taken".to_owned(),
+            Some(libc::EFBIG) => "larger than the queue's max_message_bytes".to_owned(),
+            _ => error.to_string(),
+        };
+        Failure::new(exit, format_args!("queue {}: {what}: {line}", self.path.display()))
+    }
+}
+
+fn put_one(queue: &Queue, source: &Source, attributes: &Attributes, verbose: bool) -> Result<(), Failure> {
+    let draft = Draft::write(queue, source, attributes)?;
+    draft.publish(queue).map_err(|error| queue.refused(source, &error))?;
+    told(&[source], verbose)
+}
+
+fn put_together(queue: &Queue, sources: &[Source], attributes: &Attributes, verbose: bool) -> Result<(), Failure> {
+    let batch = Batch::make(queue).map_err(|error| queue.refused(&"the batch", &error))?;
+    for (number, source) in (1..).zip(sources) {
+        batch.write(queue, number, source, attributes)?;
+    }
+    batch.publish(queue).map_err(|error| queue.refused(&"the batch", &error))?;
+    told(&sources.iter().collect::<Vec<_>>(), verbose)
+}
+
+/// Prints the names of what was enqueued.
+fn told(sources: &[&Source], verbose: bool) -> Result<(), Failure> {
+    if !verbose {
+        return Ok(());
+    }
+    let mut names = Vec::new();
+    for source in sources {
+        names.extend_from_slice(&source.name);
+        names.push(b'\n');
+    }
+    let mut out = io::stdout().lock();
+    let written = out.write_all(&names).and_then(|()| out.flush());
+    written.map_err(|error| Failure::new(Exit::Failure, format_args!("enqueued, but standard output: {error}")))
+}

@@ -1,0 +1,165 @@
+//! Files on their way into a queue. What does not get there is removed.
+
+use std::ffi::OsStr;
+use std::fs::{DirBuilder, File};
+use std::io::{self, Write};
+use std::os::fd::IntoRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, OFlags, RenameFlags, XattrFlags};
+
+use super::super::exit::Failure;
+use super::source::Source;
+use super::{Attributes, Queue, interrupt};
+
+/// Bytes read at once.
+const CHUNK: usize = 1 << 20;
+
+/// So many names are tried: a run that was killed may have left files, and its process number come back.
+const TRIES: u32 = 1000;
+
+/// A name that no other run uses.
+fn unique<T>(try_with: impl Fn(&str) -> io::Result<T>) -> io::Result<T> {
+    let pid = std::process::id();
+    for number in 0..TRIES {
+        match try_with(&format!("put-{pid}-{number}")) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => return made,
+        }
+    }
+    Err(io::ErrorKind::AlreadyExists.into())
+}
+
+/// A file that is removed unless it is published.
+pub struct Draft {
+    path: PathBuf,
+    name: Vec<u8>,
+}
+
+impl Draft {
+    /// Writes a draft.
+    pub fn write(queue: &Queue, source: &Source, attributes: &Attributes) -> Result<Draft, Failure> {
+        let (mut from, mode) = source.open().map_err(|error| source.unreadable(&error))?;
+        let refused = |error: io::Error| queue.refused(source, &error);
+        let made = unique(|name| {
+            let path = queue.path.join(format!(".{name}"));
+            create(&path, mode).map(|file| (path, file))
+        });
+        let (path, to) = made.map_err(refused)?;
+        let draft = Draft { path, name: source.name.clone() };
+        fill(&mut from, to, attributes, queue, source)?;
+        Ok(draft)
+    }
+
+    /// Gives it its name, which enqueues it.
+    pub fn publish(self, queue: &Queue) -> io::Result<()> {
+        // A message without a name is listed as its number; 0 is no message's.
+        let name = if self.name.is_empty() { b"0000000000000000" } else { &self.name[..] };
+        let to = queue.path.join(OsStr::from_bytes(name));
+        // Where names are kept, a message that has this one would be replaced.
+        let flags = if queue.keeps_names { RenameFlags::NOREPLACE } else { RenameFlags::empty() };
+        rustix::fs::renameat_with(CWD, &self.path, CWD, to, flags)?;
+        std::mem::forget(self);
+        Ok(())
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// A batch that is removed, with what is in it, unless it is published.
+pub struct Batch {
+    path: PathBuf,
+}
+
+impl Batch {
+    /// Makes a batch.
+    pub fn make(queue: &Queue) -> io::Result<Batch> {
+        let path = unique(|name| {
+            let path = queue.path.join(".mq/batch").join(name);
+            DirBuilder::new().mode(0o700).create(&path).map(|()| path)
+        })?;
+        Ok(Batch { path })
+    }
+
+    /// Writes a file, the one of that number. Numbers before the names keep the order; they are not part of the names.
+    pub fn write(&self, queue: &Queue, number: u64, source: &Source, attributes: &Attributes) -> Result<(), Failure> {
+        let (mut from, mode) = source.open().map_err(|error| source.unreadable(&error))?;
+        let prefix = format!("{number:016}-").into_bytes();
+        let name = if queue.keeps_names { source.name.clone() } else { [&prefix[..], &source.name].concat() };
+        let to = create(&self.path.join(OsStr::from_bytes(&name)), mode);
+        fill(&mut from, to.map_err(|error| queue.refused(source, &error))?, attributes, queue, source)
+    }
+
+    /// Moves it into the queue, which enqueues all its files.
+    pub fn publish(self, queue: &Queue) -> io::Result<()> {
+        std::fs::rename(&self.path, queue.path.join(self.path.file_name().unwrap_or_default()))?;
+        std::mem::forget(self);
+        Ok(())
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.path);
+    }
+}
+
+/// Unlike the standard library's, it does not begin anew when a signal interrupts it: the queue may have let it wait for room.
+fn create(path: &Path, mode: u32) -> io::Result<File> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::from_raw_mode(mode))?.into())
+}
+
+/// As the standard library's, except that a signal that ends the program ends it.
+fn write_all(mut to: &File, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match to.write(bytes) {
+            Ok(length) => bytes = &bytes[length..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted && !interrupt::told() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Copies bytes and attributes, and closes.
+fn fill(
+    from: &mut dyn io::Read,
+    to: File,
+    attributes: &Attributes,
+    queue: &Queue,
+    source: &Source,
+) -> Result<(), Failure> {
+    let refused = |error: io::Error| queue.refused(source, &error);
+    for (name, value) in attributes {
+        rustix::fs::fsetxattr(&to, name, value, XattrFlags::empty()).map_err(|errno| refused(errno.into()))?;
+    }
+    let mut chunk = vec![0; CHUNK];
+    loop {
+        match from.read(&mut chunk) {
+            Ok(0) => break,
+            Ok(length) => write_all(&to, &chunk[..length]).map_err(refused)?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted && !interrupt::told() => {}
+            Err(error) => return Err(source.unreadable(&error)),
+        }
+        if interrupt::told() {
+            return Err(source.unreadable(&"interrupted"));
+        }
+    }
+    close(to).map_err(refused)
+}
+
+/// Closes a file, and tells what that answers.
+fn close(file: File) -> io::Result<()> {
+    // SAFETY: the descriptor is given up by its owner and closed once.
+    match unsafe { libc::close(file.into_raw_fd()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
