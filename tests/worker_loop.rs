@@ -161,7 +161,7 @@ fn a_stopped_reader_goes_on() {
     let m = Mount::new();
     let q = m.queue("q");
     let reader = m.waiter(&q, "exec cat q/.mq/pop");
-    reader.signal(libc::SIGTSTP);
+    reader.signal(libc::SIGSTOP);
     wait_until(|| m.waiting("q") == 0);
     reader.signal(libc::SIGCONT);
     wait_until(|| m.waiting("q") == 1);
