@@ -144,6 +144,36 @@ for i in range(10):
     assert_eq!(count(&m, "tmp"), 0);
 }
 
+/// Real delivery agents deliver: procmail (which runs with the group `mail` and so needs `allow_other`) and maildrop, small mail
+/// and large, several at once.
+#[test]
+fn delivery_agents_deliver() {
+    let m = Mount::with(&["-o", "allow_other"]);
+    let mail = maildir(&m);
+    let script = r#"
+        printf 'to "%s"\n' "$M/mail" > $T/filter; chmod 600 $T/filter; export HOME=$T
+        mail() { printf 'From: a@b\nSubject: %s\n\n' "$1"; head -c "$2" /dev/zero | tr '\0' x; }
+        for i in 1 2 3 4 5; do
+            mail "p$i" $((i * i * 6000)) | procmail -m DEFAULT="$M/mail/" LOGFILE=$T/log /dev/null || echo "procmail: $?" &
+            mail "m$i" $((i * i * 6000)) | maildrop $T/filter || echo "maildrop: $?" &
+        done
+        wait
+    "#;
+    m.sh(script).ok();
+    assert_eq!((count(&m, "new"), count(&m, "tmp")), (10, 0));
+    let mut got: Vec<(String, usize)> = fs::read_dir(mail.join("new"))
+        .unwrap()
+        .map(|entry| {
+            let text = fs::read_to_string(entry.unwrap().path()).unwrap();
+            let subject = text.lines().find_map(|line| line.strip_prefix("Subject: ")).unwrap().to_owned();
+            (subject, text.bytes().filter(|byte| *byte == b'x').count())
+        })
+        .collect();
+    got.sort();
+    let expected = ["m", "p"].iter().flat_map(|by| (1..=5).map(move |i| (format!("{by}{i}"), i * i * 6000)));
+    assert_eq!(got, expected.collect::<Vec<_>>());
+}
+
 /// A mail reader's move keeps the time of delivery, as on other filesystems.
 #[test]
 fn a_move_keeps_the_time() {
