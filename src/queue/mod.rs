@@ -2,6 +2,7 @@
 //!
 //! No I/O, no locks and no clock: everything here is a function of its arguments.
 
+pub mod access;
 pub mod config;
 pub mod duration;
 pub mod name;

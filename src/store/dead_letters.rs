@@ -7,6 +7,7 @@ use parking_lot::MutexGuard;
 
 use crate::clock::rfc3339;
 use crate::error::Result;
+use crate::queue::access::{EXEC, Owner, WRITE};
 use crate::queue::config::Names;
 use crate::queue::name::{MAX_KEPT_NAME, MAX_NAME};
 
@@ -152,17 +153,7 @@ impl Store {
     }
 }
 
-/// The rights of [`allows`].
-const WRITE: u32 = 2;
-const EXEC: u32 = 1;
-
 /// Whether the mode of a queue gives a user, with one group, the rights in `want`.
 fn allows(queue: &QueueRecord, (uid, gid): (u32, u32), want: u32) -> bool {
-    let shift = match () {
-        () if uid == 0 => return true,
-        () if uid == queue.uid => 6,
-        () if gid == queue.gid => 3,
-        () => 0,
-    };
-    queue.mode >> shift & want == want
+    Owner { uid: queue.uid, gid: queue.gid, mode: queue.mode }.allows_user(uid, gid, want, Vec::new)
 }
