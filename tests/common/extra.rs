@@ -149,7 +149,10 @@ pub fn only_name(dir: &Path) -> String {
 }
 
 /// Random numbers, the same again for the same seed (`MQFS_TEST_SEED`), which is printed.
-pub struct Random(u64);
+pub struct Random {
+    seed: u64,
+    state: u64,
+}
 
 impl Random {
     /// Seeded from the environment or the clock.
@@ -158,15 +161,25 @@ impl Random {
         let clock = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos() as u64;
         let seed = given.unwrap_or_else(clock);
         println!("MQFS_TEST_SEED={seed}");
-        Random(seed | 1)
+        Random::seeded(seed)
+    }
+
+    /// From a given seed.
+    pub fn seeded(seed: u64) -> Random {
+        Random { seed, state: seed | 1 }
+    }
+
+    /// What it began with.
+    pub fn seed(&self) -> u64 {
+        self.seed
     }
 
     /// A number below `limit`.
     pub fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % limit
+        self.state ^= self.state << 13;
+        self.state ^= self.state >> 7;
+        self.state ^= self.state << 17;
+        (self.state >> 11) % limit
     }
 }
 

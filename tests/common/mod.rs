@@ -240,14 +240,19 @@ impl Mount {
         self.args = args.iter().map(OsString::from).collect();
     }
 
-    /// Mounts the store (again) and waits until the mount is there.
-    pub fn start(&mut self) {
+    /// Starts mqfs and does not wait for the mount.
+    pub fn launch(&mut self) {
         assert!(self.daemon.is_none(), "mqfs is running already");
         let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_mqfs"));
         command.arg("mount").arg(self.store()).arg(&self.mnt).arg("--foreground").args(&self.args);
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         self.daemon = Some(command.spawn().expect("start mqfs"));
+    }
+
+    /// Mounts the store (again) and waits until the mount is there.
+    pub fn start(&mut self) {
+        self.launch();
         let mut died = None;
         let mounted = poll(LIMIT, || {
             died = self.daemon.as_mut().unwrap().try_wait().unwrap();

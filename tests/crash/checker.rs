@@ -1,0 +1,281 @@
+//! The checker: what became of every message, by the journals.
+//!
+//! The rules, each with what the manual page promises:
+//!
+//! - `lost`: a message that was acknowledged to its producer, or seen, is acknowledged by a worker or still there. In a queue
+//!   with `durability = async` a power cut may take what was not synced.
+//! - `invented`, `misplaced`: what is delivered was offered, to that queue.
+//! - `broken`, `unreadable`: a message is whole, and the one of its name.
+//! - `came back`: a message that was acknowledged by a worker is gone for good. A crash of mqfs takes no acknowledgement back,
+//!   whatever the durability; a power cut may, until an fsync of the queue has returned.
+//! - `doubled`: one enqueue makes one message, and so do many with one deduplication id.
+//! - `disordered`: first in, first out ([`super::order`]).
+//! - `early`: no message is delivered before it is due.
+//! - `torn`: the files of a batch are enqueued all or none, and what is not enqueued is still in the batch.
+//! - `held`: what is claimed by the dead can be claimed again.
+//! - `miscounted`: the counters agree with the listings.
+//! - `left`: an emptied store holds nothing.
+//! - `refused`, `complaint`: nothing fails but for the crash.
+//!
+//! Journals are written before or after the step that they tell of, so each rule counts only what is certain: what was asked
+//! for after something else had been answered came after it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+
+use super::journal::{Event, Line};
+use super::order;
+use super::promises::Promises;
+
+/// A promise that was not kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// The rule.
+    pub rule: &'static str,
+    /// The message, or what else it is about.
+    pub what: String,
+    /// How it shows.
+    pub why: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}: {}", self.rule, self.what, self.why)
+    }
+}
+
+/// Errors that a program may get when mqfs is killed under it: the mount is not connected, or not there.
+const OF_A_CRASH: [i32; 4] = [libc::ENOENT, libc::ENOTCONN, libc::ECONNABORTED, libc::ENODEV];
+
+/// Somebody saw a message in the store.
+#[derive(Clone, Copy, Debug)]
+pub struct Sight {
+    /// When it was asked for; it was in the store at some moment since.
+    pub asked: u64,
+    /// When it was written down.
+    pub at: u64,
+    /// Its sequence number, if that was told.
+    pub seq: Option<u64>,
+    /// Which delivery it was; `None` when it was only listed, or nobody told.
+    pub delivery: Option<u32>,
+}
+
+/// What is known of a message.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    /// When it was offered, each time.
+    pub offered: Vec<u64>,
+    /// Its priority.
+    pub priority: u8,
+    /// Its delay.
+    pub delay: u64,
+    /// Its batch, and how many files that has.
+    pub batch: Option<(String, usize)>,
+    /// When it was acknowledged, and whether it was synced.
+    pub acknowledged: Vec<(u64, bool)>,
+    /// Who saw it.
+    pub seen: Vec<Sight>,
+    /// When workers began to acknowledge it.
+    pub acking: Vec<u64>,
+    /// When they had.
+    pub acked: Vec<u64>,
+    /// When that was synced.
+    pub settled: Vec<u64>,
+}
+
+/// The journals of a campaign, sorted out.
+pub struct Case<'a> {
+    /// By id.
+    pub messages: BTreeMap<&'a str, History>,
+    /// The power cuts, each from just before it to just before the next mount.
+    pub cuts: Vec<(u64, u64)>,
+    promises: HashMap<&'static str, Promises>,
+    violations: Vec<Violation>,
+    waiting: HashMap<&'a str, usize>,
+}
+
+/// What the journals of one campaign say against mqfs. The store was emptied at their end, by workers who journal as all do.
+pub fn check(lines: &[Line], promises: &[Promises]) -> Vec<Violation> {
+    let mut case = Case {
+        messages: BTreeMap::new(),
+        cuts: Vec::new(),
+        promises: promises.iter().map(|promise| (promise.queue, *promise)).collect(),
+        violations: Vec::new(),
+        waiting: HashMap::new(),
+    };
+    lines.iter().for_each(|line| case.cuts.extend(cut_of(line)));
+    lines.iter().for_each(|line| case.read(line));
+    let messages = std::mem::take(&mut case.messages);
+    for (id, history) in &messages {
+        case.check_message(id, history);
+    }
+    case.messages = messages;
+    case.check_batches();
+    let disordered = order::check(&case);
+    case.violations.extend(disordered);
+    case.violations
+}
+
+fn cut_of(line: &Line) -> Option<(u64, u64)> {
+    match line.event {
+        Event::Cut { from } => Some((from, line.at)),
+        _ => None,
+    }
+}
+
+impl<'a> Case<'a> {
+    fn message(&mut self, id: &'a str) -> &mut History {
+        self.messages.entry(id).or_default()
+    }
+
+    fn violated(&mut self, rule: &'static str, what: impl Into<String>, why: impl Into<String>) {
+        self.violations.push(Violation { rule, what: what.into(), why: why.into() });
+    }
+
+    /// What a message's queue promises.
+    pub fn promises(&self, id: &str) -> Option<&Promises> {
+        self.promises.get(id.split('.').next()?)
+    }
+
+    /// Whether the machine ran without a power cut from one moment to the other.
+    pub fn same_life(&self, from: u64, to: u64) -> bool {
+        self.cuts.iter().all(|(cut, start)| *start < from || *cut > to)
+    }
+
+    fn read(&mut self, line: &'a Line) {
+        let at = line.at;
+        match &line.event {
+            Event::Offered { id, priority, delay, batch } => {
+                let message = self.message(id);
+                message.offered.push(at);
+                (message.priority, message.delay, message.batch) = (*priority, *delay, batch.clone());
+            }
+            Event::Acknowledged { id, synced } => self.message(id).acknowledged.push((at, *synced)),
+            Event::Delivered { id, queue, seq, deliveries, asked } => {
+                self.seen(id, queue, Sight { asked: *asked, at, seq: *seq, delivery: *deliveries });
+            }
+            Event::Listed { id, queue, seq, asked } => {
+                self.seen(id, queue, Sight { asked: *asked, at, seq: Some(*seq), delivery: None });
+            }
+            Event::Acking { id } => self.message(id).acking.push(at),
+            Event::Acked { id } => self.message(id).acked.push(at),
+            Event::Settled { id } => self.message(id).settled.push(at),
+            Event::Waiting { batch, files } => {
+                self.waiting.insert(batch, *files);
+            }
+            Event::Cut { .. } => {}
+            other => self.read_trouble(at, other),
+        }
+    }
+
+    fn read_trouble(&mut self, at: u64, event: &Event) {
+        match event {
+            Event::Refused { id, errno } if self.cuts.is_empty() && !OF_A_CRASH.contains(errno) => {
+                self.violated("refused", id, std::io::Error::from_raw_os_error(*errno).to_string());
+            }
+            Event::Broken { queue, name, why } => self.violated("broken", format!("{queue}/{name}"), why),
+            Event::Unreadable { queue, name, errno, asked } if self.same_life(*asked, at) => {
+                self.violated("unreadable", format!("{queue}/{name}"), format!("errno {errno}"));
+            }
+            Event::Counted { queue, what, says, found } if says != found => {
+                self.violated("miscounted", format!("{queue} {what}"), format!("{says}, and there are {found}"));
+            }
+            Event::Held { queue, name } => self.violated("held", format!("{queue}/{name}"), "cannot be claimed"),
+            Event::Left { what } => self.violated("left", what, "is in the emptied store"),
+            Event::Complaint { text } => self.violated("complaint", "mqfs", text),
+            _ => {}
+        }
+    }
+
+    fn seen(&mut self, id: &'a str, queue: &str, sight: Sight) {
+        if id.split('.').next() != Some(queue) {
+            self.violated("misplaced", id, format!("is in the queue {queue}"));
+        }
+        self.message(id).seen.push(sight);
+    }
+
+    fn check_message(&mut self, id: &str, message: &History) {
+        let Some(first) = message.offered.first() else {
+            return self.violated("invented", id, "nobody offered it");
+        };
+        if let Some(sight) = message.seen.iter().find(|sight| sight.at < *first) {
+            self.violated("invented", id, format!("seen at {}, offered at {first}", sight.at));
+        }
+        if let Some(sight) = message.seen.iter().find(|sight| sight.delivery.is_some() && early(message, *first, sight))
+        {
+            self.violated("early", id, format!("offered at {first}, delay {}, seen at {}", message.delay, sight.at));
+        }
+        if message.acking.is_empty() {
+            self.check_loss(id, message);
+        }
+        self.check_return(id, message);
+        for (n, one) in message.seen.iter().enumerate() {
+            let other = message.seen[..n].iter().find(|other| {
+                let differ = one.seq.is_some() && other.seq.is_some() && one.seq != other.seq;
+                differ && self.same_life(one.asked.min(other.asked), one.at.max(other.at))
+            });
+            if let Some(other) = other {
+                self.violated("doubled", id, format!("as {:?} and as {:?}", other.seq, one.seq));
+                break;
+            }
+        }
+    }
+
+    /// Of a message that no worker has acknowledged, nor begun to.
+    fn check_loss(&mut self, id: &str, message: &History) {
+        let sync = self.promises(id).is_some_and(|promises| promises.sync);
+        let offered = message.offered.last().copied().unwrap_or_default();
+        let safe = |(at, synced): &&(u64, bool)| sync || *synced || self.same_life(offered.min(*at), u64::MAX);
+        if let Some((at, _)) = message.acknowledged.iter().find(safe) {
+            self.violated("lost", id, format!("acknowledged to its producer at {at}"));
+        } else if let Some(sight) = message.seen.iter().find(|sight| self.same_life(sight.asked, u64::MAX)) {
+            self.violated("lost", id, format!("seen at {}", sight.at));
+        }
+    }
+
+    fn check_return(&mut self, id: &str, message: &History) {
+        // The journal does not say when in between the unlink returned.
+        let began = |acked: u64| message.acking.iter().rfind(|at| **at <= acked).copied().unwrap_or_default();
+        let back = message.seen.iter().find(|sight| {
+            let before = |at: &&u64| **at < sight.asked;
+            let acked = |at: &u64| self.same_life(began(*at), sight.at);
+            message.settled.iter().any(|at| before(&at)) || message.acked.iter().filter(before).any(acked)
+        });
+        if let Some(sight) = back {
+            let acked = message.acked.first().copied().unwrap_or_default();
+            self.violated("came back", id, format!("acknowledged by {acked}, asked for at {}", sight.asked));
+        }
+    }
+
+    fn check_batches(&mut self) {
+        let mut batches: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        let mut torn = Vec::new();
+        for (id, message) in &self.messages {
+            if let Some((batch, _)) = &message.batch {
+                batches.entry(batch).or_default().push(id);
+            }
+        }
+        for (batch, ids) in batches {
+            let size = self.messages[ids[0]].batch.as_ref().map_or(0, |(_, size)| *size);
+            let seen = |id: &&&str| !self.messages[**id].seen.is_empty();
+            let in_last_life = |sight: &Sight| self.same_life(sight.asked, u64::MAX);
+            let enqueued = ids.iter().any(|id| self.messages[*id].seen.iter().any(in_last_life));
+            let missing: BTreeSet<_> = ids.iter().filter(|id| !seen(id)).collect();
+            let waiting = self.waiting.get(batch).copied().unwrap_or_default();
+            if enqueued && !(missing.is_empty() && ids.len() == size) {
+                torn.push((batch, format!("of {size} files these were not enqueued: {missing:?}")));
+            } else if enqueued && waiting > 0 {
+                torn.push((batch, format!("enqueued, and {waiting} files are still in it")));
+            } else if !enqueued && self.cuts.is_empty() && ids.len() == size && waiting != size {
+                torn.push((batch, format!("not enqueued, and {waiting} of {size} files are still in it")));
+            }
+        }
+        let torn: Vec<_> = torn.into_iter().map(|(batch, why)| (batch.to_owned(), why)).collect();
+        torn.into_iter().for_each(|(batch, why)| self.violated("torn", batch, why));
+    }
+}
+
+/// Times in the store are whole milliseconds.
+fn early(message: &History, offered: u64, sight: &Sight) -> bool {
+    message.delay > 0 && sight.at + 1000 < offered + message.delay
+}

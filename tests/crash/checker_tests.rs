@@ -1,0 +1,200 @@
+//! The checker catches each violation, in a journal that was forged for it, and finds nothing in one that tells of a day with
+//! trouble and no fault.
+
+use super::checker::check;
+use super::journal::{Line, parse};
+use super::promises::QUEUES;
+
+/// Lines such as `12 offered id=sync.p1.1 delay=5`, in the form of a journal.
+fn forged(text: &str) -> Vec<Line> {
+    let line = |text: &str| {
+        let mut words = text.split_whitespace();
+        let mut line =
+            serde_json::json!({ "at": words.next()?.parse::<u64>().expect("a time"), "event": words.next()? });
+        for (key, value) in words.filter_map(|word| word.split_once('=')) {
+            line[key] = serde_json::from_str(value).unwrap_or_else(|_| value.into());
+        }
+        Some(line.to_string())
+    };
+    parse(&text.lines().filter_map(line).collect::<Vec<_>>().join("\n"))
+}
+
+/// The rules that a forged journal breaks, each with what it is about.
+#[track_caller]
+fn broken(text: &str) -> Vec<String> {
+    check(&forged(text), &QUEUES).iter().map(|violation| format!("{} {}", violation.rule, violation.what)).collect()
+}
+
+/// One message's good day, for the queue and the time that it begins.
+const GOOD: &str = "
+    10 offered id=sync.p1.1
+    20 acknowledged id=sync.p1.1
+    40 delivered id=sync.p1.1 queue=sync seq=7 deliveries=1 asked=30
+    50 acking id=sync.p1.1
+    60 acked id=sync.p1.1";
+
+#[test]
+fn nothing_is_found_where_every_promise_was_kept() {
+    assert_eq!(broken(GOOD), [""; 0]);
+    // Not acknowledged, and never seen; not acknowledged, and delivered twice; acknowledged by nobody knows whom.
+    assert_eq!(broken("10 offered id=sync.p1.1\n 20 refused id=sync.p1.1 errno=107"), [""; 0]);
+    let twice = "
+        10 offered id=async.p1.1
+        20 delivered id=async.p1.1 queue=async seq=3 deliveries=1 asked=15
+        30 delivered id=async.p1.1 queue=async seq=3 deliveries=2 asked=25
+        35 acking id=async.p1.1
+        36 delivered id=async.p1.1 queue=async seq=3 deliveries=3 asked=34
+        40 acked id=async.p1.1";
+    assert_eq!(broken(twice), [""; 0]);
+}
+
+#[test]
+fn an_acknowledged_message_that_is_gone_is_lost() {
+    assert_eq!(broken("10 offered id=sync.p1.1\n 20 acknowledged id=sync.p1.1"), ["lost sync.p1.1"]);
+    assert_eq!(broken("10 offered id=async.p1.1\n 20 acknowledged id=async.p1.1"), ["lost async.p1.1"]);
+    let seen = "10 offered id=async.p1.1\n 20 delivered id=async.p1.1 queue=async asked=15";
+    assert_eq!(broken(seen), ["lost async.p1.1"]);
+}
+
+#[test]
+fn a_power_cut_may_take_what_was_not_synced_and_nothing_else() {
+    let cut = "100 cut from=50";
+    assert_eq!(broken(&format!("10 offered id=sync.p1.1\n 20 acknowledged id=sync.p1.1\n {cut}")), ["lost sync.p1.1"]);
+    assert_eq!(broken(&format!("10 offered id=async.p1.1\n 20 acknowledged id=async.p1.1\n {cut}")), [""; 0]);
+    let synced = "10 offered id=async.p1.1\n 20 acknowledged id=async.p1.1 synced=true";
+    assert_eq!(broken(&format!("{synced}\n {cut}")), ["lost async.p1.1"]);
+    assert_eq!(
+        broken(&format!("{cut}\n 110 offered id=async.p1.1\n 120 acknowledged id=async.p1.1")),
+        ["lost async.p1.1"]
+    );
+}
+
+#[test]
+fn what_nobody_offered_is_invented() {
+    let seen = "40 delivered id=sync.p1.1 queue=sync asked=30\n 50 acking id=sync.p1.1";
+    assert_eq!(broken(seen), ["invented sync.p1.1"]);
+    assert_eq!(broken(&format!("{seen}\n 60 offered id=sync.p1.1")), ["invented sync.p1.1"]);
+}
+
+#[test]
+fn a_message_of_another_queue_is_misplaced() {
+    let text = "10 offered id=sync.p1.1\n 20 listed id=sync.p1.1 queue=async seq=1 asked=15\n 30 acking id=sync.p1.1";
+    assert_eq!(broken(text), ["misplaced sync.p1.1"]);
+}
+
+#[test]
+fn a_body_that_is_not_whole_is_broken_and_one_that_is_not_there_unreadable() {
+    assert_eq!(broken("10 broken queue=sync name=0000000000000007-x why=cut"), ["broken sync/0000000000000007-x"]);
+    let unreadable = "70 unreadable queue=sync name=x errno=5 asked=60";
+    assert_eq!(broken(unreadable), ["unreadable sync/x"]);
+    assert_eq!(broken(&format!("100 cut from=65\n{unreadable}")), [""; 0], "the disk was gone");
+}
+
+#[test]
+fn an_acknowledged_message_that_is_there_again_came_back() {
+    let again = "80 delivered id=sync.p1.1 queue=sync seq=7 deliveries=2 asked=70\n 90 acking id=sync.p1.1";
+    assert_eq!(broken(&format!("{GOOD}\n{again}")), ["came back sync.p1.1"]);
+    assert_eq!(broken(&format!("{GOOD}\n 80 listed id=sync.p1.1 queue=sync seq=7 asked=70")), ["came back sync.p1.1"]);
+    // Asked for before the acknowledgement was answered: two workers at once, one of whom was late.
+    assert_eq!(broken(&format!("{GOOD}\n 80 delivered id=sync.p1.1 queue=sync seq=7 asked=55")), [""; 0]);
+    // The power was cut in between; but an fsync had been answered.
+    assert_eq!(broken(&format!("{GOOD}\n 68 cut from=65\n{again}")), [""; 0]);
+    let settled = format!("{GOOD}\n 62 settled id=sync.p1.1\n 68 cut from=65\n{again}");
+    assert_eq!(broken(&settled), ["came back sync.p1.1"]);
+}
+
+#[test]
+fn one_enqueue_that_makes_two_messages_is_doubled() {
+    let text = "
+        10 offered id=unique.p1.1
+        12 refused id=unique.p1.1 errno=107
+        15 offered id=unique.p1.1
+        20 acknowledged id=unique.p1.1
+        40 delivered id=unique.p1.1 queue=unique seq=7 asked=30
+        45 acking id=unique.p1.1
+        50 delivered id=unique.p1.1 queue=unique seq=8 asked=46";
+    assert_eq!(broken(text), ["doubled unique.p1.1"]);
+}
+
+#[test]
+fn numbers_that_do_not_grow_are_disordered() {
+    let two = |first: u64, second: u64| {
+        format!(
+            "10 offered id=sync.p1.9\n 20 acknowledged id=sync.p1.9\n 30 offered id=sync.p1.10\n 40 acknowledged id=sync.p1.10
+             50 delivered id=sync.p1.10 queue=sync seq={second} asked=45\n 51 acking id=sync.p1.10
+             52 delivered id=sync.p1.9 queue=sync seq={first} asked=46\n 53 acking id=sync.p1.9"
+        )
+    };
+    assert_eq!(broken(&two(1, 2)), [""; 0], "several workers");
+    assert_eq!(broken(&two(2, 1)), ["disordered sync.p1.10"]);
+}
+
+#[test]
+fn first_deliveries_out_of_order_to_one_worker_are_disordered() {
+    let two = |queue: &str, priority: u8, deliveries: u32| {
+        format!(
+            "10 offered id={queue}.p1.1 priority=0\n 20 offered id={queue}.p1.2 priority={priority}
+             50 delivered id={queue}.p1.2 queue={queue} deliveries=1 asked=45\n 51 acking id={queue}.p1.2
+             60 delivered id={queue}.p1.1 queue={queue} deliveries={deliveries} asked=55\n 61 acking id={queue}.p1.1"
+        )
+    };
+    assert_eq!(broken(&two("single", 0, 1)), ["disordered single.p1.2"]);
+    assert_eq!(broken(&two("single", 0, 2)), [""; 0], "delivered before, to one who was killed");
+    assert_eq!(broken(&two("priority", 0, 1)), ["disordered priority.p1.2"]);
+    assert_eq!(broken(&two("priority", 1, 1)), [""; 0], "of a higher priority");
+    assert_eq!(broken(&two("sync", 0, 1)), [""; 0], "there are several workers");
+}
+
+#[test]
+fn a_delivery_before_it_is_due_is_early() {
+    let at = |time: u64| {
+        format!(
+            "10 offered id=late.p1.1 delay=5000
+             {time} delivered id=late.p1.1 queue=late deliveries=1 asked=11\n 9000 acking id=late.p1.1"
+        )
+    };
+    assert_eq!(broken(&at(3000)), ["early late.p1.1"]);
+    assert_eq!(broken(&at(5020)), [""; 0]);
+}
+
+#[test]
+fn a_batch_of_which_some_are_enqueued_is_torn() {
+    let offered = "
+        10 offered id=batch.p1.1.000 batch=[\"batch.p1.1\",2]
+        11 offered id=batch.p1.1.001 batch=[\"batch.p1.1\",2]";
+    let first = "30 delivered id=batch.p1.1.000 queue=batch seq=4 asked=20\n 31 acking id=batch.p1.1.000";
+    let second = "40 delivered id=batch.p1.1.001 queue=batch seq=5 asked=35\n 41 acking id=batch.p1.1.001";
+    assert_eq!(broken(&format!("{offered}\n{first}\n{second}")), [""; 0]);
+    assert_eq!(broken(&format!("{offered}\n{first}")), ["torn batch.p1.1"]);
+    assert_eq!(broken(&format!("{offered}\n 60 waiting batch=batch.p1.1 files=2")), [""; 0], "not enqueued");
+    assert_eq!(broken(&format!("{offered}\n 60 waiting batch=batch.p1.1 files=1")), ["torn batch.p1.1"]);
+    assert_eq!(broken(offered), ["torn batch.p1.1"], "neither enqueued nor waiting");
+    let both = format!("{offered}\n{first}\n{second}\n 60 waiting batch=batch.p1.1 files=2");
+    assert_eq!(broken(&both), ["torn batch.p1.1"]);
+    let swapped =
+        format!("{offered}\n 20 acknowledged id=batch.p1.1.000\n 20 acknowledged id=batch.p1.1.001\n{first}\n{second}");
+    assert_eq!(broken(&swapped.replace("seq=4", "seq=6")), ["disordered batch.p1.1.001"]);
+}
+
+#[test]
+fn a_claim_that_never_ends_is_held() {
+    let held = "99 held queue=sync name=0000000000000007-sync.p1.1";
+    assert_eq!(broken(&format!("{GOOD}\n{held}")), ["held sync/0000000000000007-sync.p1.1"]);
+}
+
+#[test]
+fn counters_that_differ_are_miscounted() {
+    assert_eq!(broken("1 counted queue=sync what=ready says=2 found=2"), [""; 0]);
+    assert_eq!(broken("1 counted queue=sync what=ready says=2 found=1"), ["miscounted sync ready"]);
+}
+
+#[test]
+fn what_is_left_in_the_emptied_store_is_left() {
+    assert_eq!(broken("1 left what=bodies/01/0001"), ["left bodies/01/0001"]);
+}
+
+#[test]
+fn errors_that_no_crash_explains_are_found() {
+    assert_eq!(broken("10 offered id=sync.p1.1\n 11 refused id=sync.p1.1 errno=5"), ["refused sync.p1.1"]);
+    assert_eq!(broken("11 complaint text=ERROR"), ["complaint mqfs"]);
+}

@@ -1,0 +1,222 @@
+//! Workers. Each writes down what it was given, that it is about to acknowledge, and that it has.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
+
+use super::actors::{Part, Role};
+use super::body;
+use super::journal::{Event, Journal, now};
+use crate::common::try_xattr;
+use crate::extra::Random;
+
+/// A worker in shell. It looks at a copy, because a read that fails is no broken message.
+pub const SCRIPT: &str = r#"
+now() { now=${EPOCHREALTIME/[.,]/}; }
+note() { now; printf '{"at":%s,"event":"%s",%s}\n' "$now" "$1" "$2" >> "$J"; }
+while :; do
+    now; asked=$now
+    f=$(cat "$Q/.mq/claim") || { sleep 0.05; continue; }
+    cat "$Q/$f" > "$BODY" || continue
+    first=$(head -c 200 "$BODY"); first=${first%%[[:space:]]*}
+    name=${f##*/} id=${first%%:*} parts=${first##*/}
+    if [ "$id" = "${name#*-}" ] && seq -f "$id:%.0f/$parts" -s ' ' 1 "$parts" | cmp -s - "$BODY"; then
+        seq=${name%%-*}
+        note delivered "\"id\":\"$id\",\"queue\":\"$QUEUE\",\"seq\":$((10#$seq)),\"asked\":$asked"
+    else
+        note broken "\"queue\":\"$QUEUE\",\"name\":\"$name\",\"why\":\"seen by a shell\""
+        continue
+    fi
+    note acking "\"id\":\"$id\""
+    rm "$Q/$f" && note acked "\"id\":\"$id\""
+done 2> /dev/null
+"#;
+
+/// A worker of this binary, or the campaign itself when it empties the store.
+pub struct Worker {
+    queue: String,
+    dir: PathBuf,
+    journal: Journal,
+}
+
+/// Works until the process is killed.
+pub fn work(part: &Part) {
+    let mut worker = Worker::new(&part.queue, &part.dir, part.open_journal());
+    let mut random = Random::seeded(part.seed);
+    loop {
+        let done = match part.role {
+            Role::LineReader => worker.read_lines(&mut random),
+            Role::Rover => worker.rove(&mut random),
+            _ => worker.work_next(&mut random),
+        };
+        if !matches!(done, Ok(true)) {
+            sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// The sequence number and the id in the name that a message is listed under. Where there are priorities a digit comes first; after
+/// the id there may be the number of an attempt.
+pub fn listed(name: &str) -> Option<(u64, &str)> {
+    let (number, producer) = name.split_once('-').unwrap_or((name, ""));
+    let digits = number.len().checked_sub(16)?;
+    let id = producer.split('~').next().unwrap_or(producer);
+    Some((number.get(digits..)?.parse().ok()?, id))
+}
+
+impl Worker {
+    /// A worker on the queue in that directory.
+    pub fn new(queue: &str, dir: &Path, journal: Journal) -> Worker {
+        Worker { queue: queue.to_owned(), dir: dir.to_owned(), journal }
+    }
+
+    /// Claims and handles the next message; false when there is none and `wait` is not asked for.
+    pub fn work_one(&mut self, wait: bool, sync: bool) -> io::Result<bool> {
+        let asked = now();
+        let flags = if wait { 0 } else { libc::O_NONBLOCK };
+        let mut claim = File::options().read(true).custom_flags(flags).open(self.dir.join(".mq/claim"))?;
+        let mut path = String::new();
+        match claim.read_to_string(&mut path) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        drop(claim);
+        let path = self.dir.join(path.trim_end_matches('\n'));
+        match self.examine(&path, asked)? {
+            Some(id) => self.acknowledge(&path, &id, sync)?,
+            None => fs::remove_file(&path)?,
+        }
+        Ok(true)
+    }
+
+    fn work_next(&mut self, random: &mut Random) -> io::Result<bool> {
+        sleep(Duration::from_millis(random.below(3)));
+        self.work_one(true, random.below(8) == 0)
+    }
+
+    /// Reads a claimed message and writes down what it is; `None` when it is broken.
+    pub fn examine(&mut self, path: &Path, asked: u64) -> io::Result<Option<String>> {
+        let number =
+            |attribute| try_xattr(path, attribute).ok().and_then(|text| String::from_utf8(text).ok()?.parse().ok());
+        let deliveries: Option<u64> = number("user.mq.deliveries");
+        let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        let mut bytes = Vec::new();
+        match File::open(path).and_then(|mut file| file.read_to_end(&mut bytes)) {
+            Ok(_) => Ok(self.delivered(&name, &bytes, deliveries, asked)),
+            Err(error) => {
+                if let Some(errno @ libc::EIO) = error.raw_os_error() {
+                    self.journal.note(Event::Unreadable { queue: self.queue.clone(), name, errno, asked });
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn delivered(&mut self, name: &str, bytes: &[u8], deliveries: Option<u64>, asked: u64) -> Option<String> {
+        let told = listed(name);
+        let queue = self.queue.clone();
+        let checked = body::read(bytes).and_then(|id| match told {
+            Some((_, named)) if !named.is_empty() && named != id => Err(format!("the body of {id}")),
+            _ => Ok(id),
+        });
+        match checked {
+            Ok(id) => {
+                let (seq, deliveries) = (told.map(|(seq, _)| seq), deliveries.and_then(|count| count.try_into().ok()));
+                self.journal.note(Event::Delivered { id: id.clone(), queue, seq, deliveries, asked });
+                Some(id)
+            }
+            Err(why) => {
+                self.journal.note(Event::Broken { queue, name: name.to_owned(), why });
+                None
+            }
+        }
+    }
+
+    /// Acknowledges by unlinking.
+    pub fn acknowledge(&mut self, path: &Path, id: &str, sync: bool) -> io::Result<()> {
+        self.journal.note(Event::Acking { id: id.to_owned() });
+        fs::remove_file(path)?;
+        self.journal.note(Event::Acked { id: id.to_owned() });
+        if sync {
+            File::open(&self.dir)?.sync_all()?;
+            self.journal.note(Event::Settled { id: id.to_owned() });
+        }
+        Ok(())
+    }
+
+    /// Any way of taking a message but `.mq/claim`, and any way of not finishing with it.
+    fn rove(&mut self, random: &mut Random) -> io::Result<bool> {
+        match random.below(8) {
+            0 => return self.pop(),
+            1 => return self.work_one(true, false),
+            _ => {}
+        }
+        let asked = now();
+        let Some(path) = self.some_ready(random)? else { return Ok(false) };
+        let claimed = self.dir.join(".mq/claimed").join(path.file_name().unwrap_or_default());
+        let path = if random.below(2) == 0 {
+            fs::rename(&path, &claimed)?;
+            claimed.clone()
+        } else {
+            path
+        };
+        let Some(id) = self.examine(&path, asked)? else { return Ok(true) };
+        match random.below(12) {
+            0 => fs::rename(claimed, self.dir.join(path.file_name().unwrap_or_default()))?,
+            1 => fs::rename(&claimed, self.dir.join(".mq/delayed").join(path.file_name().unwrap_or_default()))?,
+            2 => {} // Let down.
+            _ => self.acknowledge(&path, &id, false)?,
+        }
+        Ok(true)
+    }
+
+    /// One of the first messages that are listed.
+    fn some_ready(&self, random: &mut Random) -> io::Result<Option<PathBuf>> {
+        let ready = |entry: &fs::DirEntry| entry.file_name().as_encoded_bytes()[0].is_ascii_digit();
+        let nth = random.below(6) as usize;
+        let first: Vec<_> = fs::read_dir(&self.dir)?.flatten().filter(ready).take(nth + 1).collect();
+        Ok(first.last().map(fs::DirEntry::path))
+    }
+
+    /// Takes the next by `.mq/pop`. Its close acknowledges, and returns before mqfs may have heard of it: so nobody was told.
+    fn pop(&mut self) -> io::Result<bool> {
+        let asked = now();
+        let mut pop = File::open(self.dir.join(".mq/pop"))?;
+        let mut bytes = Vec::new();
+        pop.read_to_end(&mut bytes)?;
+        if let Some(id) = self.delivered("", &bytes, None, asked) {
+            self.journal.note(Event::Acking { id });
+        }
+        Ok(true)
+    }
+
+    /// Reads the stream of lines for a while. The next read acknowledges the line before, and its answer tells so.
+    fn read_lines(&mut self, random: &mut Random) -> io::Result<bool> {
+        let mut lines = File::open(self.dir.join(".mq/lines"))?;
+        let mut last: Option<String> = None;
+        let mut buffer = vec![0; 1 << 20];
+        for _ in 0..random.below(50) + 2 {
+            if let Some(id) = &last {
+                self.journal.note(Event::Acking { id: id.clone() });
+            }
+            let (mut line, asked) = (Vec::new(), now());
+            while line.last() != Some(&b'\n') {
+                match lines.read(&mut buffer)? {
+                    0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                    length => line.extend_from_slice(&buffer[..length]),
+                }
+                if let Some(id) = last.take() {
+                    self.journal.note(Event::Acked { id });
+                }
+            }
+            last = self.delivered("", &line, None, asked);
+        }
+        // The close acknowledges the last one.
+        last.into_iter().for_each(|id| self.journal.note(Event::Acking { id }));
+        Ok(true)
+    }
+}
