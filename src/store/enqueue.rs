@@ -15,6 +15,7 @@ use super::keys;
 use super::limits::Room;
 use super::record::{BodyPlace, MessageRecord, NewMessage};
 use super::state::{Hidden, State as Remembered};
+use super::sums::Sums;
 use super::{Enqueued, Onto, Store, bodies};
 
 /// The body of a new message.
@@ -31,9 +32,8 @@ pub enum NewBody<'a> {
         /// The file has been synced. When it has not, the message may be lost in a power cut, and
         /// [`Store::body_synced`] is to be called once the file is synced.
         synced: bool,
-        /// CRC-32 of its bytes, when that is known: by it, a file that is not synced is told to be whole after a crash; else by
-        /// its length.
-        crc: Option<u32>,
+        /// The checksums of its bytes.
+        sums: &'a Sums,
     },
 }
 
@@ -118,14 +118,14 @@ impl Store {
                 record.crc = crc32fast::hash(bytes);
                 batch.put(Family::Bodies, &keys::body(seq), bytes);
             }
-            NewBody::File { id, size, synced, crc } => {
+            NewBody::File { id, size, synced, sums } => {
                 record.size = size;
                 if !synced {
-                    let crc = crc.map_or(Vec::new(), |crc| crc.to_be_bytes().to_vec());
-                    batch.put(Family::Meta, &keys::unsynced_body(id), &crc);
+                    batch.put(Family::Meta, &keys::unsynced_body(id), b"");
                 }
                 record.body = BodyPlace::File(id);
                 batch.put(Family::Meta, &keys::body_file(id), &seq.to_be_bytes());
+                batch.put(Family::Meta, &keys::body_sums(id), &sums.encode());
             }
         }
         state.place(&self.db, batch, seq, &mut record)?;
@@ -162,11 +162,7 @@ impl Store {
             let owner = self.db.get(Family::Meta, &keys::body_file(id))?.and_then(|seq| keys::last_number(&seq));
             if let Some(seq) = owner {
                 let record = self.record(seq)?;
-                let whole = match self.bodies.open_read(id) {
-                    Ok(file) if bodies::is_whole(&file, record.size, crc)? => self.bodies.sync(id, &file).is_ok(),
-                    _ => false,
-                };
-                if !whole {
+                if !self.is_whole(id, &record, crc)? {
                     let name = String::from_utf8_lossy(&record.name).into_owned();
                     tracing::warn!(seq, name, "dropped a message that was not durable: a crash took part of its body");
                     // Its producer may send it again.
@@ -182,6 +178,23 @@ impl Store {
             self.body_synced(id)?;
         }
         Ok(())
+    }
+
+    /// Whether a file that a crash may have cut has all its bytes: the right length, and the right checksums where they are known.
+    /// A filesystem may give a file its length before its bytes, which then are zeros.
+    fn is_whole(&self, id: u64, record: &MessageRecord, crc: Option<u32>) -> Result<bool> {
+        let whole = self.body_file(id, record.size).and_then(|body| {
+            body.check()?;
+            match crc {
+                Some(crc) if bodies::crc(body.file())? != crc => Err(Error::Damaged("checksum".into())),
+                _ => self.bodies.sync(id, body.file()),
+            }
+        });
+        match whole {
+            Ok(()) => Ok(true),
+            Err(Error::Damaged(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Shows a hidden message, unless it turns out to be a duplicate: then it is taken back, and counted. A body file then is

@@ -10,7 +10,8 @@
 //! | `default` | `f` queue draft | its name: the listing of drafts |
 //! | `default` | `g` queue name | draft: finding a draft |
 //! | `default` | `b` body | sequence number of the message whose body is the file of that number |
-//! | `default` | `u` body | the CRC-32 of its bytes, if known: the file of that number is a message's and has not been synced |
+//! | `default` | `x` body | the [checksums](super::sums) of the file of that number |
+//! | `default` | `u` body | the file of that number is a message's and has not been synced; of format 2, the CRC-32 of its bytes, if known |
 //! | `default` | `m` queue name | sequence number: the message of that name, in a queue with `names = keep` |
 //! | `default` | `h` queue id | until when (ms) and for which message a deduplication id is remembered |
 //! | `default` | `e` queue batch | its name: the listing of batches |
@@ -152,6 +153,11 @@ pub fn draft_by_name(queue: u64, name: &[u8]) -> Vec<u8> {
 /// The owner of a body that is a file.
 pub fn body_file(body: u64) -> [u8; 9] {
     tagged(b'b', body)
+}
+
+/// The checksums of a body that is a file.
+pub fn body_sums(body: u64) -> [u8; 9] {
+    tagged(b'x', body)
 }
 
 /// A body file that a message owns and that has not been synced.

@@ -11,6 +11,7 @@ mod batches;
 #[cfg(test)]
 mod batches_tests;
 pub mod bodies;
+mod body;
 mod db;
 mod dead_letters;
 pub mod deadlines;
@@ -34,6 +35,7 @@ mod queues;
 pub mod record;
 mod space;
 mod state;
+pub mod sums;
 mod syncer;
 #[cfg(test)]
 mod tests;
@@ -50,6 +52,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 pub use batches::BatchFile;
 pub use bodies::{Bodies, INLINE_MAX};
+pub use body::{Body, BodyFile};
 pub use dead_letters::{DEAD_HEADERS, DeadReason};
 pub use deadlines::{Due, Wake};
 pub use drafts::Published;
@@ -64,7 +67,7 @@ pub use purge::Remains;
 pub use queues::{NewQueue, QueueInfo};
 pub use space::{Space, Usage};
 pub use syncer::{Done, Probe};
-pub use transitions::{Altered, Body, ClaimEnd, Taker};
+pub use transitions::{Altered, ClaimEnd, Taker};
 
 use crate::error::Result;
 use crate::queue::config::QueueConfig;

@@ -16,8 +16,9 @@ use std::path::Path;
 use rustix::fs::FlockOperation;
 
 /// The version of the layout, the keys and the records that this code writes. Version 1 is the first; version 2 has the keys
-/// and records ([`super::record`]) for what came with it, and reads those of version 1.
-pub const FORMAT: u32 = 2;
+/// and records ([`super::record`]) for what came with it, and reads those of version 1; version 3 has checksums of body files
+/// ([`super::sums`]).
+pub const FORMAT: u32 = 3;
 
 /// Why a store could not be opened. The text is one line for the user.
 #[derive(Debug)]
@@ -153,11 +154,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("thesis.tex"), "x").unwrap();
         assert!(matches!(prepare(dir.path()), Err(OpenError::NotAStore(_))));
-        std::fs::write(dir.path().join("format"), "3\n").unwrap();
-        assert!(matches!(prepare(dir.path()), Err(OpenError::NewerFormat { found: 3, known: 2 })));
+        std::fs::write(dir.path().join("format"), "4\n").unwrap();
+        assert!(matches!(prepare(dir.path()), Err(OpenError::NewerFormat { found: 4, known: 3 })));
         std::fs::write(dir.path().join("format"), "1\n").unwrap();
         drop(prepare(dir.path()).unwrap());
-        assert_eq!(std::fs::read_to_string(dir.path().join("format")).unwrap(), "2\n", "upgraded");
+        assert_eq!(std::fs::read_to_string(dir.path().join("format")).unwrap(), "3\n", "upgraded");
         std::fs::write(dir.path().join("format"), "x\n").unwrap();
         assert!(matches!(prepare(dir.path()), Err(OpenError::NotAStore(_))));
     }

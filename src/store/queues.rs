@@ -129,6 +129,11 @@ impl Store {
     }
 
     /// The path of a queue from the root.
+    pub fn path_of(&self, id: u64) -> Result<String> {
+        self.queue_path(&mut self.lock(), id)
+    }
+
+    /// As [`Store::path_of`], within an operation.
     pub(super) fn queue_path(&self, state: &mut super::state::State, id: u64) -> Result<String> {
         let mut names = Vec::new();
         let mut queue = id;

@@ -2,7 +2,6 @@
 //!
 //! Which transition is allowed from which state is decided in [`crate::queue::state`]; here each becomes one atomic change.
 
-use std::fs::File;
 use std::time::Duration;
 
 use parking_lot::MutexGuard;
@@ -28,15 +27,6 @@ pub struct Taker {
     pub worker: Option<Worker>,
     /// Its user.
     pub uid: u32,
-}
-
-/// The bytes of a message, good for as long as this lives, whatever happens to the message.
-#[derive(Debug)]
-pub enum Body {
-    /// A small body.
-    Inline(Vec<u8>),
-    /// A large one.
-    File(File),
 }
 
 fn claim_of(taker: Taker, at: u64, deadline: u64) -> Claim {
@@ -89,22 +79,6 @@ impl Store {
     /// A message that users can see.
     pub fn message(&self, seq: u64) -> Result<MessageRecord> {
         self.visible(&mut self.lock(), seq)
-    }
-
-    /// A message's bytes.
-    pub fn body(&self, record: &MessageRecord) -> Result<Body> {
-        match record.body {
-            BodyPlace::Empty => Ok(Body::Inline(Vec::new())),
-            BodyPlace::File(id) => Ok(Body::File(self.bodies.open_read(id)?)),
-            BodyPlace::Inline(id) => {
-                let bytes = self.db.get(Family::Bodies, &keys::body(id))?;
-                match bytes {
-                    Some(bytes) if crc32fast::hash(&bytes) == record.crc => Ok(Body::Inline(bytes.to_vec())),
-                    Some(_) => Err(Error::Damaged(format!("body {id}: wrong checksum"))),
-                    None => Err(Error::Damaged(format!("body {id} is missing"))),
-                }
-            }
-        }
     }
 
     /// Changes the record of a visible message by `change`, which sees it as it is now and may refuse; gives the new record. The
@@ -422,7 +396,10 @@ impl Store {
         batch.delete(Family::Messages, &keys::message(seq));
         match record.body {
             BodyPlace::Inline(id) => batch.delete_once_set(Family::Bodies, &keys::body(id)),
-            BodyPlace::File(id) => batch.delete(Family::Meta, &keys::body_file(id)),
+            BodyPlace::File(id) => {
+                batch.delete(Family::Meta, &keys::body_file(id));
+                batch.delete(Family::Meta, &keys::body_sums(id));
+            }
             BodyPlace::Empty => {}
         }
     }

@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::queue::config::Durability;
 use crate::queue::name::{Name, classify};
 use crate::store::record::NewMessage;
+use crate::store::sums::Sums;
 use crate::store::{BatchFile, Done, Due, INLINE_MAX, NewBody, ROOT};
 
 use super::access::Caller;
@@ -41,8 +42,15 @@ struct Ready {
     name: Vec<u8>,
     modified_ns: i64,
     size: usize,
-    /// Where its bytes are among those of all small files.
-    inline: Option<usize>,
+    place: Place,
+}
+
+/// Where the bytes of a file of a batch are.
+enum Place {
+    /// Among those of all small files, from there on.
+    Inline(usize),
+    /// In its own file.
+    File(Sums),
 }
 
 /// The files of a batch, in order, and the bytes of the small ones.
@@ -54,9 +62,9 @@ struct Contents {
 
 impl Contents {
     fn file<'a>(&'a self, ready: &'a Ready) -> BatchFile<'a> {
-        let body = match ready.inline {
-            Some(at) => NewBody::Inline(&self.inline[at..at + ready.size]),
-            None => NewBody::File { id: ready.draft, size: ready.size as u64, synced: true, crc: None },
+        let body = match &ready.place {
+            Place::Inline(at) => NewBody::Inline(&self.inline[*at..*at + ready.size]),
+            Place::File(sums) => NewBody::File { id: ready.draft, size: ready.size as u64, synced: true, sums },
         };
         BatchFile { draft: ready.draft, name: &ready.name, modified_ns: ready.modified_ns, body }
     }
@@ -195,15 +203,16 @@ impl View {
             }
             let mut size = usize::try_from(stat.len()).map_err(|_| Error::MessageTooLarge)?;
             let inline = size <= INLINE_MAX && contents.inline.len() + size <= INLINE_IN_ALL;
-            let inline = inline.then_some(contents.inline.len());
-            if inline.is_some() {
-                let bytes = read_file_at(&file, 0, size)?;
+            let place = if inline {
+                let (at, bytes) = (contents.inline.len(), read_file_at(&file, 0, size)?);
                 size = bytes.len();
                 contents.inline.extend(bytes);
+                Place::Inline(at)
             } else {
                 files.push(draft);
-            }
-            contents.files.push(Ready { draft, name, modified_ns: ns_of(stat.modified()?), size, inline });
+                Place::File(Sums::of_file(&file, size as u64)?)
+            };
+            contents.files.push(Ready { draft, name, modified_ns: ns_of(stat.modified()?), size, place });
         }
         self.store.bodies().sync_all(&files)?;
         Ok(contents)

@@ -2,6 +2,7 @@
 
 use std::collections::hash_map::Entry;
 use std::fs::File;
+use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 
@@ -10,7 +11,8 @@ use crate::error::{Error, Result};
 use crate::queue::config::{Durability, Names};
 use crate::queue::worker::Worker;
 use crate::store::record::{DraftRecord, NewMessage};
-use crate::store::{Done, Enqueued, INLINE_MAX, NewBody, Onto, Published, Room};
+use crate::store::sums::Sums;
+use crate::store::{Bodies, Done, Enqueued, INLINE_MAX, NewBody, Onto, Published, Room};
 
 use super::access::Caller;
 use super::attributes::{FILE_MODE, ns_of};
@@ -325,14 +327,9 @@ impl View {
             self.store.publish(id, new, NewBody::Inline(&bytes), (target.then, target.onto), now)?
         } else {
             let body = target.id;
-            if moves {
-                bodies.sync(body, &file)?;
-            } else {
-                let mut copy = bodies.create(body)?;
-                std::io::copy(&mut &file, &mut copy)?;
-                bodies.sync(body, &copy)?;
-            }
-            let file = NewBody::File { id: body, size, synced: true, crc: None };
+            let sums =
+                if moves { publish_file(bodies, body, &file, size) } else { copy_draft(bodies, body, &file, size) };
+            let file = NewBody::File { id: body, size, synced: true, sums: &sums? };
             let enqueued = self.store.publish(id, new, file, (target.then, target.onto), now)?;
             if enqueued == Enqueued::Duplicate && !moves {
                 self.store.discard_body(body);
@@ -347,4 +344,17 @@ impl View {
         self.became_ready(target.queue);
         Ok(config.durability)
     }
+}
+
+/// Makes a draft's file durable as a message's body; gives its checksums.
+fn publish_file(bodies: &Bodies, id: u64, file: &File, size: u64) -> Result<Sums> {
+    bodies.sync(id, file)?;
+    Sums::of_file(file, size)
+}
+
+/// As [`publish_file`], with a file of the message's own.
+fn copy_draft(bodies: &Bodies, id: u64, file: &File, size: u64) -> Result<Sums> {
+    let mut copy = bodies.create(id)?;
+    std::io::copy(&mut file.take(size), &mut copy)?;
+    publish_file(bodies, id, &copy, size)
 }

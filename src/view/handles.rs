@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -55,6 +55,8 @@ pub struct Reader {
     pub body: Body,
     /// What `stat` showed.
     pub attributes: Attributes,
+    /// The log tells that its bytes cannot be had.
+    pub told: AtomicBool,
     /// The lease that this descriptor keeps alive.
     pub hold: Mutex<Hold>,
 }

@@ -259,8 +259,10 @@ impl View {
         let enqueued = match &body {
             Body::Inline(bytes) => self.store.enqueue(new, NewBody::Inline(bytes), false, now)?,
             Body::File(file) => {
-                self.store.bodies().copy(from.body, file, id)?;
-                let body = NewBody::File { id, size: from.size, synced: true, crc: None };
+                self.store.bodies().copy(from.body, file.file(), id)?;
+                // Those of the original: a copy of damaged bytes is as damaged.
+                let sums = file.sums()?;
+                let body = NewBody::File { id, size: from.size, synced: true, sums: &sums };
                 let enqueued = self.store.enqueue(new, body, false, now);
                 if !matches!(enqueued, Ok(Enqueued::As(_))) {
                     self.store.discard_body(id);

@@ -8,6 +8,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use parking_lot::Mutex;
 
@@ -21,8 +22,6 @@ use super::access::Caller;
 use super::handles::{Handle, Lease};
 use super::line_part::LINES_AT_ONCE;
 use super::open::Opened;
-use super::read::read_body;
-use super::staging::read_file_at;
 use super::waiters::{Line, Turn};
 use super::{View, process};
 
@@ -72,7 +71,7 @@ impl Message {
     /// Hands out at most `room` bytes of what is left.
     fn hand_out(&mut self, room: usize, to: &mut Vec<u8>) -> Result<()> {
         let before = to.len();
-        read_body(&self.body, self.length, self.given, room, |bytes| to.extend_from_slice(bytes))?;
+        self.body.read(self.given, room, |bytes| to.extend_from_slice(bytes))?;
         self.given += (to.len() - before) as u64;
         if self.left() == 1 && self.bare && to.len() - before < room {
             to.push(b'\n');
@@ -259,7 +258,7 @@ impl View {
             if let Some(at) = held.messages.iter().position(|message| message.left() > 0)
                 && let Some(message) = held.messages.remove(at)
             {
-                tracing::error!(seq = message.seq, queue = reader.queue, %error, "unreadable message");
+                self.tell_unreadable(message.seq, error, &AtomicBool::new(false));
                 self.handles.unbind(handle, message.seq);
             }
         })
@@ -304,7 +303,7 @@ impl View {
                 }
                 // It stays claimed: its lease ends, and in the end it is dead-lettered.
                 Err(error @ Error::Damaged(_)) => {
-                    tracing::error!(seq, queue = reader.queue, %error, "unreadable message, passed over");
+                    self.tell_unreadable(seq, &error, &AtomicBool::new(false));
                     damaged += 1;
                 }
                 Err(error) => {
@@ -320,13 +319,7 @@ impl View {
 
     fn line_message(&self, seq: u64, record: &MessageRecord, timeout: u64) -> Result<Message> {
         let body = self.store.body(record)?;
-        let (length, last) = match &body {
-            Body::Inline(bytes) => (bytes.len() as u64, bytes.last().copied()),
-            Body::File(file) => (file.metadata()?.len(), read_file_at(file, record.size.saturating_sub(1), 1)?.pop()),
-        };
-        if length < record.size {
-            return Err(Error::Damaged("a body file is shorter than its message".into()));
-        }
+        let last = body.last()?;
         let (at, deadline) = record.claim.as_ref().map_or((0, 0), |claim| (claim.at, claim.deadline));
         let bare = last != Some(b'\n');
         let claim = (at, record.deliveries);

@@ -46,8 +46,8 @@ pub struct LineWriter {
 type Shared = Arc<Mutex<LineWriter>>;
 
 /// The bytes of a line: its own, or in a place of their own.
-fn body<'a>(line: &'a [u8], staged: &'a Option<Staging>) -> NewBody<'a> {
-    staged.as_ref().map_or(NewBody::Inline(line), |staged| staged.body(false))
+fn body<'a>(line: &'a [u8], staged: &'a mut Option<Staging>) -> Result<NewBody<'a>> {
+    staged.as_mut().map_or(Ok(NewBody::Inline(line)), |staged| staged.body(false))
 }
 
 impl LineWriter {
@@ -212,7 +212,8 @@ impl View {
         let begun = part.line.size();
         let mut staged = Vec::with_capacity(lines.len());
         let enqueued = self.stage_lines(part, lines, &mut staged).and_then(|()| {
-            let bodies: Vec<NewBody<'_>> = lines.iter().zip(&staged).map(|(line, staged)| body(line, staged)).collect();
+            let bodies = lines.iter().zip(&mut staged).map(|(line, staged)| body(line, staged));
+            let bodies = bodies.collect::<Result<Vec<_>>>()?;
             self.store.enqueue_all(&writer.each, &bodies, false, clock::now_ms())
         });
         let mut staged = staged.into_iter();
@@ -272,10 +273,10 @@ impl View {
     fn finish_line(&self, writer: &mut LineWriter, mut part: Part) {
         if part.is_whole() {
             // Its bytes were taken: it is not refused any more.
-            let enqueued =
-                self.store.space().admit(0).and_then(|()| {
-                    self.store.enqueue_all(&writer.each, &[part.line.body(false)], true, clock::now_ms())
-                });
+            let enqueued = self.store.space().admit(0).and_then(|()| {
+                let body = part.line.body(false)?;
+                self.store.enqueue_all(&writer.each, &[body], true, clock::now_ms())
+            });
             match enqueued {
                 Ok(()) => {
                     writer.enqueued += 1;

@@ -1,6 +1,7 @@
 //! Opening a file. Opening a ready message for reading claims it.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use crate::clock;
 use crate::error::{Error, Result};
@@ -205,11 +206,12 @@ impl View {
             Via::Queue | Via::Claimed if claims => self.take(caller, seq, via, found, &queue)?,
             _ => (found, Hold::Nothing),
         };
-        let body = self.store.body(&message).inspect_err(|error| tracing::error!(seq, %error, "unreadable message"))?;
+        let told = AtomicBool::new(false);
+        let body = self.store.body(&message).inspect_err(|error| self.tell_unreadable(seq, error, &told))?;
         let attributes = self.message_attributes(Node::Message(seq, via), &message);
         // The kernel asks for the bytes of an empty file only when it must not cache.
         let direct = matches!(hold, Hold::AtFirstRead);
-        let reader = Reader { seq, body, attributes, hold: hold.into() };
+        let reader = Reader { seq, body, attributes, told, hold: hold.into() };
         Ok(Opened { immutable: !direct, direct, ..Opened::plain(self.handles.add(Handle::Reader(reader))) })
     }
 

@@ -1,35 +1,21 @@
 //! Reading, writing, syncing and closing open files.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::clock;
 use crate::error::{Error, Result};
-use crate::store::{Body, Done};
+use crate::store::Done;
+use crate::store::record::BodyPlace;
 
 use super::access::Caller;
-use super::handles::{Handle, Hold, Lease, Reader};
+use super::handles::{Handle, Hold, Lease};
 use super::staging::read_file_at;
 use super::{Node, View};
 
 fn window(bytes: &[u8], offset: u64, size: usize) -> &[u8] {
     let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
     &bytes[start..start.saturating_add(size).min(bytes.len())]
-}
-
-/// Gives the bytes of a body of the length `total` to `with`.
-pub(super) fn read_body(body: &Body, total: u64, offset: u64, size: usize, with: impl FnOnce(&[u8])) -> Result<()> {
-    match body {
-        Body::Inline(bytes) => with(window(bytes, offset, size)),
-        Body::File(file) => {
-            let bytes = read_file_at(file, offset, size)?;
-            let expected = total.saturating_sub(offset).min(size as u64);
-            if (bytes.len() as u64) < expected {
-                return Err(Error::Damaged("a body file is shorter than its message".into()));
-            }
-            with(&bytes[..expected as usize]);
-        }
-    }
-    Ok(())
 }
 
 impl View {
@@ -78,7 +64,10 @@ impl View {
             self.claim_at_read(caller, reader)?;
         }
         match open {
-            Handle::Reader(Reader { body, attributes, .. }) => read_body(body, attributes.size, offset, size, with)?,
+            Handle::Reader(reader) => {
+                let read = reader.body.read(offset, size, with);
+                read.inspect_err(|error| self.tell_unreadable(reader.seq, error, &reader.told))?;
+            }
             Handle::Writer(id) => {
                 let bytes = self.writer(*id)?.lock().read_at(offset, size)?;
                 with(&bytes);
@@ -94,6 +83,25 @@ impl View {
             Handle::Purge(_) => return Err(Error::NotPermitted("purge is only written to")),
         }
         Ok(())
+    }
+
+    /// Tells in the log that the bytes of a message cannot be had, once for each `told`.
+    pub(super) fn tell_unreadable(&self, seq: u64, error: &Error, told: &AtomicBool) {
+        // Relaxed: it orders nothing else.
+        if told.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let Ok(message) = self.store.message(seq) else {
+            tracing::error!(seq, %error, "unreadable message, which is gone by now");
+            return;
+        };
+        let queue = self.store.path_of(message.queue).unwrap_or_else(|_| message.queue.to_string());
+        let name = String::from_utf8_lossy(&message.name);
+        let file = match message.body {
+            BodyPlace::File(id) => self.store.bodies().path(id).display().to_string(),
+            _ => String::new(),
+        };
+        tracing::error!(queue, seq, %name, file, %error, "unreadable message");
     }
 
     /// Writes to an open file; `done` gets how many bytes were taken: all or nothing, except of a stream. `tid` is the thread that

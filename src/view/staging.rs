@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use crate::error::Result;
+use crate::store::sums::{Summing, Sums};
 use crate::store::{Bodies, INLINE_MAX, NewBody};
 
 /// Bytes on their way into a message.
@@ -13,8 +14,10 @@ pub struct Staging {
     id: u64,
     size: u64,
     place: Place,
-    /// The checksum of the bytes of a file, for as long as it is written from the beginning to the end.
-    sum: Option<crc32fast::Hasher>,
+    /// Of the bytes of a file.
+    summing: Summing,
+    /// As of the last call of [`Staging::body`].
+    sums: Sums,
 }
 
 #[derive(Debug)]
@@ -26,7 +29,7 @@ enum Place {
 impl Staging {
     /// Nothing yet. `id` is the number that a body file would get.
     pub fn new(id: u64) -> Self {
-        Self { id, size: 0, place: Place::Memory(Vec::new()), sum: None }
+        Self { id, size: 0, place: Place::Memory(Vec::new()), summing: Summing::default(), sums: Sums::default() }
     }
 
     /// Length in bytes.
@@ -50,12 +53,8 @@ impl Staging {
                 bytes[start..end].copy_from_slice(data);
             }
             Place::File(file) => {
-                let sum = self.sum.take().filter(|_| offset == self.size);
                 file.write_all_at(data, offset)?;
-                self.sum = sum.map(|mut sum| {
-                    sum.update(data);
-                    sum
-                });
+                self.summing.written(file, offset, data)?;
             }
         }
         self.size = self.size.max(end);
@@ -70,8 +69,8 @@ impl Staging {
         match &mut self.place {
             Place::Memory(bytes) => bytes.resize(size as usize, 0),
             Place::File(file) => {
-                self.sum = self.sum.take().filter(|_| size == self.size);
                 file.set_len(size)?;
+                self.summing.truncated(file, size)?;
             }
         }
         self.size = size;
@@ -82,9 +81,8 @@ impl Staging {
         if let Place::Memory(bytes) = &self.place {
             let file = bodies.create(self.id)?;
             file.write_all_at(bytes, 0)?;
-            let mut sum = crc32fast::Hasher::new();
-            sum.update(bytes);
-            self.sum = Some(sum);
+            self.summing = Summing::default();
+            self.summing.written(&file, 0, bytes)?;
             self.place = Place::File(Arc::new(file));
         }
         Ok(())
@@ -116,14 +114,14 @@ impl Staging {
     }
 
     /// The bytes as the store takes them. `synced`: the file has been synced.
-    pub fn body(&self, synced: bool) -> NewBody<'_> {
-        match &self.place {
+    pub fn body(&mut self, synced: bool) -> Result<NewBody<'_>> {
+        Ok(match &self.place {
             Place::Memory(bytes) => NewBody::Inline(bytes),
-            Place::File(_) => {
-                let crc = self.sum.clone().map(crc32fast::Hasher::finalize);
-                NewBody::File { id: self.id, size: self.size, synced, crc }
+            Place::File(file) => {
+                self.sums = self.summing.sums(file)?;
+                NewBody::File { id: self.id, size: self.size, synced, sums: &self.sums }
             }
-        }
+        })
     }
 
     /// Forgets the bytes. Gives the number of the file that held them, for the caller to remove.

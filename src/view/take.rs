@@ -4,6 +4,7 @@
 //! read gets what follows, whoever shares the open file.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use parking_lot::Mutex;
 
@@ -17,7 +18,6 @@ use super::access::Caller;
 use super::handles::{Handle, Lease};
 use super::lookup::listed_name;
 use super::open::Opened;
-use super::read::read_body;
 use super::waiters::{Line, Notify, Turn};
 use super::{View, process};
 
@@ -53,8 +53,10 @@ struct Taken {
     given: u64,
     /// The processes that read it, or opened the file: while one of them lives, so does the lease.
     holders: Vec<Option<ProcessId>>,
-    /// A reader was killed, or the bytes could not be read: nobody will do the work.
+    /// A reader was killed: it will not do the work.
     failed: bool,
+    /// The bytes could not be read: for the time being nobody can do the work.
+    unreadable: bool,
 }
 
 impl Taken {
@@ -161,14 +163,12 @@ impl View {
                 path.push(b'\n');
                 Body::Inline(path)
             }
-            Answer::Body => {
-                self.store.body(message).inspect_err(|error| tracing::error!(seq, %error, "unreadable message"))?
-            }
+            Answer::Body => self
+                .store
+                .body(message)
+                .inspect_err(|error| self.tell_unreadable(seq, error, &AtomicBool::new(false)))?,
         };
-        let length = match &bytes {
-            Body::Inline(bytes) => bytes.len() as u64,
-            Body::File(_) => message.size,
-        };
+        let length = bytes.size();
         let claim = message.claim.as_ref().map_or((0, 0), |claim| (claim.at, claim.deadline));
         Ok(Taken {
             seq,
@@ -180,6 +180,7 @@ impl View {
             given: 0,
             holders,
             failed: false,
+            unreadable: false,
         })
     }
 
@@ -195,7 +196,7 @@ impl View {
         if let Err(error) = outcome {
             return reply(Err(error));
         }
-        let (bytes, from, length) = {
+        let (seq, bytes, from) = {
             let mut taken = take.taken.lock();
             let Some(taken) = &mut *taken else { return reply(Err(Error::Aborted)) };
             let from = taken.given;
@@ -204,17 +205,18 @@ impl View {
             if reader != 0 && !taken.is_held_by(reader) {
                 taken.holders.extend(process::identity(tid).map(Some));
             }
-            (taken.bytes.clone(), from, taken.length)
+            (taken.seq, taken.bytes.clone(), from)
         };
         let mut reply = Some(reply);
-        let read = read_body(&bytes, length, from, size, |bytes| {
+        let read = bytes.read(from, size, |bytes| {
             if let Some(reply) = reply.take() {
                 reply(Ok(bytes));
             }
         });
         if let (Err(error), Some(reply)) = (read, reply) {
+            self.tell_unreadable(seq, &error, &AtomicBool::new(false));
             if let Some(taken) = &mut *take.taken.lock() {
-                taken.failed = true;
+                taken.unreadable = true;
             }
             reply(Err(error));
         }
@@ -235,6 +237,10 @@ impl View {
     pub(super) fn release_taken(&self, handle: u64, take: &Take) {
         self.waiters.forget_poller(take.line(), handle);
         let Some(taken) = take.taken.lock().take() else { return };
+        if taken.unreadable {
+            // If it went back at once, it would be the next one's, again and again, and hold up those behind it.
+            return;
+        }
         let done = taken.given == taken.length && !taken.failed;
         let end = match take.answer {
             Answer::Path if done => {

@@ -395,8 +395,8 @@ impl View {
     }
 
     fn commit_now(self: &Arc<Self>, writer: &mut Writer, synced: bool) -> Result<()> {
-        let body = writer.staging.body(synced);
-        let enqueued = self.store.enqueue(writer.new_message(), body, true, clock::now_ms())?;
+        let new = writer.new_message();
+        let enqueued = self.store.enqueue(new, writer.staging.body(synced)?, true, clock::now_ms())?;
         writer.dirty = false;
         let Enqueued::As(seq) = enqueued else {
             writer.state = Progress::Duplicate;
