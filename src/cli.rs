@@ -44,6 +44,13 @@ pub enum Command {
     Ls(LsArgs),
     /// Enqueue files, or standard input
     Put(PutArgs),
+    /// Make a backup of a mounted store while it is in use
+    ///
+    /// The backup is of one moment, with every queue, message and draft. On the filesystem of the store it shares the bytes
+    /// with it, so it takes hardly any time and space.
+    Backup(BackupArgs),
+    /// Make a store of a backup
+    Restore(RestoreArgs),
 }
 
 /// The arguments of `mqfs mount`, and of `mqfs STORE MOUNTPOINT -o OPTIONS` as mount(8) calls it.
@@ -143,6 +150,30 @@ pub struct PutArgs {
     /// Print the name of each message once it is enqueued
     #[arg(short, long)]
     pub verbose: bool,
+}
+
+/// The arguments of `mqfs backup`.
+#[derive(Debug, Args)]
+pub struct BackupArgs {
+    /// Where the store is mounted
+    pub mountpoint: PathBuf,
+    /// The directory to be made; it may be there if it is empty
+    pub directory: PathBuf,
+    /// Do not tell what is in it
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// The arguments of `mqfs restore`.
+#[derive(Debug, Args)]
+pub struct RestoreArgs {
+    /// What `mqfs backup` has made; it stays as it is
+    pub directory: PathBuf,
+    /// The store to be made; the directory may be there if it is empty
+    pub store: PathBuf,
+    /// Share with the backup, on the same filesystem, the files that are never changed
+    #[arg(long)]
+    pub link: bool,
 }
 
 /// Puts the verb `mount` before the arguments when they are what mount(8)'s helper passes: `STORE MOUNTPOINT -o OPTIONS`.

@@ -113,7 +113,7 @@ fn metrics_say_what_stats_say() {
 fn a_mount_without_queues_has_metrics() {
     let m = Mount::new();
     assert_eq!(metrics(&m).get("mqfs_writers"), 0.0);
-    assert_eq!(listing(m.path().join(".mq")), ["stats", "metrics", "version"]);
+    assert_eq!(listing(m.path().join(".mq")), ["stats", "metrics", "backup", "version"]);
     m.sh("echo > .mq/metrics").fails("not permitted");
 }
 

@@ -26,15 +26,19 @@ pub enum Exit {
     Interrupted = 8,
     /// The queue is not there, is gone with its mount, or the user may not do this with it.
     Queue = 9,
-    /// The queue takes nothing for the time being: it is full or paused, or the store's disk is full.
+    /// Not for the time being: the queue is full or paused, a disk is full, or another backup is being made.
     Refused = 10,
     /// The command that was to be run for each message is not there, or cannot be run.
     Command = 11,
+    /// The directory that is to be made is there already and not empty, or cannot be made.
+    Destination = 12,
+    /// It is done, but something had to be left out, or was damaged before; each was told.
+    Incomplete = 13,
 }
 
 impl Exit {
     /// Every code, for the tests of the manual.
-    pub const ALL: [Exit; 12] = [
+    pub const ALL: [Exit; 14] = [
         Exit::Success,
         Exit::Failure,
         Exit::Usage,
@@ -47,6 +51,8 @@ impl Exit {
         Exit::Queue,
         Exit::Refused,
         Exit::Command,
+        Exit::Destination,
+        Exit::Incomplete,
     ];
 
     /// The number that the caller's `$?` shows.

@@ -1,11 +1,15 @@
 //! The verbs of the command line, one file each, and how each of them ends.
 
+mod backup;
 mod consume;
 pub mod exit;
+mod interrupt;
 mod log;
 mod ls;
 mod mount;
 mod put;
+mod restore;
+mod snapshot;
 mod text;
 mod umount;
 
@@ -26,6 +30,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Ok(Cli { command: Command::Consume(arguments) }) => consume::run(&arguments),
         Ok(Cli { command: Command::Ls(arguments) }) => ls::run(&arguments),
         Ok(Cli { command: Command::Put(arguments) }) => put::run(&arguments),
+        Ok(Cli { command: Command::Backup(arguments) }) => backup::run(&arguments),
+        Ok(Cli { command: Command::Restore(arguments) }) => restore::run(&arguments),
         Err(error) => not_a_command(&error),
     };
     match result {

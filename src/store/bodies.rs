@@ -8,10 +8,12 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::error::{Error, Result};
 
 use super::record::BodyPlace;
+use super::removals::Removals;
 
 /// A body of at most this many bytes is kept in the database, a larger one in a file. An inline body is written three times
 /// (log, table, compaction) but needs no sync of its own.
@@ -24,6 +26,7 @@ const SYNCED_ONE_BY_ONE: usize = 16;
 #[derive(Clone, Debug)]
 pub struct Bodies {
     root: PathBuf,
+    removals: Arc<Removals>,
 }
 
 impl Bodies {
@@ -39,7 +42,7 @@ impl Bodies {
                 File::open(parent)?.sync_all()?;
             }
         }
-        Ok(Self { root })
+        Ok(Self { root, removals: Arc::default() })
     }
 
     /// The path of a body file.
@@ -108,7 +111,12 @@ impl Bodies {
 
     /// Removes files that nobody owns.
     pub fn remove_all(&self, ids: &[u64]) {
-        ids.iter().for_each(|id| remove(&self.path(*id)));
+        ids.iter().for_each(|id| self.removals.remove(self.path(*id)));
+    }
+
+    /// How files are removed.
+    pub(super) fn removals(&self) -> &Arc<Removals> {
+        &self.removals
     }
 
     /// Removes the files below `before` for which `wanted` answers false; gives how many.
@@ -125,7 +133,7 @@ impl Bodies {
                     continue;
                 };
                 if id < before && !wanted(id)? {
-                    remove(&entry.path());
+                    self.removals.remove(entry.path());
                     removed += 1;
                 }
             }

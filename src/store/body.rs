@@ -6,11 +6,11 @@ use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
 
-use super::Store;
-use super::db::Family;
+use super::db::{Db, Family};
 use super::keys;
 use super::record::{BodyPlace, MessageRecord};
 use super::sums::{BLOCK, Sums, read_block, read_exact};
+use super::{Bodies, Store};
 
 /// The bytes of a message, good for as long as this lives, whatever happens to the message.
 #[derive(Debug)]
@@ -71,6 +71,18 @@ struct Held {
 }
 
 impl BodyFile {
+    /// The file of a message's body of `size` bytes.
+    pub(super) fn open(db: &Db, bodies: &Bodies, id: u64, size: u64) -> Result<Self> {
+        let file = bodies.open_read(id)?;
+        let length = file.metadata()?.len();
+        if length < size {
+            return Err(Error::Damaged(format!("body file {id:016x} has {length} bytes and not {size}")));
+        }
+        let sums = db.get(Family::Meta, &keys::body_sums(id))?;
+        let sums = sums.map(|sums| Sums::decode(&sums, size)).transpose()?;
+        Ok(Self { file, id, size, sums, held: Mutex::default() })
+    }
+
     /// The file.
     pub fn file(&self) -> &File {
         &self.file
@@ -164,14 +176,7 @@ impl Store {
 
     /// The file of a message's body of `size` bytes.
     pub(super) fn body_file(&self, id: u64, size: u64) -> Result<BodyFile> {
-        let file = self.bodies.open_read(id)?;
-        let length = file.metadata()?.len();
-        if length < size {
-            return Err(Error::Damaged(format!("body file {id:016x} has {length} bytes and not {size}")));
-        }
-        let sums = self.db.get(Family::Meta, &keys::body_sums(id))?;
-        let sums = sums.map(|sums| Sums::decode(&sums, size)).transpose()?;
-        Ok(BodyFile { file, id, size, sums, held: Mutex::default() })
+        BodyFile::open(&self.db, &self.bodies, id, size)
     }
 }
 

@@ -5,9 +5,10 @@
 
 use std::path::Path;
 
+use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBPinnableSlice, DBRawIterator, DBRecoveryMode,
-    FlushOptions, Options, ReadOptions, WriteBatch, WriteOptions,
+    FlushOptions, InfoLogger, LogLevel, Options, ReadOptions, WriteBatch, WriteOptions,
 };
 
 use crate::error::{Error, Result};
@@ -65,7 +66,6 @@ pub struct Batch<'a> {
 impl Db {
     /// Opens the database in `dir`, made when it is missing.
     pub fn open(dir: &Path) -> std::result::Result<Self, rocksdb::Error> {
-        let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
         let mut options = Options::default();
         options.create_if_missing(true);
         options.create_missing_column_families(true);
@@ -79,12 +79,29 @@ impl Db {
         options.set_stats_dump_period_sec(0);
         // A torn end of the log is what a crash leaves; damage before the end is not, and must be told.
         options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
-        let families =
-            Family::ALL.map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(family, &cache)));
-        let db = DB::open_cf_descriptors(&options, dir, families)?;
+        Ok(Self::of(DB::open_cf_descriptors(&options, dir, families())?))
+    }
+
+    /// Opens the database in `dir` to look at it: nothing there is changed, and no file is made.
+    pub fn open_read_only(dir: &Path) -> std::result::Result<Self, rocksdb::Error> {
+        let mut options = Options::default();
+        options.set_max_open_files(256);
+        options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
+        options.set_info_logger(InfoLogger::new_callback_logger(LogLevel::Fatal, |_, _| ()));
+        Ok(Self::of(DB::open_cf_descriptors_read_only(&options, dir, families(), false)?))
+    }
+
+    fn of(db: DB) -> Self {
         let mut unsynced = WriteOptions::default();
         unsynced.set_sync(false);
-        Ok(Self { db, unsynced })
+        Self { db, unsynced }
+    }
+
+    /// Makes `dir`, which must not exist, a database with everything as it is at one moment of this call. Tables, and logs that
+    /// are not written to any more, are shared by hard links where that is possible, the rest is copied.
+    /// Survives a power cut, but for the name of `dir`.
+    pub fn checkpoint(&self, dir: &Path) -> Result<()> {
+        Checkpoint::new(&self.db).and_then(|checkpoint| checkpoint.create_checkpoint(dir)).map_err(db_error)
     }
 
     fn handle(&self, family: Family) -> &ColumnFamily {
@@ -229,6 +246,11 @@ impl Batch<'_> {
     pub fn delete_once_set(&mut self, family: Family, key: &[u8]) {
         self.batch.single_delete_cf(self.db.handle(family), key);
     }
+}
+
+fn families() -> [ColumnFamilyDescriptor; 5] {
+    let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
+    Family::ALL.map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(family, &cache)))
 }
 
 fn family_options(family: Family, cache: &Cache) -> Options {

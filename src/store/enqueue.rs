@@ -83,6 +83,9 @@ impl Store {
         remembered.reserved.take(id);
         if hidden {
             remembered.hidden.insert(added.seq, Hidden::of(&added.record, added.unique_until));
+            if let Some(unfinished) = &mut state.unfinished {
+                unfinished.insert(id);
+            }
         }
         drop(state);
         self.discard_bodies(dropped);
@@ -250,7 +253,7 @@ impl Store {
     }
 
     /// Ends an operation that takes a hidden message back.
-    fn take_back(
+    pub(super) fn take_back(
         &self,
         state: &mut Remembered,
         mut batch: Batch<'_>,

@@ -130,6 +130,9 @@ pub fn draft(draft: u64) -> [u8; 9] {
     tagged(b'd', draft)
 }
 
+/// All drafts: the prefix of [`draft`].
+pub const DRAFTS: &[u8] = b"d";
+
 /// A draft in its queue's listing.
 pub fn draft_entry(queue: u64, draft: u64) -> [u8; 17] {
     tagged_pair(b'f', queue, draft)
@@ -154,6 +157,9 @@ pub fn draft_by_name(queue: u64, name: &[u8]) -> Vec<u8> {
 pub fn body_file(body: u64) -> [u8; 9] {
     tagged(b'b', body)
 }
+
+/// All of them: the prefix of [`body_file`].
+pub const BODY_FILES: &[u8] = b"b";
 
 /// The checksums of a body that is a file.
 pub fn body_sums(body: u64) -> [u8; 9] {

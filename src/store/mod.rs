@@ -7,6 +7,7 @@
 //! Memory does not grow with what is queued: the store remembers queues that are in use, and of messages only those whose
 //! last close is awaited.
 
+pub mod backup;
 mod batches;
 #[cfg(test)]
 mod batches_tests;
@@ -33,6 +34,8 @@ mod purge;
 mod purge_tests;
 mod queues;
 pub mod record;
+mod removals;
+mod snapshot;
 mod space;
 mod state;
 pub mod sums;
@@ -45,7 +48,7 @@ mod transitions;
 mod upgrade;
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
@@ -85,6 +88,7 @@ pub struct Store {
     /// Stopped before the database is closed, as fields are dropped in order.
     syncer: Syncer,
     db: Arc<Db>,
+    dir: PathBuf,
     bodies: Bodies,
     space: Space,
     deadlines: DeadlineWatch,
@@ -112,10 +116,12 @@ impl Store {
         })?;
         let db = Arc::new(db);
         let state = State::load(&db)?;
+        let bodies = Bodies::open(dir.join("bodies"))?;
         let store = Self {
-            syncer: Syncer::start(db.clone())?,
+            syncer: Syncer::start(db.clone(), bodies.removals().clone())?,
             db,
-            bodies: Bodies::open(dir.join("bodies"))?,
+            bodies,
+            dir: dir.to_path_buf(),
             space: Space::new(dir.to_path_buf()),
             deadlines: DeadlineWatch::default(),
             first_id: state.next_id(),
@@ -127,6 +133,7 @@ impl Store {
         store.make_root()?;
         store.note_purges_left()?;
         store.drop_cut_bodies()?;
+        store.drop_snapshot();
         Ok(store)
     }
 

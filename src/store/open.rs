@@ -5,6 +5,7 @@
 //! STORE/lock     locked (flock) by the one process that has the store open
 //! STORE/db/      RocksDB
 //! STORE/bodies/  the files of `bodies.rs`
+//! STORE/snapshot a snapshot that is being made or taken away (`snapshot.rs`)
 //! ```
 
 use std::fmt;
@@ -14,6 +15,8 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::FlockOperation;
+
+use super::backup;
 
 /// The version of the layout, the keys and the records that this code writes. Version 1 is the first; version 2 has the keys
 /// and records ([`super::record`]) for what came with it, and reads those of version 1; version 3 has checksums of body files
@@ -81,6 +84,9 @@ pub fn prepare(dir: &Path) -> Result<File, OpenError> {
     }
     let format = dir.join("format");
     if !format.exists() {
+        if dir.join(backup::MANIFEST).exists() {
+            return Err(OpenError::NotAStore("it is a backup: `mqfs restore` makes a store of it".into()));
+        }
         let foreign = std::fs::read_dir(dir)?
             .filter_map(|entry| entry.ok().map(|entry| entry.file_name()))
             .find(|name| !matches!(name.to_str(), Some("lock" | "format.new" | "lost+found")));
@@ -97,11 +103,11 @@ pub fn prepare(dir: &Path) -> Result<File, OpenError> {
     if format.exists() {
         if check_format(&format)? < FORMAT {
             // From now on an older mqfs must not open it: it would not understand the records to come.
-            write_format(dir)?;
+            write_format(dir, FORMAT)?;
             tracing::info!(format = FORMAT, "store upgraded");
         }
     } else {
-        write_format(dir)?
+        write_format(dir, FORMAT)?
     }
     Ok(lock)
 }
@@ -119,10 +125,10 @@ fn check_format(format: &Path) -> Result<u32, OpenError> {
 }
 
 /// Writes the version so that a crash leaves the whole file or none.
-fn write_format(dir: &Path) -> io::Result<()> {
+pub(super) fn write_format(dir: &Path, format: u32) -> io::Result<()> {
     let new = dir.join("format.new");
     let mut file = File::create(&new)?;
-    writeln!(file, "{FORMAT}")?;
+    writeln!(file, "{format}")?;
     file.sync_all()?;
     std::fs::rename(&new, dir.join("format"))?;
     File::open(dir)?.sync_all()?;

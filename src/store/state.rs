@@ -94,6 +94,9 @@ pub struct State {
     stamped: i64,
     /// Names of messages that are being written, in queues that keep names.
     pub held: HeldNames,
+    /// While a snapshot is being made: the numbers of the messages that are, or have been, hidden meanwhile. The files of their
+    /// bodies may be those of messages that are written on.
+    pub unfinished: Option<HashSet<u64>>,
 }
 
 impl Numbers {
@@ -202,6 +205,7 @@ impl State {
             id: Numbers::load(db, "next_id", ROOT + 1)?,
             stamped: i64::MIN,
             held: HeldNames::default(),
+            unfinished: None,
         })
     }
 
@@ -315,6 +319,14 @@ impl State {
     /// As [`State::is_hidden`], by the message's own number.
     pub fn is_hidden_id(&self, queue: u64, id: u64) -> bool {
         self.queues.get(&queue).is_some_and(|queue| queue.hidden.values().any(|hidden| hidden.id == id))
+    }
+
+    /// From now on until the next call, or for ever with `false`, remembers in [`State::unfinished`] what is hidden. Gives what was
+    /// remembered before.
+    pub fn watch_hidden(&mut self, watch: bool) -> HashSet<u64> {
+        let ids = |queue: &Queue| queue.hidden.values().map(|hidden| hidden.id).collect::<Vec<_>>();
+        let now = watch.then(|| self.queues.values().flat_map(ids).collect());
+        std::mem::replace(&mut self.unfinished, now).unwrap_or_default()
     }
 
     /// The operation under way adds a message whose deduplication id has this key; false when it adds one already.

@@ -21,6 +21,7 @@ use parking_lot::Mutex;
 use crate::error::Result;
 
 use super::db::Db;
+use super::removals::Removals;
 
 /// What happens when a sync has succeeded or failed. It runs on the syncer's thread and must not wait for another sync.
 pub type Done = Box<dyn FnOnce(Result<()>) + Send>;
@@ -56,12 +57,12 @@ const SLOW: Duration = Duration::from_millis(2);
 
 impl Syncer {
     /// Starts the thread.
-    pub fn start(db: Arc<Db>) -> std::io::Result<Self> {
+    pub fn start(db: Arc<Db>, removals: Arc<Removals>) -> std::io::Result<Self> {
         let (sender, receiver) = crossbeam_channel::unbounded();
         let syncs = Arc::new(AtomicU64::new(0));
         let pending = Arc::new(AtomicU64::new(0));
         let of_thread = (db.clone(), syncs.clone(), pending.clone());
-        let work = move || run(&of_thread.0, &receiver, &of_thread.1, &of_thread.2);
+        let work = move || run(&of_thread.0, &receiver, &removals, &of_thread.1, &of_thread.2);
         let thread = std::thread::Builder::new().name("mqfs-sync".into()).spawn(work)?;
         Ok(Self {
             db,
@@ -150,7 +151,7 @@ impl Drop for Syncer {
 /// The longest that the first of a crowd waits for the others.
 const GATHER_MAX: Duration = Duration::from_micros(500);
 
-fn run(db: &Db, jobs: &Receiver<Job>, syncs: &AtomicU64, pending: &AtomicU64) {
+fn run(db: &Db, jobs: &Receiver<Job>, removals: &Removals, syncs: &AtomicU64, pending: &AtomicU64) {
     // A sync costs processor time that producers need as well. When the one before served or met several, more are on their
     // way: waiting for them about as long as a sync takes makes one of many. A producer that is alone never waits.
     let (mut crowd, mut gather) = (0, Duration::ZERO);
@@ -175,7 +176,7 @@ fn run(db: &Db, jobs: &Receiver<Job>, syncs: &AtomicU64, pending: &AtomicU64) {
                     Ok(()) => Ok(()),
                     Err(error) => Err(std::io::Error::other(error.to_string()).into()),
                 }),
-                Job::Remove(path) if result.is_ok() => super::bodies::remove(&path),
+                Job::Remove(path) if result.is_ok() => removals.remove(path),
                 Job::Remove(_) => {} // swept at the next start
             }
         }

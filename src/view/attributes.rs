@@ -182,6 +182,7 @@ impl View {
             Node::Stats(_) | Node::Version => (Kind::File, readable, self.status_text(node)?.len()),
             // Each reader finds in it what they may know.
             Node::Metrics => (Kind::File, 0o444, 0),
+            Node::Backup => (Kind::File, 0o400, 0),
             // Those who may consume: who has all three, and in a sticky queue its owner.
             Node::Claim(_) | Node::Pop(_) => {
                 let consumers = readable & (owner.mode << 1) & (owner.mode << 2);
@@ -197,7 +198,8 @@ impl View {
             kind,
             size: size as u64,
             mode,
-            uid: owner.uid,
+            // Whatever the mount shows as the owner of the rest: it is this process's user who may.
+            uid: if node == Node::Backup { Self::backup_owner() } else { owner.uid },
             gid: owner.gid,
             links: match node {
                 Node::Queue(_) => links(queue.counters.queues),
@@ -228,7 +230,7 @@ impl View {
             | Node::Config(id)
             | Node::Stats(id) => self.queue_attributes(node, id),
             Node::Given(number) => self.queue_attributes(node, self.queue_given(number)?),
-            Node::Version | Node::Metrics => self.queue_attributes(node, ROOT),
+            Node::Version | Node::Metrics | Node::Backup => self.queue_attributes(node, ROOT),
             Node::Message(seq, _) | Node::Granted(seq, _) => match self.store.message(seq) {
                 Ok(message) => Ok(self.message_attributes(node, &message)),
                 // A message that is gone is still what an open descriptor shows. To others the kernel looks its name up again: it

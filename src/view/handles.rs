@@ -12,6 +12,7 @@ use crate::queue::worker::ProcessId;
 use crate::store::Body;
 
 use super::Attributes;
+use super::backup::Backup;
 use super::control::ConfigEdit;
 use super::line_reader::LineReader;
 use super::line_writer::LineWriter;
@@ -39,6 +40,8 @@ pub enum Handle {
     Take(Arc<Take>),
     /// A queue's configuration, open for writing.
     Config(Mutex<ConfigEdit>),
+    /// The mount's `backup`.
+    Backup(Arc<Backup>),
     /// A queue's `purge`, open for writing.
     Purge(Purger),
     /// A queue's lines, open for writing.

@@ -18,7 +18,7 @@ use super::{Attributes, Node, Via, View, process};
 pub(super) const QUEUE_CONTROLS: &[&str] =
     &["config", "stats", "claim", "pop", "batch", "peek", "claimed", "delayed", "dead", "with", "lines", "purge"];
 /// A name in the control directory of the mount.
-pub(super) const ROOT_CONTROLS: &[&str] = &["stats", "metrics", "version"];
+pub(super) const ROOT_CONTROLS: &[&str] = &["stats", "metrics", "backup", "version"];
 
 /// The node of a control name.
 pub(super) fn control(queue: u64, name: &[u8]) -> Option<Node> {
@@ -39,6 +39,7 @@ pub(super) fn control(queue: u64, name: &[u8]) -> Option<Node> {
         "dead" => Node::Dead(queue),
         "with" => Node::With(queue),
         "metrics" => Node::Metrics,
+        "backup" => Node::Backup,
         "purge" => Node::Purge(queue),
         "lines" => Node::Lines(queue),
         _ => Node::Version,

@@ -11,6 +11,7 @@
 pub mod access;
 mod arrivals;
 mod attributes;
+mod backup;
 mod batch;
 mod control;
 mod create;
@@ -63,6 +64,7 @@ pub use setattr::Change;
 use crate::error::{Error, Result};
 use crate::store::{Done, Probe, Store, Usage};
 use arrivals::Arrivals;
+use backup::Backup;
 use draft::DraftUse;
 use handles::Handles;
 use look::Look;
@@ -109,8 +111,12 @@ pub struct View {
     activity: AtomicU64,
     going_away: AtomicBool,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    /// The threads that purge, or clear away what was purged.
+    /// The threads that purge, clear away what was purged, or keep a snapshot.
     purges: Mutex<Vec<JoinHandle<()>>>,
+    /// The backup that is being made.
+    backup: Mutex<Option<Arc<Backup>>>,
+    /// Held by the thread that makes a snapshot, until it has removed it.
+    snapshot: Mutex<()>,
 }
 
 impl View {
@@ -135,6 +141,8 @@ impl View {
             going_away: AtomicBool::new(false),
             threads: Mutex::default(),
             purges: Mutex::default(),
+            backup: Mutex::default(),
+            snapshot: Mutex::default(),
         });
         if !options.read_only {
             let threads: [(_, fn(&View)); 3] = [
@@ -197,6 +205,7 @@ impl View {
     /// being served any more.
     pub fn close(self: &Arc<Self>) {
         self.begin_shutdown();
+        self.end_backup();
         let purges = std::mem::take(&mut *self.purges.lock());
         join(purges);
         self.offload.stop();

@@ -74,6 +74,8 @@ pub enum Node {
     Version,
     /// The mount's `.mq/metrics`.
     Metrics,
+    /// The mount's `.mq/backup`.
+    Backup,
     /// A committed message.
     Message(u64, Via),
     /// The same as somebody sees it whom its mode would refuse, but who may consume. The kernel decides by the mode that a
@@ -117,6 +119,7 @@ impl Node {
             Node::Draft(id) => (33, id),
             Node::Batch(id) => (34, id),
             Node::Given(id) => (35, id),
+            Node::Backup => (36, 0),
         };
         (kind << KIND_SHIFT) | (number & NUMBER)
     }
@@ -147,6 +150,7 @@ impl Node {
             33 => Node::Draft(number),
             34 => Node::Batch(number),
             35 => Node::Given(number),
+            36 => Node::Backup,
             _ => return None,
         })
     }
@@ -161,7 +165,15 @@ mod tests {
         let mut nodes: Vec<Node> = Via::ALL.iter().map(|via| Node::Message(7, *via)).collect();
         nodes.extend(Via::ALL.iter().map(|via| Node::Granted(7, *via)));
         nodes.extend([Node::Queue(7), Node::Control(7), Node::Peek(7), Node::Claimed(7), Node::Dead(7)]);
-        nodes.extend([Node::Config(7), Node::Stats(7), Node::Version, Node::Metrics, Node::Writer(7), Node::Draft(7)]);
+        nodes.extend([
+            Node::Config(7),
+            Node::Stats(7),
+            Node::Version,
+            Node::Metrics,
+            Node::Backup,
+            Node::Writer(7),
+            Node::Draft(7),
+        ]);
         nodes.extend([Node::Delayed(7), Node::Batches(7), Node::Batch(7), Node::With(7), Node::Given(7)]);
         nodes.extend([Node::Claim(7), Node::Pop(7), Node::Lines(7), Node::Purge(7)]);
         for node in nodes {

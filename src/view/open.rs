@@ -137,13 +137,20 @@ impl View {
             Node::Purge(_) => Err(Error::NotPermitted("purge is only written to")),
             Node::Lines(queue) if flags.writes() => self.open_line_writer(caller, queue, flags),
             Node::Lines(queue) => self.open_line_reader(caller, queue),
-            Node::Config(_) | Node::Stats(_) | Node::Version | Node::Metrics | Node::Claim(_) | Node::Pop(_)
+            Node::Config(_)
+            | Node::Stats(_)
+            | Node::Version
+            | Node::Metrics
+            | Node::Backup
+            | Node::Claim(_)
+            | Node::Pop(_)
                 if flags.writes() =>
             {
                 Err(Error::NotPermitted("this control file is read-only"))
             }
             Node::Config(queue) => Ok(self.open_text(self.config_text(queue)?)),
             Node::Stats(_) | Node::Version => Ok(self.open_text(self.status_text(node)?)),
+            Node::Backup => self.open_backup(caller),
             Node::Metrics => Ok(self.open_text(self.metrics(caller)?)),
             Node::Claim(queue) => self.open_take(caller, queue, Answer::Path),
             Node::Pop(queue) => self.open_take(caller, queue, Answer::Body),

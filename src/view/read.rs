@@ -74,6 +74,7 @@ impl View {
             }
             Handle::Draft { file, .. } => with(&read_file_at(file, offset, size)?),
             Handle::Text(text) => with(window(text, offset, size)),
+            Handle::Backup(backup) => with(window(&backup.text(), offset, size)),
             Handle::LineWriter(_) => return Err(Error::NotPermitted("not open for reading")),
             Handle::Config(edit) => {
                 let text = self.config_text(edit.lock().queue())?;
@@ -124,7 +125,7 @@ impl View {
             Ok(Handle::Writer(id)) => self.write_message(*id, tid, offset, data),
             Ok(Handle::Draft { id, file, .. }) => self.write_draft(*id, file, offset, data),
             Ok(Handle::Config(edit)) => edit.lock().write(self, data),
-            Ok(Handle::Reader(_) | Handle::Text(_) | Handle::Take(_) | Handle::LineReader(_)) => {
+            Ok(Handle::Reader(_) | Handle::Text(_) | Handle::Backup(_) | Handle::Take(_) | Handle::LineReader(_)) => {
                 Err(Error::NotPermitted("not open for writing"))
             }
             Err(_) => Err(Error::Aborted),
@@ -182,6 +183,7 @@ impl View {
             Handle::Take(take) => self.release_taken(handle, take),
             Handle::LineWriter(lines) => self.release_lines(lines),
             Handle::LineReader(reader) => self.release_line_reader(handle, reader),
+            Handle::Backup(backup) => backup.close(),
             Handle::Text(_) | Handle::Config(_) | Handle::Purge(_) => {}
         }
     }

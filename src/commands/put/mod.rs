@@ -3,7 +3,6 @@
 //! A file is written under a name that nobody takes for a message, and only when all of it is there, and its close has
 //! succeeded, given its name. So a failure in the middle enqueues nothing of it. With `--batch` the same holds for all files.
 
-mod interrupt;
 mod source;
 mod staged;
 
@@ -12,6 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::exit::{Exit, Failure};
+use super::interrupt;
 use crate::cli::PutArgs;
 use crate::queue::words;
 use source::Source;

@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, Mode, OFlags, RenameFlags, XattrFlags};
 
 use super::super::exit::Failure;
+use super::super::interrupt;
 use super::source::Source;
-use super::{Attributes, Queue, interrupt};
+use super::{Attributes, Queue};
 
 /// Bytes read at once.
 const CHUNK: usize = 1 << 20;

@@ -1,0 +1,240 @@
+//! Backups: what is in the directory of one, and making a store of it again.
+//!
+//! ```text
+//! BACKUP/backup    the manifest, JSON: written last, so that a directory without it is no backup
+//! BACKUP/db/       RocksDB, as in a store
+//! BACKUP/bodies/   the bodies of large messages, and the drafts, as in a store
+//! ```
+//!
+//! A store is never opened in a backup: opening changes it.
+
+use std::fs::{DirBuilder, File, FileTimes, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock;
+use crate::error::Error;
+use crate::queue::config::QueueConfig;
+
+use super::db::{Db, Family};
+use super::open::{FORMAT, OpenError};
+use super::record::BodyPlace;
+use super::{Store, keys, open};
+
+/// The file that makes a directory a backup.
+pub const MANIFEST: &str = "backup";
+
+/// What a backup says about itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The version of the store's format.
+    pub format: u32,
+    /// When it was made, RFC 3339.
+    pub taken_at: String,
+    /// Queues.
+    pub queues: u64,
+    /// Messages, whatever their state.
+    pub messages: u64,
+    /// The bytes of their bodies.
+    pub message_bytes: u64,
+    /// Drafts, those in batches included.
+    pub drafts: u64,
+    /// Files in `db` and `bodies`.
+    pub files: u64,
+    /// The bytes of these files.
+    pub bytes: u64,
+    /// Messages whose bodies were missing in the store already.
+    pub damaged: u64,
+    /// The sequence numbers of messages that were not finished: they are counted, but not restored.
+    pub unfinished: Vec<u64>,
+}
+
+/// Files that were copied or linked, and their bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Copied {
+    /// Files.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// What became of a backup that was restored.
+#[derive(Clone, Debug, Default)]
+pub struct Restored {
+    /// The backup's manifest.
+    pub manifest: Manifest,
+    /// Messages whose bodies are missing or cut.
+    pub damaged: u64,
+}
+
+/// Writes the manifest, whole or not at all.
+pub(super) fn write_manifest(dir: &Path, manifest: &Manifest) -> io::Result<()> {
+    let new = dir.join("backup.new");
+    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&new)?;
+    serde_json::to_writer_pretty(&mut file, manifest)?;
+    file.write_all(b"\n")?;
+    file.sync_all()?;
+    std::fs::rename(&new, dir.join(MANIFEST))
+}
+
+/// Reads the manifest of a backup that this code can read.
+pub fn manifest(dir: &Path) -> Result<Manifest, OpenError> {
+    let text = std::fs::read(dir.join(MANIFEST)).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound if dir.is_dir() => {
+            OpenError::NotAStore(format!("no file `{MANIFEST}` in it: no backup, or one that was not finished"))
+        }
+        _ => OpenError::Io(error),
+    })?;
+    let manifest: Manifest =
+        serde_json::from_slice(&text).map_err(|error| OpenError::Damaged(format!("the file `{MANIFEST}`: {error}")))?;
+    match manifest.format {
+        0..=FORMAT => Ok(manifest),
+        found => Err(OpenError::NewerFormat { found, known: FORMAT }),
+    }
+}
+
+/// Copies a regular file that is not there yet, with its time of modification; gives its length. Where the filesystem can, the copy
+/// shares the bytes.
+pub(super) fn copy_file(from: &Path, to: &Path) -> io::Result<u64> {
+    let mut source = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(from)?;
+    let stat = source.metadata()?;
+    if !stat.is_file() {
+        return Err(io::Error::other(format!("{} is not a regular file", from.display())));
+    }
+    let mut copy = OpenOptions::new().create_new(true).write(true).mode(0o600).open(to)?;
+    let bytes = io::copy(&mut source, &mut copy)?;
+    copy.set_times(FileTimes::new().set_modified(stat.modified()?))?;
+    Ok(bytes)
+}
+
+/// Copies the parts of a backup, but not its manifest, to the directory `to`; a file for which `shared` answers true is linked
+/// where that is possible. What belongs to somebody else than `owner`, if that is given, is refused. Stops with
+/// [`io::ErrorKind::Interrupted`] when `go_on` says no. Durable after a sync of the filesystem.
+pub fn copy(
+    from: &Path,
+    to: &Path,
+    owner: Option<u32>,
+    shared: impl Fn(&Path) -> bool,
+    go_on: impl Fn() -> bool,
+) -> io::Result<Copied> {
+    let mut copied = Copied::default();
+    let mut left = vec![Path::new("db").to_path_buf(), Path::new("bodies").to_path_buf()];
+    while let Some(dir) = left.pop() {
+        DirBuilder::new().mode(0o700).create(to.join(&dir))?;
+        for entry in std::fs::read_dir(from.join(&dir))? {
+            if !go_on() {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            let entry = entry?;
+            let path = dir.join(entry.file_name());
+            let stat = entry.metadata()?; // of a symbolic link itself
+            if owner.is_some_and(|owner| owner != stat.uid()) {
+                return Err(io::Error::other(format!("{} belongs to another user", entry.path().display())));
+            }
+            if stat.is_dir() {
+                left.push(path);
+                continue;
+            }
+            let linked = shared(&path) && std::fs::hard_link(entry.path(), to.join(&path)).is_ok();
+            copied.files += 1;
+            copied.bytes += if linked { stat.len() } else { copy_file(&entry.path(), &to.join(&path))? };
+        }
+    }
+    Ok(copied)
+}
+
+/// Copies a backup, or a snapshot, to the directory `to`, which it makes: a backup, durable but for the name of `to`. On failure
+/// the caller removes what is there.
+pub fn copy_backup(
+    from: &Path,
+    to: &Path,
+    owner: Option<u32>,
+    go_on: impl Fn() -> bool,
+) -> Result<Manifest, OpenError> {
+    let manifest = manifest(from)?;
+    DirBuilder::new().mode(0o700).create(to)?;
+    let copied = copy(from, to, owner, |_| false, go_on)?;
+    check_complete(&manifest, copied)?;
+    rustix::fs::syncfs(File::open(to)?).map_err(io::Error::from)?;
+    write_manifest(to, &manifest)?;
+    File::open(to)?.sync_all()?;
+    Ok(manifest)
+}
+
+fn check_complete(manifest: &Manifest, copied: Copied) -> Result<(), OpenError> {
+    if copied == (Copied { files: manifest.files, bytes: manifest.bytes }) {
+        return Ok(());
+    }
+    let (files, bytes) = (copied.files, copied.bytes);
+    Err(OpenError::Damaged(format!(
+        "{files} files of {bytes} bytes where {} of {} should be",
+        manifest.files, manifest.bytes
+    )))
+}
+
+/// Makes the empty directory `to` a store with what is in a backup; `link`: shares with it, where that is possible, the files that
+/// neither ever changes. It is a store, and durable, when this returns. On failure the caller removes what is there.
+pub fn restore(from: &Path, to: &Path, link: bool, go_on: impl Fn() -> bool) -> Result<Restored, OpenError> {
+    let manifest = manifest(from)?;
+    let damaged = |error: rocksdb::Error| OpenError::Damaged(error.to_string());
+    let copied = {
+        let db = Db::open_read_only(&from.join("db")).map_err(damaged)?;
+        // Tables never change, nor do the bodies of messages; drafts do.
+        let shared = |path: &Path| {
+            let body = || {
+                let id = path.file_name().and_then(|name| u64::from_str_radix(name.to_str()?, 16).ok());
+                id.is_some_and(|id| db.get(Family::Meta, &keys::body_file(id)).is_ok_and(|found| found.is_some()))
+            };
+            if path.starts_with("db") { path.extension().is_some_and(|kind| kind == "sst") } else { body() }
+        };
+        copy(from, to, None, |path| link && shared(path), go_on)?
+    };
+    check_complete(&manifest, copied)?;
+    rustix::fs::syncfs(File::open(to)?).map_err(io::Error::from)?;
+    open::write_format(to, manifest.format)?;
+    let store = Store::open(to, QueueConfig::default())?;
+    for seq in &manifest.unfinished {
+        store.drop_unfinished(*seq)?;
+    }
+    let damaged = store.cut_bodies()?;
+    store.close()?;
+    Ok(Restored { manifest, damaged })
+}
+
+impl Store {
+    /// Removes a message that was not finished when the backup was made, as if it had not been enqueued.
+    fn drop_unfinished(&self, seq: u64) -> crate::error::Result<()> {
+        let mut state = self.lock();
+        let record = match self.visible(&mut state, seq) {
+            Err(Error::NotFound) => return Ok(()),
+            found => found?,
+        };
+        let mut batch = self.db.batch();
+        self.forget_id(&mut batch, &record)?;
+        self.take_back(&mut state, batch, seq, &record, clock::now_ms())?;
+        drop(state);
+        if let BodyPlace::File(id) = record.body {
+            self.discard_body(id);
+        }
+        Ok(())
+    }
+
+    /// How many messages have a body file that is missing or too short; each is logged.
+    fn cut_bodies(&self) -> crate::error::Result<u64> {
+        let mut cut = 0;
+        self.db.scan(Family::Meta, keys::BODY_FILES, keys::BODY_FILES, |key, seq| {
+            if let (Some(id), Some(seq)) = (keys::last_number(key), keys::last_number(seq)) {
+                let size = self.record(seq)?.size;
+                if !std::fs::metadata(self.bodies.path(id)).is_ok_and(|file| file.len() >= size) {
+                    tracing::warn!(seq, body = id, "the body is missing or cut");
+                    cut += 1;
+                }
+            }
+            Ok(true)
+        })?;
+        Ok(cut)
+    }
+}

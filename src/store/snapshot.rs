@@ -1,0 +1,202 @@
+//! A snapshot of the store as it is at one moment, made while the store is in use: what `mqfs backup` takes away.
+//!
+//! It is a directory `snapshot` in the store, laid out as a backup is ([`super::backup`]), and costs hardly any space: RocksDB
+//! makes a checkpoint, and the bodies that the checkpoint names are linked. Nobody waits for it meanwhile, because
+//!
+//! - a body file is never changed once its message is visible, and while a snapshot is being made none is removed
+//!   ([`super::removals`]), so whatever the checkpoint names is still there;
+//! - the files that may be changed are copied: drafts, and the bodies of messages that were hidden during the checkpoint.
+//!   When a writer of such a message has written on, the copy is not what the checkpoint names; the manifest says so, and the
+//!   message is not restored. Nobody could see it yet, and its writers are not finished.
+//!
+//! So a snapshot holds what a crash at that moment would have left.
+
+use std::collections::HashSet;
+use std::fs::{DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use crate::clock;
+use crate::error::{Error, Result};
+
+use super::backup::{self, Manifest};
+use super::db::{Db, Family};
+use super::record::{self, BodyPlace};
+use super::{Bodies, BodyFile, FORMAT, Store, keys};
+
+/// The directory in the store.
+const SNAPSHOT: &str = "snapshot";
+
+/// A snapshot on its way.
+struct Making<'a> {
+    store: &'a Store,
+    /// The database of the snapshot.
+    db: Db,
+    bodies: Bodies,
+    /// Messages whose body files may have been changed since the checkpoint.
+    unfinished: HashSet<u64>,
+    go_on: &'a dyn Fn() -> bool,
+    manifest: Manifest,
+}
+
+impl Store {
+    fn snapshot_dir(&self) -> PathBuf {
+        self.dir.join(SNAPSHOT)
+    }
+
+    /// Makes a snapshot, durable when this returns; gives its directory. One at a time. Whoever takes it away renames it; else
+    /// [`Store::drop_snapshot`] removes it. [`Error::GoingAway`] when `go_on` says no, [`Error::NoSpace`] when the copies that it
+    /// needs would leave too little room.
+    pub fn make_snapshot(&self, go_on: &dyn Fn() -> bool) -> Result<(PathBuf, Manifest)> {
+        self.drop_snapshot();
+        self.space.admit(0)?;
+        let dir = self.snapshot_dir();
+        DirBuilder::new().mode(0o700).create(&dir)?;
+        let made = self.fill_snapshot(&dir, go_on);
+        if made.is_err() {
+            self.drop_snapshot();
+        }
+        made.map(|manifest| (dir, manifest))
+    }
+
+    fn fill_snapshot(&self, dir: &Path, go_on: &dyn Fn() -> bool) -> Result<Manifest> {
+        let held = self.bodies.removals().hold();
+        self.lock().watch_hidden(true);
+        let checkpoint = self.db.checkpoint(&dir.join("db"));
+        let unfinished = self.lock().watch_hidden(false);
+        checkpoint?;
+        let db = Db::open_read_only(&dir.join("db")).map_err(|error| io::Error::other(error.to_string()))?;
+        let bodies = Bodies::open(dir.join("bodies"))?;
+        let manifest = Manifest { format: FORMAT, taken_at: clock::rfc3339(clock::now_ms()), ..Manifest::default() };
+        let mut making = Making { store: self, db, bodies, unfinished, go_on, manifest };
+        making.place_bodies()?;
+        making.place_drafts()?;
+        drop(held);
+        making.count(dir)?;
+        let manifest = making.manifest;
+        backup::write_manifest(dir, &manifest)?;
+        rustix::fs::syncfs(File::open(dir)?).map_err(io::Error::from)?;
+        Ok(manifest)
+    }
+
+    /// Removes the snapshot, if it is still there.
+    pub fn drop_snapshot(&self) {
+        match std::fs::remove_dir_all(self.snapshot_dir()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(%error, "a snapshot of the store is not removed");
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether the body file `id` is for good what the message `seq` had at some time before: it is visible, and so it was not
+    /// taken back since.
+    fn has_settled(&self, id: u64, seq: u64) -> bool {
+        self.message(seq).is_ok_and(|record| record.body == BodyPlace::File(id))
+    }
+}
+
+impl Making<'_> {
+    fn check(&self) -> Result<()> {
+        if (self.go_on)() { Ok(()) } else { Err(Error::GoingAway) }
+    }
+
+    fn counted(&mut self, bytes: u64) {
+        self.manifest.files += 1;
+        self.manifest.bytes += bytes;
+    }
+
+    /// Links, or copies, the bodies of all messages.
+    fn place_bodies(&mut self) -> Result<()> {
+        let mut found = Vec::new();
+        self.db.scan(Family::Meta, keys::BODY_FILES, keys::BODY_FILES, |key, seq| {
+            found.extend(keys::last_number(key).zip(keys::last_number(seq)));
+            Ok(true)
+        })?;
+        for (id, seq) in found {
+            self.check()?;
+            let placed = if self.unfinished.contains(&id) && !self.store.has_settled(id, seq) {
+                self.copy_unfinished(id, seq)
+            } else {
+                self.link(id)
+            };
+            match placed {
+                Ok(bytes) => self.counted(bytes),
+                // The message is as damaged in the snapshot as it is in the store.
+                Err(Error::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
+                    tracing::error!(seq, body = id, "a body file is missing");
+                    self.manifest.damaged += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn link(&self, id: u64) -> Result<u64> {
+        let (from, to) = (self.store.bodies.path(id), self.bodies.path(id));
+        match std::fs::hard_link(&from, &to) {
+            Ok(()) => Ok(std::fs::metadata(&to)?.len()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Error::Io(error)),
+            // There are filesystems without hard links, and each has a highest number of links to one file.
+            Err(_) => self.copy(id),
+        }
+    }
+
+    fn copy(&self, id: u64) -> Result<u64> {
+        let (from, to) = (self.store.bodies.path(id), self.bodies.path(id));
+        self.store.space.admit(std::fs::metadata(&from).map_err(Error::Io)?.len())?;
+        Ok(backup::copy_file(&from, &to)?)
+    }
+
+    fn copy_unfinished(&mut self, id: u64, seq: u64) -> Result<u64> {
+        let bytes = self.copy(id)?;
+        let record = self.db.get(Family::Messages, &keys::message(seq))?.ok_or(Error::NotFound)?;
+        let record = record::decode_message(&record)?;
+        match BodyFile::open(&self.db, &self.bodies, id, record.size).and_then(|body| body.check()) {
+            Err(Error::Damaged(_)) => self.manifest.unfinished.push(seq),
+            checked => checked?,
+        }
+        Ok(bytes)
+    }
+
+    /// Copies the drafts, those in batches too: they may be written to.
+    fn place_drafts(&mut self) -> Result<()> {
+        let mut found = Vec::new();
+        self.db.scan(Family::Meta, keys::DRAFTS, keys::DRAFTS, |key, _| {
+            found.extend(keys::last_number(key));
+            Ok(true)
+        })?;
+        for id in found {
+            self.check()?;
+            let bytes = self.copy(id)?;
+            self.manifest.drafts += 1;
+            self.counted(bytes);
+        }
+        Ok(())
+    }
+
+    /// Counts what is in the database.
+    fn count(&mut self, dir: &Path) -> Result<()> {
+        let manifest = &mut self.manifest;
+        for file in std::fs::read_dir(dir.join("db"))? {
+            manifest.files += 1;
+            manifest.bytes += file?.metadata()?.len();
+        }
+        let db = &self.db;
+        db.scan(Family::Meta, keys::QUEUES, keys::QUEUES, |key, queue| {
+            let Some(id) = keys::last_number(key) else { return Ok(true) };
+            if !record::decode_queue(queue)?.batch && id != super::ROOT {
+                manifest.queues += 1;
+                if let Some(counters) = db.get(Family::Meta, &keys::counters(id))? {
+                    let counters = record::decode_counters(&counters)?;
+                    manifest.messages += counters.messages();
+                    manifest.message_bytes +=
+                        counters.ready_bytes + counters.claimed_bytes + counters.delayed_bytes + counters.dead_bytes;
+                }
+            }
+            Ok(true)
+        })
+    }
+}
