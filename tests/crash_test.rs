@@ -46,19 +46,19 @@ fn nothing_is_wrong((violations, summary): (Vec<Violation>, Summary)) {
 
 #[test]
 fn a_killed_mqfs_keeps_its_promises() {
-    let (length, episode) = lengths(5);
+    let (length, episode) = lengths(4);
     nothing_is_wrong(run(Plan::kills(length, episode), "./scripts/crash-test MINUTES"));
 }
 
 #[test]
 fn a_power_cut_leaves_the_promises_kept_on_ext4() {
-    let (length, episode) = lengths(4);
+    let (length, episode) = lengths(3);
     nothing_is_wrong(run(Plan::power(EXT4, length / 2, episode), "./scripts/crash-test --power MINUTES"));
 }
 
 #[test]
 fn a_power_cut_leaves_the_promises_kept_on_xfs() {
-    let (length, episode) = lengths(4);
+    let (length, episode) = lengths(3);
     nothing_is_wrong(run(Plan::power(XFS, length / 2, episode), "./scripts/crash-test --power MINUTES"));
 }
 

@@ -208,6 +208,19 @@ impl Mount {
         self.detach();
     }
 
+    /// Sends SIGKILL to mqfs unless it has ended, and detaches what is mounted; how it ended.
+    pub fn cut_short(&mut self) -> ExitStatus {
+        self.signal(libc::SIGKILL);
+        let status = self.wait_for_exit();
+        self.detach();
+        status
+    }
+
+    /// Kills every program that runs for this mount, and waits until they are gone.
+    pub fn end_programs(&self) {
+        wait_until(|| kill_stragglers(&self.mnt) == 0);
+    }
+
     /// Detaches the mount of an mqfs that has died.
     pub fn detach(&self) {
         assert!(self.daemon.is_none(), "mqfs is still running");

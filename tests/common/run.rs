@@ -242,15 +242,19 @@ fn text_of(path: &Path) -> String {
     String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
 }
 
-/// Kills what scripts of the mount at `mnt` have left running in the background: they carry its path in their environment.
-pub fn kill_stragglers(mnt: &Path) {
+/// Kills what scripts of the mount at `mnt` have left running in the background: they carry its path in their environment. Gives
+/// how many there were.
+pub fn kill_stragglers(mnt: &Path) -> usize {
     let mark = [b"M=", mnt.as_os_str().as_bytes()].concat();
+    let mut found = 0;
     for process in fs::read_dir("/proc").unwrap().flatten() {
         let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
         let environment = fs::read(process.path().join("environ")).unwrap_or_default();
         if environment.split(|byte| *byte == 0).any(|variable| variable == mark) {
             // SAFETY: a call without pointers; the process is a descendant of this one.
             unsafe { libc::kill(pid, libc::SIGKILL) };
+            found += 1;
         }
     }
+    found
 }

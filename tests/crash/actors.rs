@@ -20,7 +20,7 @@ const ACTOR: &str = "MQFS_CRASH_ACTOR";
 pub enum Role {
     /// Files, drafts, what `.mq/with` offers.
     Producer,
-    /// The same with `cp`, `mv`, `seq` and `cat`.
+    /// The same with `cp`, `mv`, `seq`, `cat` and `mqfs put`.
     ShellProducer,
     /// Every message twice or more, under one deduplication id, until it is acknowledged.
     Repeater,
@@ -34,12 +34,14 @@ pub enum Role {
     Rover,
     /// `while f=$(cat q/.mq/claim)`.
     ShellWorker,
+    /// `mqfs consume`.
+    Commands,
     /// Reads `.mq/lines`.
     LineReader,
 }
 
 /// The cast: each of these is replaced when it is killed.
-pub const CAST: [(&str, Role); 22] = [
+pub const CAST: [(&str, Role); 26] = [
     ("sync", Role::Producer),
     ("sync", Role::ShellProducer),
     ("sync", Role::Worker),
@@ -62,6 +64,10 @@ pub const CAST: [(&str, Role); 22] = [
     ("lines", Role::LineReader),
     ("late", Role::Producer),
     ("late", Role::Rover),
+    ("async", Role::Commands),
+    ("late", Role::Commands),
+    ("keep", Role::Producer),
+    ("keep", Role::Rover),
 ];
 
 /// One actor's part.
@@ -94,8 +100,9 @@ impl Part {
 
     fn command(&self) -> Command {
         let script = match self.role {
-            Role::ShellProducer => producers::SCRIPT,
-            Role::ShellWorker => workers::SCRIPT,
+            Role::ShellProducer => producers::SCRIPT.to_owned(),
+            Role::ShellWorker => format!("{}{}", workers::LOOK, workers::LOOP),
+            Role::Commands => format!("{}{}", workers::LOOK, workers::COMMANDS),
             _ => {
                 let mut command = Command::new(std::env::current_exe().expect("this program"));
                 command.args(["--exact", "actor", "--nocapture", "--test-threads=1"]);
@@ -104,7 +111,7 @@ impl Part {
             }
         };
         let mut command = Command::new("bash");
-        command.args(["-c", script]);
+        command.args(["-c", &script]).env("MQFS", env!("CARGO_BIN_EXE_mqfs"));
         command.env("Q", &self.dir).env("QUEUE", &self.queue).env("NAME", &self.name).env("J", &self.journal);
         command.env("BODY", self.journal.with_extension("body")).env("SEED", (self.seed % 32768).to_string());
         command
@@ -139,7 +146,7 @@ pub fn play() {
     }
 }
 
-/// A running actor and whatever it has started: a process group of its own.
+/// A running actor and what it has started, as far as that is in its process group.
 pub struct Actor {
     child: Child,
 }

@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -78,6 +79,8 @@ struct Campaign {
     mount: Mount,
     disk: Option<Disk>,
     cast: Vec<Option<Actor>>,
+    /// The queues at which nobody is at work.
+    absent: Vec<&'static str>,
     /// What is left of actors that were killed: their groups may have members.
     leftovers: Vec<Actor>,
     attached: Option<std::process::Child>,
@@ -103,6 +106,7 @@ pub fn run(plan: Plan, rerun: &str) -> (Vec<Violation>, Summary) {
         mount,
         disk,
         cast: CAST.iter().map(|_| None).collect(),
+        absent: Vec::new(),
         leftovers: Vec::new(),
         attached: None,
         names: 0,
@@ -143,6 +147,7 @@ impl Campaign {
     fn episode(&mut self) -> Vec<Violation> {
         self.summary.episodes += 1;
         fs::create_dir(self.journals()).expect("a directory for the journals");
+        self.choose_queues();
         let began = Instant::now();
         while began.elapsed() < self.plan.episode {
             self.replace_the_dead();
@@ -178,6 +183,15 @@ impl Campaign {
         look(&mut Observer::new(&self.mount, &self.journals(), "campaign"));
     }
 
+    /// In the first episode everybody is at work. Later few may be, because what is alone at a time is served in other ways.
+    fn choose_queues(&mut self) {
+        let most = if self.summary.episodes == 1 { 0 } else { self.random.below(4) };
+        self.absent = QUEUES.iter().map(|promises| promises.queue).filter(|_| self.random.below(4) < most).collect();
+        if self.absent.len() == QUEUES.len() {
+            self.absent.clear();
+        }
+    }
+
     fn wait_for(&mut self, milliseconds: u64) {
         // Short lives are as telling as long ones.
         let most = if self.random.below(4) == 0 { 60 } else { milliseconds };
@@ -186,7 +200,7 @@ impl Campaign {
 
     fn replace_the_dead(&mut self) {
         for (slot, (queue, role)) in CAST.iter().enumerate() {
-            if self.cast[slot].is_none() {
+            if self.cast[slot].is_none() && !self.absent.contains(queue) {
                 self.names += 1;
                 let name = format!("p{}", self.names);
                 let part = Part {
@@ -227,31 +241,44 @@ impl Campaign {
         for actor in actors {
             assert!(actor.kill(), "an actor does not end");
         }
+        self.mount.end_programs();
     }
 
-    /// Mqfs is killed, or loses its disk and is killed, and is mounted again.
+    /// Mqfs ends without grace, and is mounted again.
     fn crash(&mut self) {
-        let from = now();
-        if let Some(disk) = self.disk.take() {
-            disk.cut_the_power();
-            self.mount.kill9();
-            self.detach();
-            disk.start_again();
-            self.disk = Some(disk);
-            self.summary.cuts += 1;
-            Journal::open(&self.journals().join("cuts.jsonl")).note(Event::Cut { from });
-        } else {
-            self.mount.kill9();
-            // Now and then it does not get through its start, either.
-            for _ in 0..self.random.below(6).saturating_sub(3) {
-                self.mount.launch();
-                sleep(Duration::from_millis(self.random.below(120)));
-                self.mount.kill9();
-                self.summary.kills += 1;
-            }
+        self.end_mqfs();
+        // Now and then it does not get through its start, either.
+        for _ in 0..self.random.below(6).saturating_sub(3) {
+            self.mount.launch();
+            sleep(Duration::from_millis(self.random.below(120)));
+            self.end_mqfs();
         }
-        self.summary.kills += 1;
         self.mount.start();
+    }
+
+    /// Mqfs is killed, sometimes when it is about to end, or loses its disk and is killed.
+    fn end_mqfs(&mut self) {
+        self.summary.kills += 1;
+        let Some(disk) = self.disk.take() else {
+            let asked = self.random.below(8) == 0;
+            if asked {
+                self.mount.signal(libc::SIGTERM);
+                sleep(Duration::from_millis(self.random.below(60)));
+            }
+            let status = self.mount.cut_short();
+            // Asked to end it may be faster, with 0, or with 8 before it was mounted; earliest still, the signal ends it.
+            let asked_to = asked && (matches!(status.code(), Some(0 | 8)) || status.signal() == Some(libc::SIGTERM));
+            assert!(status.signal() == Some(libc::SIGKILL) || asked_to, "mqfs ended by itself: {status}");
+            return;
+        };
+        let from = now();
+        disk.cut_the_power();
+        self.mount.cut_short();
+        self.detach();
+        disk.start_again();
+        self.disk = Some(disk);
+        self.summary.cuts += 1;
+        Journal::open(&self.journals().join("cuts.jsonl")).note(Event::Cut { from });
     }
 
     /// It ends when mqfs has.

@@ -60,6 +60,7 @@ fn an_acknowledged_message_that_is_gone_is_lost() {
 fn a_power_cut_may_take_what_was_not_synced_and_nothing_else() {
     let cut = "100 cut from=50";
     assert_eq!(broken(&format!("10 offered id=sync.p1.1\n 20 acknowledged id=sync.p1.1\n {cut}")), ["lost sync.p1.1"]);
+    assert_eq!(broken(&format!("10 offered id=sync.p1.1\n 60 acknowledged id=sync.p1.1\n {cut}")), [""; 0], "too late");
     assert_eq!(broken(&format!("10 offered id=async.p1.1\n 20 acknowledged id=async.p1.1\n {cut}")), [""; 0]);
     let synced = "10 offered id=async.p1.1\n 20 acknowledged id=async.p1.1 synced=true";
     assert_eq!(broken(&format!("{synced}\n {cut}")), ["lost async.p1.1"]);

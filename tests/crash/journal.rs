@@ -108,8 +108,9 @@ pub enum Event {
         id: String,
         /// The queue.
         queue: String,
-        /// Its sequence number.
-        seq: u64,
+        /// Its sequence number, if it is listed by that.
+        #[serde(default)]
+        seq: Option<u64>,
         /// When it began to list.
         asked: u64,
     },

@@ -12,8 +12,8 @@ use super::body::{PART_BYTES, body};
 use super::journal::{Event, Journal};
 use crate::extra::Random;
 
-/// A producer in shell: `$NAME` writes into the queue `$Q`, by `cp`, by the redirection of a program that minds its close, and
-/// by `mv` of a draft.
+/// A producer in shell: `$NAME` writes into the queue `$Q`, by `cp`, by the redirection of a program that minds its close,
+/// by `mv` of a draft, and by `mqfs put`.
 pub const SCRIPT: &str = r#"
 RANDOM=$SEED
 note() { printf '{"at":%s,"event":"%s","id":"%s"}\n' "${EPOCHREALTIME/[.,]/}" "$1" "$id" >> "$J"; }
@@ -22,11 +22,12 @@ for ((n = 1; ; n++)); do
     id=$QUEUE.$NAME.$n parts=$((RANDOM % 50 + 1))
     ((RANDOM % 8)) || parts=$((RANDOM % 8000 + 1))
     note offered
-    case $((RANDOM % 4)) in
+    case $((RANDOM % 5)) in
     0) body > "$BODY" && cp "$BODY" "$Q/$id" ;;
     1) body > "$BODY" && cat "$BODY" > "$Q/$id" ;;
     2) body > "$Q/.$id" && mv "$Q/.$id" "$Q/$id" ;;
-    3) seq -f "$id:%.0f/$parts" -s ' ' 1 "$parts" > "$Q/$id" ;;
+    3) body > "$BODY" && "$MQFS" put -n "$id" "$Q" "$BODY" ;;
+    4) seq -f "$id:%.0f/$parts" -s ' ' 1 "$parts" > "$Q/$id" ;;
     esac 2> /dev/null && note acknowledged || sleep 0.05
 done
 "#;

@@ -17,7 +17,7 @@ pub struct Promises {
 pub const COMMON: &str = "visibility_timeout=1s\nmax_deliveries=0\nretry_delay=100ms\n";
 
 /// The queues.
-pub const QUEUES: [Promises; 8] = [
+pub const QUEUES: [Promises; 9] = [
     Promises { queue: "sync", config: "", sync: true, in_order: false },
     Promises { queue: "async", config: "durability=async", sync: false, in_order: false },
     Promises { queue: "single", config: "", sync: true, in_order: true },
@@ -25,6 +25,7 @@ pub const QUEUES: [Promises; 8] = [
     Promises { queue: "unique", config: "dedup_window=1h", sync: true, in_order: false },
     Promises { queue: "batch", config: "", sync: true, in_order: false },
     Promises { queue: "lines", config: "", sync: false, in_order: false },
+    Promises { queue: "keep", config: "names=keep", sync: true, in_order: false },
     Promises { queue: "late", config: "max_deliveries=3", sync: true, in_order: false },
 ];
 

@@ -13,26 +13,48 @@ use super::journal::{Event, Journal, now};
 use crate::common::try_xattr;
 use crate::extra::Random;
 
-/// A worker in shell. It looks at a copy, because a read that fails is no broken message.
-pub const SCRIPT: &str = r#"
-now() { now=${EPOCHREALTIME/[.,]/}; }
-note() { now; printf '{"at":%s,"event":"%s",%s}\n' "$now" "$1" "$2" >> "$J"; }
-while :; do
-    now; asked=$now
-    f=$(cat "$Q/.mq/claim") || { sleep 0.05; continue; }
-    cat "$Q/$f" > "$BODY" || continue
+/// For workers in shell: `look NAME` writes down that `$BODY`, a copy of a message, is the one of that name, and whole; a read
+/// that failed is no broken message, so it is the copy that is looked at. `$asked` is when the message was asked for.
+pub const LOOK: &str = r#"
+note() { printf '{"at":%s,"event":"%s",%s}\n' "${EPOCHREALTIME/[.,]/}" "$1" "$2" >> "$J"; }
+look() {
     first=$(head -c 200 "$BODY"); first=${first%%[[:space:]]*}
-    name=${f##*/} id=${first%%:*} parts=${first##*/}
-    if [ "$id" = "${name#*-}" ] && seq -f "$id:%.0f/$parts" -s ' ' 1 "$parts" | cmp -s - "$BODY"; then
-        seq=${name%%-*}
+    id=${first%%:*} parts=${first##*/} seq=${1%%-*}
+    if [ "$id" = "${1#*-}" ] && seq -f "$id:%.0f/$parts" -s ' ' 1 "$parts" | cmp -s - "$BODY"; then
         note delivered "\"id\":\"$id\",\"queue\":\"$QUEUE\",\"seq\":$((10#$seq)),\"asked\":$asked"
     else
-        note broken "\"queue\":\"$QUEUE\",\"name\":\"$name\",\"why\":\"seen by a shell\""
-        continue
+        note broken "\"queue\":\"$QUEUE\",\"name\":\"$1\",\"why\":\"seen by a shell\""
+        return 1
     fi
+}
+exec 2> /dev/null
+"#;
+
+/// A worker in shell.
+pub const LOOP: &str = r#"
+while :; do
+    asked=${EPOCHREALTIME/[.,]/}
+    f=$(cat "$Q/.mq/claim") || { sleep 0.05; continue; }
+    cat "$Q/$f" > "$BODY" && look "${f##*/}" || continue
     note acking "\"id\":\"$id\""
     rm "$Q/$f" && note acked "\"id\":\"$id\""
-done 2> /dev/null
+done
+"#;
+
+/// A worker by `mqfs consume`, which acknowledges when the command has ended and tells nobody.
+pub const COMMANDS: &str = r#"
+handle() {
+    BODY=$BODY.$$
+    cat > "$BODY" && look "$MQFS_SEQ-$MQFS_NAME" || exit 1
+    ((RANDOM % 10)) || exit 1
+    note acking "\"id\":\"$id\""
+}
+export -f note look handle
+while :; do
+    export asked=${EPOCHREALTIME/[.,]/}
+    "$MQFS" consume -q -j 2 "$Q" -- bash -c handle
+    sleep 0.05
+done
 "#;
 
 /// A worker of this binary, or the campaign itself when it empties the store.
@@ -58,13 +80,16 @@ pub fn work(part: &Part) {
     }
 }
 
-/// The sequence number and the id in the name that a message is listed under. Where there are priorities a digit comes first; after
-/// the id there may be the number of an attempt.
-pub fn listed(name: &str) -> Option<(u64, &str)> {
-    let (number, producer) = name.split_once('-').unwrap_or((name, ""));
-    let digits = number.len().checked_sub(16)?;
-    let id = producer.split('~').next().unwrap_or(producer);
-    Some((number.get(digits..)?.parse().ok()?, id))
+/// The sequence number and the id in the name that a message is listed under; `None` when it is no message's. Where there are
+/// priorities a digit comes first; where names are kept there is no number; after the id there may be the number of an attempt.
+pub fn listed(name: &str) -> Option<(Option<u64>, &str)> {
+    let (number, named) = name.split_once('-').unwrap_or(match name.as_bytes().first()? {
+        b'.' => return None,
+        b'0'..=b'9' => (name, ""),
+        _ => ("", name),
+    });
+    let digits = number.len().saturating_sub(16);
+    Some((number.get(digits..)?.parse().ok(), named.split('~').next().unwrap_or(named)))
 }
 
 impl Worker {
@@ -102,11 +127,11 @@ impl Worker {
     pub fn examine(&mut self, path: &Path, asked: u64) -> io::Result<Option<String>> {
         let number =
             |attribute| try_xattr(path, attribute).ok().and_then(|text| String::from_utf8(text).ok()?.parse().ok());
-        let deliveries: Option<u64> = number("user.mq.deliveries");
+        let (seq, deliveries) = (number("user.mq.seq"), number("user.mq.deliveries"));
         let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         let mut bytes = Vec::new();
         match File::open(path).and_then(|mut file| file.read_to_end(&mut bytes)) {
-            Ok(_) => Ok(self.delivered(&name, &bytes, deliveries, asked)),
+            Ok(_) => Ok(self.delivered(&name, &bytes, (seq, deliveries), asked)),
             Err(error) => {
                 if let Some(errno @ libc::EIO) = error.raw_os_error() {
                     self.journal.note(Event::Unreadable { queue: self.queue.clone(), name, errno, asked });
@@ -116,16 +141,16 @@ impl Worker {
         }
     }
 
-    fn delivered(&mut self, name: &str, bytes: &[u8], deliveries: Option<u64>, asked: u64) -> Option<String> {
-        let told = listed(name);
+    fn delivered(&mut self, name: &str, bytes: &[u8], told: (Option<u64>, Option<u64>), asked: u64) -> Option<String> {
+        let named = listed(name).map(|(_, named)| named).filter(|named| !named.is_empty());
         let queue = self.queue.clone();
-        let checked = body::read(bytes).and_then(|id| match told {
-            Some((_, named)) if !named.is_empty() && named != id => Err(format!("the body of {id}")),
+        let checked = body::read(bytes).and_then(|id| match named {
+            Some(named) if named != id => Err(format!("the body of {id}")),
             _ => Ok(id),
         });
         match checked {
             Ok(id) => {
-                let (seq, deliveries) = (told.map(|(seq, _)| seq), deliveries.and_then(|count| count.try_into().ok()));
+                let (seq, deliveries) = (told.0, told.1.and_then(|count| count.try_into().ok()));
                 self.journal.note(Event::Delivered { id: id.clone(), queue, seq, deliveries, asked });
                 Some(id)
             }
@@ -176,7 +201,7 @@ impl Worker {
 
     /// One of the first messages that are listed.
     fn some_ready(&self, random: &mut Random) -> io::Result<Option<PathBuf>> {
-        let ready = |entry: &fs::DirEntry| entry.file_name().as_encoded_bytes()[0].is_ascii_digit();
+        let ready = |entry: &fs::DirEntry| entry.file_name().as_encoded_bytes()[0] != b'.';
         let nth = random.below(6) as usize;
         let first: Vec<_> = fs::read_dir(&self.dir)?.flatten().filter(ready).take(nth + 1).collect();
         Ok(first.last().map(fs::DirEntry::path))
@@ -188,7 +213,7 @@ impl Worker {
         let mut pop = File::open(self.dir.join(".mq/pop"))?;
         let mut bytes = Vec::new();
         pop.read_to_end(&mut bytes)?;
-        if let Some(id) = self.delivered("", &bytes, None, asked) {
+        if let Some(id) = self.delivered("", &bytes, (None, None), asked) {
             self.journal.note(Event::Acking { id });
         }
         Ok(true)
@@ -213,7 +238,7 @@ impl Worker {
                     self.journal.note(Event::Acked { id });
                 }
             }
-            last = self.delivered("", &line, None, asked);
+            last = self.delivered("", &line, (None, None), asked);
         }
         // The close acknowledges the last one.
         last.into_iter().for_each(|id| self.journal.note(Event::Acking { id }));
