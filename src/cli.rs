@@ -51,6 +51,10 @@ pub enum Command {
     Backup(BackupArgs),
     /// Make a store of a backup
     Restore(RestoreArgs),
+    /// Write queues and messages, with all that is known of them, to standard output, as lines of JSON
+    Export(ExportArgs),
+    /// Put what `mqfs export` has written, from standard input, into a store that is not mounted
+    Import(ImportArgs),
 }
 
 /// The arguments of `mqfs mount`, and of `mqfs STORE MOUNTPOINT -o OPTIONS` as mount(8) calls it.
@@ -174,6 +178,25 @@ pub struct RestoreArgs {
     /// Share with the backup, on the same filesystem, the files that are never changed
     #[arg(long)]
     pub link: bool,
+}
+
+/// The arguments of `mqfs export`.
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// A mount point, a store that is not mounted, or a backup
+    pub source: PathBuf,
+    /// Queues, by their paths from the root of the mount, with those nested in them; without any, all of them
+    pub queues: Vec<OsString>,
+}
+
+/// The arguments of `mqfs import`.
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// The store; made when it is missing
+    pub store: PathBuf,
+    /// Do not tell how much was imported
+    #[arg(short, long)]
+    pub quiet: bool,
 }
 
 /// Puts the verb `mount` before the arguments when they are what mount(8)'s helper passes: `STORE MOUNTPOINT -o OPTIONS`.

@@ -3,7 +3,10 @@
 mod backup;
 mod consume;
 pub mod exit;
+mod export;
+mod import;
 mod interrupt;
+mod jsonl;
 mod log;
 mod ls;
 mod mount;
@@ -32,6 +35,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Ok(Cli { command: Command::Put(arguments) }) => put::run(&arguments),
         Ok(Cli { command: Command::Backup(arguments) }) => backup::run(&arguments),
         Ok(Cli { command: Command::Restore(arguments) }) => restore::run(&arguments),
+        Ok(Cli { command: Command::Export(arguments) }) => export::run(&arguments),
+        Ok(Cli { command: Command::Import(arguments) }) => import::run(&arguments),
         Err(error) => not_a_command(&error),
     };
     match result {

@@ -13,6 +13,9 @@ pub const MAX_NAME: usize = 255 - DIGITS - 1;
 /// The longest name in a queue that keeps names: what a directory entry can have.
 pub const MAX_KEPT_NAME: usize = 255;
 
+/// The longest name of a queue, as on other filesystems.
+pub const QUEUE_NAME_MAX: usize = 255;
+
 /// The name of a queue's control directory, the only reserved name.
 pub const CONTROL: &[u8] = b".mq";
 
@@ -66,6 +69,16 @@ pub fn listed(order: Option<u8>, seq: u64, name: &[u8]) -> Vec<u8> {
 /// Refuses a producer's name that is too long to be listed, in a queue with or without priorities.
 pub fn check_producer_name(name: &[u8], priorities: bool) -> Result<()> {
     if name.len() > MAX_NAME - usize::from(priorities) { Err(Error::NameTooLong) } else { Ok(()) }
+}
+
+/// Refuses names that no queue can have.
+pub fn check_queue_name(name: &[u8]) -> Result<()> {
+    match classify(name) {
+        _ if name.len() > QUEUE_NAME_MAX => Err(Error::NameTooLong),
+        Name::Control => Err(Error::Exists),
+        Name::Sequence { .. } => Err(Error::Invalid("a queue's name does not look like a message's".into())),
+        Name::Draft(_) | Name::Plain(_) => Ok(()),
+    }
 }
 
 /// The producer's part of a name: without its sequence prefix, or prefixes if it collected several, so that a message

@@ -22,6 +22,22 @@ pub enum Body {
 }
 
 impl Body {
+    /// The bytes of a message of that record.
+    pub(super) fn open(db: &Db, bodies: &Bodies, record: &MessageRecord) -> Result<Self> {
+        match record.body {
+            BodyPlace::Empty => Ok(Body::Inline(Vec::new())),
+            BodyPlace::File(id) => Ok(Body::File(BodyFile::open(db, bodies, id, record.size)?)),
+            BodyPlace::Inline(id) => {
+                let bytes = db.get(Family::Bodies, &keys::body(id))?;
+                match bytes {
+                    Some(bytes) if crc32fast::hash(&bytes) == record.crc => Ok(Body::Inline(bytes.to_vec())),
+                    Some(_) => Err(Error::Damaged(format!("body {id}: wrong checksum"))),
+                    None => Err(Error::Damaged(format!("body {id} is missing"))),
+                }
+            }
+        }
+    }
+
     /// Its length in bytes.
     pub fn size(&self) -> u64 {
         match self {
@@ -160,18 +176,7 @@ impl BodyFile {
 impl Store {
     /// A message's bytes. [`Error::Damaged`] when it shows at once that they are not there.
     pub fn body(&self, record: &MessageRecord) -> Result<Body> {
-        match record.body {
-            BodyPlace::Empty => Ok(Body::Inline(Vec::new())),
-            BodyPlace::File(id) => Ok(Body::File(self.body_file(id, record.size)?)),
-            BodyPlace::Inline(id) => {
-                let bytes = self.db.get(Family::Bodies, &keys::body(id))?;
-                match bytes {
-                    Some(bytes) if crc32fast::hash(&bytes) == record.crc => Ok(Body::Inline(bytes.to_vec())),
-                    Some(_) => Err(Error::Damaged(format!("body {id}: wrong checksum"))),
-                    None => Err(Error::Damaged(format!("body {id} is missing"))),
-                }
-            }
-        }
+        Body::open(&self.db, &self.bodies, record)
     }
 
     /// The file of a message's body of `size` bytes.

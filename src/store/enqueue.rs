@@ -113,24 +113,7 @@ impl Store {
         record.name = self.name_new(state, seq, &record)?;
         record.modified_ns = modified_ns.unwrap_or_else(|| state.stamp(now));
         apply_properties(&mut record, &config, now);
-        match body {
-            NewBody::Inline(b"") => {}
-            NewBody::Inline(bytes) => {
-                record.size = bytes.len() as u64;
-                record.body = BodyPlace::Inline(seq);
-                record.crc = crc32fast::hash(bytes);
-                batch.put(Family::Bodies, &keys::body(seq), bytes);
-            }
-            NewBody::File { id, size, synced, sums } => {
-                record.size = size;
-                if !synced {
-                    batch.put(Family::Meta, &keys::unsynced_body(id), b"");
-                }
-                record.body = BodyPlace::File(id);
-                batch.put(Family::Meta, &keys::body_file(id), &seq.to_be_bytes());
-                batch.put(Family::Meta, &keys::body_sums(id), &sums.encode());
-            }
-        }
+        put_body(batch, seq, &mut record, body);
         state.place(&self.db, batch, seq, &mut record)?;
         state.changing(&self.db, queue)?.counters.enqueued_total += 1;
         Ok(Some(Added { seq, record, unique_until }))
@@ -311,6 +294,28 @@ impl Store {
         state.changing(&self.db, queue)?.counters.aborted_total += 1;
         let batch = self.db.batch();
         state.commit(&self.db, batch, now)
+    }
+}
+
+/// Adds to a change: the message `seq`, of that record, has this body.
+pub(super) fn put_body(batch: &mut Batch<'_>, seq: u64, record: &mut MessageRecord, body: NewBody<'_>) {
+    match body {
+        NewBody::Inline(b"") => {}
+        NewBody::Inline(bytes) => {
+            record.size = bytes.len() as u64;
+            record.body = BodyPlace::Inline(seq);
+            record.crc = crc32fast::hash(bytes);
+            batch.put(Family::Bodies, &keys::body(seq), bytes);
+        }
+        NewBody::File { id, size, synced, sums } => {
+            record.size = size;
+            if !synced {
+                batch.put(Family::Meta, &keys::unsynced_body(id), b"");
+            }
+            record.body = BodyPlace::File(id);
+            batch.put(Family::Meta, &keys::body_file(id), &seq.to_be_bytes());
+            batch.put(Family::Meta, &keys::body_sums(id), &sums.encode());
+        }
     }
 }
 

@@ -189,6 +189,15 @@ pub fn duplicates(queue: u64) -> [u8; 9] {
     tagged(b'h', queue)
 }
 
+/// All deduplication ids: the prefix of [`duplicates`].
+pub const DUPLICATES: &[u8] = b"h";
+
+/// The queue and the id in a key that [`duplicate`] made; `None` when the key is not of that form.
+pub fn parse_duplicate(key: &[u8]) -> Option<(u64, &[u8])> {
+    let (number, id) = key.split_at_checked(9)?;
+    Some((last_number(number)?, id))
+}
+
 /// A batch in its queue's listing.
 pub fn batch(queue: u64, batch: u64) -> [u8; 17] {
     tagged_pair(b'e', queue, batch)

@@ -19,6 +19,8 @@ pub mod deadlines;
 mod drafts;
 mod duplicates;
 mod enqueue;
+pub mod image;
+pub mod import;
 mod kept;
 #[cfg(test)]
 mod kept_tests;

@@ -95,11 +95,7 @@ pub fn prepare(dir: &Path) -> Result<File, OpenError> {
         }
     }
     let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(dir.join("lock"))?;
-    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::WOULDBLOCK) => return Err(OpenError::InUse),
-        Err(errno) => return Err(io::Error::from(errno).into()),
-    }
+    try_lock(&lock)?;
     if format.exists() {
         if check_format(&format)? < FORMAT {
             // From now on an older mqfs must not open it: it would not understand the records to come.
@@ -109,6 +105,28 @@ pub fn prepare(dir: &Path) -> Result<File, OpenError> {
     } else {
         write_format(dir, FORMAT)?
     }
+    Ok(lock)
+}
+
+fn try_lock(lock: &File) -> Result<(), OpenError> {
+    match rustix::fs::flock(lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(()),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::InUse),
+        Err(errno) => Err(io::Error::from(errno).into()),
+    }
+}
+
+/// Checks that the directory is a store that this code can read, and locks it; nothing in it is changed.
+pub fn lock_existing(dir: &Path) -> Result<File, OpenError> {
+    match check_format(&dir.join("format")) {
+        Ok(_) => {}
+        Err(OpenError::Io(error)) if error.kind() == io::ErrorKind::NotFound && dir.is_dir() => {
+            return Err(OpenError::NotAStore("there is no `format` file in it".into()));
+        }
+        Err(error) => return Err(error),
+    }
+    let lock = File::open(dir.join("lock"))?;
+    try_lock(&lock)?;
     Ok(lock)
 }
 

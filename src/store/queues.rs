@@ -277,7 +277,7 @@ impl Store {
 }
 
 /// Adds to a change: a queue's record and its entries in its parent.
-fn enter(batch: &mut Batch<'_>, id: u64, record: &QueueRecord) {
+pub(super) fn enter(batch: &mut Batch<'_>, id: u64, record: &QueueRecord) {
     batch.put(Family::Meta, &keys::queue(id), &record::encode(record));
     batch.put(Family::Meta, &keys::child(record.parent, id), &record.name);
     batch.put(Family::Meta, &keys::child_by_name(record.parent, &record.name), &id.to_be_bytes());

@@ -55,7 +55,7 @@ mod tests {
     fn a_file_that_loses_its_record_during_a_snapshot_goes_when_that_is_done() {
         let dir = tempfile::tempdir().unwrap();
         let [first, second] = ["a", "b"].map(|name| dir.path().join(name));
-        [&first, &second].map(|path| std::fs::write(path, "x").unwrap());
+        [&first, &second].into_iter().for_each(|path| std::fs::write(path, "x").unwrap());
         let removals = Arc::new(Removals::default());
         removals.remove(first.clone());
         assert!(!first.exists());

@@ -232,6 +232,18 @@ impl State {
         self.stamped
     }
 
+    /// These numbers are in use, though they were not given out here: those that come are larger. 0 is none.
+    pub fn keep_numbers(&mut self, db: &Db, seq: u64, id: u64) -> Result<()> {
+        for (numbers, used) in [(&mut self.seq, seq), (&mut self.id, id)] {
+            if used >= numbers.reserved {
+                numbers.save(db, used + RESERVED)?;
+                numbers.reserved = used + RESERVED;
+            }
+            numbers.next = numbers.next.max(used + 1);
+        }
+        Ok(())
+    }
+
     /// Gives the rest of the reservations back.
     pub fn save_numbers(&mut self, db: &Db) -> Result<()> {
         for numbers in [&mut self.seq, &mut self.id] {

@@ -9,14 +9,13 @@ use std::sync::Arc;
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::queue::config::Durability;
-use crate::queue::name::{Name, classify};
+use crate::queue::name::{Name, QUEUE_NAME_MAX, check_queue_name, classify};
 use crate::store::record::NewMessage;
 use crate::store::sums::Sums;
 use crate::store::{BatchFile, Done, Due, INLINE_MAX, NewBody, ROOT};
 
 use super::access::Caller;
 use super::attributes::ns_of;
-use super::queues::QUEUE_NAME_MAX;
 use super::staging::read_file_at;
 use super::xattr::{Pairs, merge};
 use super::{Node, View};
@@ -124,7 +123,7 @@ impl View {
     fn batch_order(&self, caller: &Caller, from: (u64, &[u8]), to: (Node, &[u8]), keep: bool) -> Result<Option<Order>> {
         let batch = self.store.find_batch(from.0, from.1)?;
         self.refuse_while_enqueued(batch)?;
-        Self::check_queue_name(to.1)?;
+        check_queue_name(to.1)?;
         if let Node::Batches(queue) = to.0 {
             if let Ok(replaced) = self.store.find_batch(queue, to.1) {
                 self.refuse_while_enqueued(replaced)?;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::queue::config::{Durability, Names};
+use crate::queue::name::QUEUE_NAME_MAX;
 use crate::queue::worker::Worker;
 use crate::store::record::{DraftRecord, NewMessage};
 use crate::store::sums::Sums;
@@ -17,7 +18,6 @@ use crate::store::{Bodies, Done, Enqueued, INLINE_MAX, NewBody, Onto, Published,
 use super::access::Caller;
 use super::attributes::{FILE_MODE, ns_of};
 use super::names::Writer;
-use super::queues::QUEUE_NAME_MAX;
 use super::staging::read_file_at;
 use super::xattr::{Pairs, merge};
 use super::{Attributes, View};

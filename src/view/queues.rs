@@ -1,27 +1,14 @@
 //! Directories: making and removing queues.
 
 use crate::error::{Error, Result};
-use crate::queue::name::{Name, classify};
+use crate::queue::name::{Name, check_queue_name, classify};
 use crate::store::NewQueue;
 
 use super::access::Caller;
 use super::attributes::DIRECTORY_MODE;
 use super::{Attributes, Node, View};
 
-/// The longest name of a queue, as on other filesystems.
-pub(super) const QUEUE_NAME_MAX: usize = 255;
-
 impl View {
-    /// Refuses names that no queue can have.
-    pub(super) fn check_queue_name(name: &[u8]) -> Result<()> {
-        match classify(name) {
-            _ if name.len() > QUEUE_NAME_MAX => Err(Error::NameTooLong),
-            Name::Control => Err(Error::Exists),
-            Name::Sequence { .. } => Err(Error::Invalid("a queue's name does not look like a message's".into())),
-            Name::Draft(_) | Name::Plain(_) => Ok(()),
-        }
-    }
-
     /// Makes a queue, or a batch in `.mq/batch`.
     pub fn make_directory(&self, caller: &Caller, directory: Node, name: &[u8], mode: u32) -> Result<Attributes> {
         self.refuse_read_only()?;
@@ -30,7 +17,7 @@ impl View {
             Node::Batch(_) => return Err(Error::NotPermitted("a batch holds files only")),
             _ => return Err(Error::NotPermitted("nothing is created in a control directory")),
         };
-        Self::check_queue_name(name)?;
+        check_queue_name(name)?;
         let info = self.store.queue(parent)?;
         self.store.space().admit(0)?;
         // A set-group-id directory hands its group and the bit itself down.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::clock;
 use crate::error::{Error, Result};
-use crate::queue::name::{Name, classify};
+use crate::queue::name::{Name, check_queue_name, classify};
 use crate::queue::state::State;
 use crate::store::record::{DraftRecord, MessageRecord};
 use crate::store::{Done, Published, ROOT, Taker};
@@ -194,7 +194,7 @@ impl View {
 
     fn rename_queue(&self, from: (u64, &[u8]), to: (Node, &[u8]), keep: bool) -> Result<()> {
         let Node::Queue(target) = to.0 else { return Err(FOREIGN) };
-        Self::check_queue_name(to.1)?;
+        check_queue_name(to.1)?;
         let replaced = self.store.find_queue(target, to.1).ok();
         if let Some(replaced) = replaced {
             self.refuse_while_written(replaced)?;

@@ -1,0 +1,134 @@
+//! Reading a store that nobody uses, or a backup, without changing anything in it: what `mqfs export` tells.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::path::Path;
+
+use crate::error::{Error, Result};
+
+use super::db::{Db, Family};
+use super::open::{self, OpenError};
+use super::record::{self, BodyPlace, MessageRecord, QueueRecord};
+use super::{Bodies, Body, backup, keys};
+
+/// What there is of a store at one moment.
+pub struct Image {
+    db: Db,
+    bodies: Bodies,
+    /// By queue and state, up to which number messages were purged. Queues that are no more are not in it.
+    purged: HashMap<u64, [u64; 4]>,
+    /// Messages that were not finished when the backup was made.
+    unfinished: HashSet<u64>,
+    /// Held for its lock, if it is a store.
+    _lock: Option<File>,
+}
+
+/// A deduplication id that is remembered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RememberedId {
+    /// By which queue.
+    pub queue: u64,
+    /// The id.
+    pub id: Vec<u8>,
+    /// Until when, in milliseconds since the epoch.
+    pub until: u64,
+    /// The number of the message that had it.
+    pub message: u64,
+}
+
+impl Image {
+    /// Opens the backup, or the store, in `dir`. A store is locked meanwhile.
+    pub fn open(dir: &Path) -> std::result::Result<Self, OpenError> {
+        let (lock, unfinished) = if dir.join(backup::MANIFEST).exists() {
+            (None, backup::manifest(dir)?.unfinished)
+        } else {
+            (Some(open::lock_existing(dir)?), Vec::new())
+        };
+        let db = Db::open_read_only(&dir.join("db")).map_err(|error| OpenError::Damaged(error.to_string()))?;
+        let bodies = Bodies::open(dir.join("bodies"))?;
+        let mut image =
+            Self { db, bodies, purged: HashMap::new(), unfinished: unfinished.into_iter().collect(), _lock: lock };
+        image.purged = image.queues()?.into_iter().map(|(id, queue)| (id, queue.purged)).collect();
+        Ok(image)
+    }
+
+    /// Every queue, the root included.
+    pub fn queues(&self) -> Result<Vec<(u64, QueueRecord)>> {
+        let mut all = Vec::new();
+        self.db.scan(Family::Meta, keys::QUEUES, keys::QUEUES, |key, queue| {
+            let queue = record::decode_queue(queue)?;
+            if !queue.batch {
+                all.extend(keys::last_number(key).map(|id| (id, queue)));
+            }
+            Ok(true)
+        })?;
+        Ok(all)
+    }
+
+    /// How many drafts there are, those in batches included.
+    pub fn drafts(&self) -> Result<u64> {
+        let mut count = 0;
+        self.db.scan(Family::Meta, keys::DRAFTS, keys::DRAFTS, |_, _| {
+            count += 1;
+            Ok(true)
+        })?;
+        Ok(count)
+    }
+
+    /// The deduplication ids that are remembered.
+    pub fn remembered_ids(&self) -> Result<Vec<RememberedId>> {
+        let mut all = Vec::new();
+        self.db.scan(Family::Meta, keys::DUPLICATES, keys::DUPLICATES, |key, value| {
+            all.extend(keys::parse_duplicate(key).zip(value.split_first_chunk::<8>()).and_then(
+                |((queue, id), (until, message))| {
+                    let message = u64::from_be_bytes(message.try_into().ok()?);
+                    Some(RememberedId { queue, id: id.to_vec(), until: u64::from_be_bytes(*until), message })
+                },
+            ));
+            Ok(true)
+        })?;
+        Ok(all)
+    }
+
+    /// The next messages from the sequence number `from` on, in the order of these numbers, at most `count` of them; none when there are no
+    /// more. One whose record is damaged is told as an error.
+    pub fn messages(&self, from: u64, count: usize) -> Result<Vec<(u64, Result<MessageRecord>)>> {
+        let mut found = Vec::new();
+        self.db.scan(Family::Messages, b"", &keys::message(from), |key, bytes| {
+            let Some(seq) = keys::last_number(key) else { return Ok(true) };
+            match record::decode_message(bytes) {
+                Ok(record) if !self.is_there(seq, &record)? => {}
+                decoded => found.push((seq, decoded)),
+            }
+            Ok(found.len() < count)
+        })?;
+        Ok(found)
+    }
+
+    /// Whether a message would be there if the store were mounted: it was not purged, and no crash took a part of its body.
+    fn is_there(&self, seq: u64, record: &MessageRecord) -> Result<bool> {
+        let Some(purged) = self.purged.get(&record.queue) else { return Ok(false) };
+        let purged = purged[record.state() as usize - 1];
+        if purged > 0 && record.placed <= purged || self.unfinished.contains(&seq) {
+            return Ok(false);
+        }
+        let BodyPlace::File(id) = record.body else { return Ok(true) };
+        if self.db.get(Family::Meta, &keys::unsynced_body(id))?.is_none() {
+            return Ok(true);
+        }
+        match self.body(record) {
+            Ok(_) => Ok(true),
+            Err(Error::Damaged(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A message's bytes, all of them read once. [`Error::Damaged`] when they are not those that were enqueued.
+    pub fn body(&self, record: &MessageRecord) -> Result<Body> {
+        let body = Body::open(&self.db, &self.bodies, record)?;
+        if let Body::File(file) = &body {
+            file.check()?;
+        }
+        Ok(body)
+    }
+}

@@ -1,0 +1,217 @@
+//! Putting messages and queues into a store as they were in another one: what `mqfs import` does.
+//!
+//! What is put here is not enqueued: its state and its counts are given, and no limit and no pause refuses it.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+
+use crate::clock;
+use crate::error::{Error, Result};
+use crate::queue::config::{Names, QueueConfig};
+use crate::queue::properties::Properties;
+
+use super::bodies::INLINE_MAX;
+use super::db::Family;
+use super::deadlines::remembered_as;
+use super::enqueue::{NewBody, put_body};
+use super::image::RememberedId;
+use super::keys::{self, DeadlineKind};
+use super::record::{Counters, MessageRecord, QueueRecord};
+use super::state::Queue;
+use super::sums::{Summing, Sums};
+use super::{ROOT, Store};
+
+/// No sequence number is larger, as it has 16 digits, and no other number.
+const LAST_NUMBER: u64 = 9_999_999_999_999_999;
+
+fn check_number(number: u64) -> Result<()> {
+    match number {
+        1..=LAST_NUMBER => Ok(()),
+        _ => Err(Error::Invalid(format!("{number} is no number of a store"))),
+    }
+}
+
+/// A body on its way in: in memory while it is small, in a file that is removed unless it becomes a message's.
+pub struct Incoming<'a> {
+    store: &'a Store,
+    memory: Vec<u8>,
+    file: Option<(PathBuf, File)>,
+    size: u64,
+    summing: Summing,
+}
+
+impl Incoming<'_> {
+    /// Its length so far, in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Adds bytes; [`Error::NoSpace`] when they would leave the store too little room.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.store.space.admit(bytes.len() as u64)?;
+        if self.file.is_none() && self.memory.len() + bytes.len() > INLINE_MAX {
+            let path = self.store.dir.join("bodies/incoming");
+            let mut file =
+                OpenOptions::new().create(true).truncate(true).read(true).write(true).mode(0o600).open(&path)?;
+            file.write_all(&self.memory)?;
+            self.summing.written(&file, 0, &self.memory)?;
+            self.memory = Vec::new();
+            self.file = Some((path, file));
+        }
+        match &mut self.file {
+            Some((_, file)) => {
+                file.write_all(bytes)?;
+                self.summing.written(file, self.size, bytes)?;
+            }
+            None => self.memory.extend_from_slice(bytes),
+        }
+        self.size += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Makes its file, if there is one, the body file `id`; gives the checksums of that.
+    fn place(&mut self, id: u64) -> Result<Option<Sums>> {
+        let Some((path, file)) = &self.file else { return Ok(None) };
+        let sums = self.summing.sums(file)?;
+        let to = self.store.bodies.path(id);
+        if to.exists() {
+            return Err(Error::Exists);
+        }
+        std::fs::rename(path, to)?;
+        self.file = None;
+        Ok(Some(sums))
+    }
+}
+
+impl Drop for Incoming<'_> {
+    fn drop(&mut self) {
+        if let Some((path, _)) = &self.file {
+            super::bodies::remove(path);
+        }
+    }
+}
+
+impl Store {
+    /// Whether there is no queue in it.
+    pub fn is_empty(&self) -> Result<bool> {
+        Ok(self.queue(ROOT)?.counters.queues == 0)
+    }
+
+    /// Makes a queue as it was; gives its number: `id` if that is given, [`Error::Exists`] when another has it.
+    pub fn import_queue(&self, id: Option<u64>, record: QueueRecord) -> Result<u64> {
+        QueueConfig::default().apply(&record.config)?;
+        let now = clock::now_ms();
+        let mut state = self.lock();
+        if self.name_taken(&mut state, record.parent, &record.name)? {
+            return Err(Error::Exists);
+        }
+        let id = match id {
+            Some(id) => {
+                check_number(id)?;
+                if self.db.get(Family::Meta, &keys::queue(id))?.is_some() {
+                    return Err(Error::Exists);
+                }
+                state.keep_numbers(&self.db, 0, id)?;
+                id
+            }
+            None => state.take_id(&self.db)?,
+        };
+        let mut batch = self.db.batch();
+        super::queues::enter(&mut batch, id, &record);
+        state.changing(&self.db, record.parent)?.counters.queues += 1;
+        state.remember(id, Queue::new(record, Counters::default())?);
+        state.changing(&self.db, id)?;
+        let made = state.commit(&self.db, batch, now);
+        if made.is_err() {
+            state.forget(id);
+        }
+        made.map(|()| id)
+    }
+
+    /// Takes a body in.
+    pub fn incoming(&self) -> Incoming<'_> {
+        Incoming { store: self, memory: Vec::new(), file: None, size: 0, summing: Summing::default() }
+    }
+
+    /// Puts a message into its queue as its record says, under the sequence number `seq` if that is given; [`Error::Exists`] when
+    /// another message has that, or the name where names are kept. Whole or not at all; durable after
+    /// [`Store::finish_import`].
+    pub fn import_message(&self, seq: Option<u64>, mut record: MessageRecord, mut body: Incoming<'_>) -> Result<u64> {
+        self.space.admit(0)?;
+        check_number(record.id)?;
+        let sums = body.place(record.id)?;
+        let new = match &sums {
+            Some(sums) => NewBody::File { id: record.id, size: body.size, synced: false, sums },
+            None => NewBody::Inline(&body.memory),
+        };
+        let file = sums.as_ref().map(|_| self.bodies.path(record.id));
+        let put = self.put_message(seq, &mut record, new);
+        if let (Err(_), Some(file)) = (&put, file) {
+            super::bodies::remove(&file);
+        }
+        put
+    }
+
+    fn put_message(&self, seq: Option<u64>, record: &mut MessageRecord, body: NewBody<'_>) -> Result<u64> {
+        let mut state = self.lock();
+        let queue = record.queue;
+        let config = state.queue(&self.db, queue)?.config.clone();
+        let seq = match seq {
+            Some(seq) => {
+                check_number(seq)?;
+                if self.db.get(Family::Messages, &keys::message(seq))?.is_some() {
+                    return Err(Error::Exists);
+                }
+                state.keep_numbers(&self.db, seq, record.id)?;
+                seq
+            }
+            None => state.take_seq(&self.db)?,
+        };
+        record.name = self.fitting(&mut state, queue, seq, &record.name)?;
+        if config.names == Names::Keep && record.name.starts_with(b".") {
+            return Err(Error::Invalid("a message's name does not begin with a dot".into()));
+        }
+        self.refuse_kept(&mut state, queue, &record.name)?;
+        record.order = Properties::of(&record.attributes).order(config.priorities);
+        let mut batch = self.db.batch();
+        put_body(&mut batch, seq, record, body);
+        state.place(&self.db, &mut batch, seq, record)?;
+        state.changing(&self.db, queue)?.counters.enqueued_total += 1;
+        state.commit(&self.db, batch, clock::now_ms())?;
+        Ok(seq)
+    }
+
+    /// Remembers a deduplication id.
+    pub fn import_id(&self, remembered: &RememberedId) -> Result<()> {
+        let RememberedId { queue, id, until, message } = remembered;
+        check_number(*message)?;
+        let mut state = self.lock();
+        state.keep_numbers(&self.db, 0, *message)?;
+        let key = keys::duplicate(*queue, id);
+        let mut batch = self.db.batch();
+        batch.put(Family::Meta, &key, &remembered_as(*until, *message));
+        batch.put(Family::Deadlines, &keys::deadline(*until, DeadlineKind::Duplicate, *message), &key);
+        self.db.write(batch)
+    }
+
+    /// Makes everything that was imported durable.
+    pub fn finish_import(&self) -> Result<()> {
+        rustix::fs::syncfs(File::open(&self.dir)?).map_err(io::Error::from)?;
+        let _state = self.lock();
+        let mut batch = self.db.batch();
+        batch.delete_prefix(Family::Meta, keys::UNSYNCED_BODIES);
+        self.db.write(batch)?;
+        self.db.sync()
+    }
+}
+
+/// The text of a queue's configuration, from keys and values.
+pub fn config_text<'a>(keys: impl Iterator<Item = (&'a str, &'a str)>) -> Result<String> {
+    let mut config = QueueConfig::default();
+    for (key, value) in keys {
+        config.set(key, value)?;
+    }
+    Ok(config.render())
+}
