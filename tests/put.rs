@@ -221,3 +221,32 @@ fn a_taken_name_is_refused_where_names_are_kept() {
     sh(&m, "cd $T; echo d > d; mqfs put --batch $M/q d b").ok();
     assert_eq!(listing(&q), ["c", "a", "b", "d"]);
 }
+
+/// A full queue in which producers wait: so does this one, and a signal ends it. In others it is told.
+#[test]
+fn it_waits_where_producers_wait() {
+    let m = Mount::new();
+    let q = m.queue_with("q", &["max_messages=1"]);
+    sh(&m, "echo first | mqfs put q").ok();
+    fails(&sh(&m, "echo second | mqfs put q"), 10, "the queue is full");
+    m.set(&q, "overflow=block");
+    for batch in ["", "--batch"] {
+        let text = format!("exec '{}' put {batch} q < <(echo second)", env!("CARGO_BIN_EXE_mqfs"));
+        let refused = || m.stats(&q)["rejected_total"].as_u64().unwrap();
+        let tries = refused();
+        let mut running = m.spawn(&text);
+        wait_until(|| refused() > tries + 2 || !running.is_running());
+        running.signal(libc::SIGINT);
+        let ended = running.finish().status;
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&ended), Some(libc::SIGINT));
+        assert_eq!((listing(&q).len(), listing(q.join(".mq/batch")).len()), (1, 0));
+        let tries = refused();
+        let running = m.spawn(&text);
+        wait_until(|| refused() > tries + 2);
+        m.sh("rm q/[0-9]*").ok();
+        running.finish().ok();
+        assert_eq!(m.bodies(&q), ["second\n"]);
+    }
+    m.set(&q, "paused=in");
+    fails(&sh(&m, "echo third | mqfs put q"), 10, "the queue is paused");
+}

@@ -1,15 +1,17 @@
-//! The answer to CREATE, with a time-out for the name and another one for the attributes.
+//! The answer to CREATE, with a time-out for the name and another one for the attributes, and that to LOOKUP of a file that has
+//! several nodes.
 //!
 //! `fuser` gives both the same. The name must be asked for again at once, because it means something else to the next process;
 //! with attributes that must be asked for again as well, the kernel sends a GETATTR before the first write: one request of seven
-//! for each message. So this one answer is written here, as `struct fuse_entry_out` and `struct fuse_open_out` of the kernel's
+//! for each message. And it takes the number that `stat` is to show for the node, which is not the same where one file has
+//! several nodes. So these two answers are written here, as `struct fuse_entry_out` and `struct fuse_open_out` of the kernel's
 //! `include/uapi/linux/fuse.h` (unchanged since its version 7.9, of 2007).
 
 use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use fuser::{Errno, FileAttr, FopenFlags, ReplyCreate, Request};
+use fuser::{Errno, FileAttr, ReplyCreate, ReplyEntry, Request};
 
 use crate::view::{Attributes, Node, Opened};
 
@@ -23,8 +25,9 @@ const WRITER_VALID: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub struct Kernel(OnceLock<OwnedFd>);
 
-/// Bytes of the answer: `fuse_out_header`, `fuse_entry_out`, `fuse_open_out`.
-const LENGTH: usize = 16 + 40 + 88 + 16;
+/// Bytes of the answers: `fuse_out_header` and `fuse_entry_out`, and of that to a create `fuse_open_out` besides.
+const ENTRY_LENGTH: usize = 16 + 40 + 88;
+const LENGTH: usize = ENTRY_LENGTH + 16;
 
 impl Kernel {
     /// Answers are written to this duplicate of the session's descriptor.
@@ -40,7 +43,12 @@ impl Kernel {
             Node::Writer(_) => WRITER_VALID,
             _ => shown.valid(),
         };
-        let answer = encode(request.unique().0, &file_attr(shown), valid, opened.handle, flags);
+        let mut answer = entry(LENGTH, request.unique().0, shown.node, &file_attr(shown), valid);
+        // fuse_open_out
+        answer.extend_from_slice(&opened.handle.to_ne_bytes());
+        answer.extend_from_slice(&flags.bits().to_ne_bytes());
+        answer.extend_from_slice(&[0; 4]);
+        debug_assert_eq!(answer.len(), LENGTH);
         match rustix::io::write(device, &answer) {
             // It is answered: dropping it would answer once more. What it holds is a reference to the session's descriptor,
             // which lives as long as the process does anyway.
@@ -51,10 +59,25 @@ impl Kernel {
             }
         }
     }
+
+    /// Answers a LOOKUP that found one of several nodes of a file.
+    pub fn found(&self, request: &Request, shown: &Attributes, reply: ReplyEntry) {
+        let Some(device) = self.0.get() else { return reply.error(Errno::EIO) };
+        let answer = entry(ENTRY_LENGTH, request.unique().0, shown.node, &file_attr(shown), Duration::ZERO);
+        debug_assert_eq!(answer.len(), ENTRY_LENGTH);
+        match rustix::io::write(device, &answer) {
+            Ok(_) => std::mem::forget(reply), // as above
+            Err(error) => {
+                tracing::debug!(%error, "the answer to a lookup was not taken");
+                reply.error(Errno::EIO);
+            }
+        }
+    }
 }
 
-fn encode(unique: u64, attr: &FileAttr, valid: Duration, handle: u64, flags: FopenFlags) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(LENGTH);
+/// An answer of so many bytes, up to the end of `fuse_entry_out`.
+fn entry(length: usize, unique: u64, node: Node, attr: &FileAttr, valid: Duration) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(length);
     let seconds = |time: std::time::SystemTime| {
         let since = time.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         (since.as_secs(), since.subsec_nanos())
@@ -68,10 +91,10 @@ fn encode(unique: u64, attr: &FileAttr, valid: Duration, handle: u64, flags: Fop
         u64::from_ne_bytes(both)
     };
     // fuse_out_header
-    long(pair(LENGTH as u32, 0));
+    long(pair(length as u32, 0));
     long(unique);
     // fuse_entry_out: the node, its generation, how long the name and the attributes are valid
-    long(attr.ino.0);
+    long(node.id());
     long(0);
     long(0);
     long(valid.as_secs());
@@ -88,9 +111,5 @@ fn encode(unique: u64, attr: &FileAttr, valid: Duration, handle: u64, flags: Fop
     long(pair(attr.nlink, attr.uid));
     long(pair(attr.gid, attr.rdev));
     long(pair(attr.blksize, 0));
-    // fuse_open_out
-    long(handle);
-    long(pair(flags.bits(), 0));
-    debug_assert_eq!(bytes.len(), LENGTH);
     bytes
 }

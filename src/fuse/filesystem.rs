@@ -113,6 +113,7 @@ impl fuser::Filesystem for Filesystem {
         };
         match self.view.lookup(&caller, parent, name) {
             Err(Error::NotFound) => self.view.await_name(&caller, parent, name, |found| entry(reply, found)),
+            Ok(shown) if shown.node.inode() != shown.node.id() => self.kernel.found(req, &shown, reply),
             found => entry(reply, found),
         }
     }
@@ -271,13 +272,15 @@ impl fuser::Filesystem for Filesystem {
         fh: FileHandle,
         offset: u64,
         data: &[u8],
-        _write_flags: WriteFlags,
-        _flags: OpenFlags,
+        write_flags: WriteFlags,
+        flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
         self.begin();
-        self.view.write(fh.0, req.pid(), offset, data, move |written| match written {
+        // Pages that a program changed in its memory are written by the kernel, which must not wait.
+        let waits = flags.0 & libc::O_NONBLOCK == 0 && !write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        self.view.write(fh.0, (req.pid(), waits), offset, data, move |written| match written {
             Ok(count) => reply.written(count as u32),
             Err(error) => reply.error(errno(&error)),
         });

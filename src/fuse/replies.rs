@@ -37,7 +37,7 @@ pub fn file_type(kind: Kind) -> FileType {
 /// What `stat` shows.
 pub fn file_attr(shown: &Attributes) -> FileAttr {
     FileAttr {
-        ino: INodeNo(shown.node.id()),
+        ino: INodeNo(shown.node.inode()),
         size: shown.size,
         blocks: shown.size.div_ceil(512),
         atime: shown.modified,

@@ -75,6 +75,8 @@ pub enum Overflow {
     Reject,
     /// The oldest ready messages make room.
     DropOldest,
+    /// Its producer waits until there is room.
+    Block,
 }
 
 /// Which way through the queue is closed for a while.
@@ -174,6 +176,11 @@ impl QueueConfig {
         self.max_messages > 0 || self.max_bytes > 0
     }
 
+    /// The queue can be full, and its producers then wait.
+    pub fn makes_wait(&self) -> bool {
+        self.is_limited() && self.overflow == Overflow::Block
+    }
+
     /// Nothing is enqueued for the time being.
     pub fn paused_in(&self) -> bool {
         matches!(self.paused, Paused::In | Paused::Both)
@@ -230,7 +237,8 @@ const ABORT_ON: &[(&str, AbortOn)] = &[("killed", AbortOn::Killed), ("never", Ab
 const RETRY_BACKOFF: &[(&str, RetryBackoff)] =
     &[("fixed", RetryBackoff::Fixed), ("exponential", RetryBackoff::Exponential)];
 const EXPIRED: &[(&str, Expired)] = &[("dead", Expired::Dead), ("drop", Expired::Drop)];
-const OVERFLOW: &[(&str, Overflow)] = &[("reject", Overflow::Reject), ("drop-oldest", Overflow::DropOldest)];
+const OVERFLOW: &[(&str, Overflow)] =
+    &[("reject", Overflow::Reject), ("drop-oldest", Overflow::DropOldest), ("block", Overflow::Block)];
 const PAUSED: &[(&str, Paused)] =
     &[("no", Paused::No), ("in", Paused::In), ("out", Paused::Out), ("both", Paused::Both)];
 
@@ -327,7 +335,7 @@ const TABLE: &[Key] = &[
     },
     Key {
         name: "overflow",
-        allowed: "reject or drop-oldest",
+        allowed: "reject, drop-oldest or block",
         get: |config| word(OVERFLOW, config.overflow),
         set: |config, text| put(&mut config.overflow, choice(OVERFLOW, text)),
     },

@@ -222,7 +222,7 @@ impl Store {
             self.drop_draft(&mut state, &mut batch, draft, &record)?;
         }
         state.commit(&self.db, batch, now)?;
-        state.queue(&self.db, queue)?.reserved.take(draft);
+        state.give_back_room(queue, draft);
         drop(state);
         self.discard_bodies(dropped);
         let moved = added.is_some() && matches!(body, NewBody::File { id, .. } if id == draft);

@@ -79,9 +79,9 @@ impl Store {
         };
         let dropped = self.drop_oldest(&mut state, &mut batch, queue, plan, now)?;
         state.commit(&self.db, batch, now)?;
-        let remembered = state.queue(&self.db, queue)?;
-        remembered.reserved.take(id);
+        state.give_back_room(queue, id);
         if hidden {
+            let remembered = state.queue(&self.db, queue)?;
             remembered.hidden.insert(added.seq, Hidden::of(&added.record, added.unique_until));
             if let Some(unfinished) = &mut state.unfinished {
                 unfinished.insert(id);

@@ -4,8 +4,6 @@
 //! from the open on, so that a writer hears early that there is none, and its close does not fail for want of it. What comes
 //! back (a nack, a lease that expires, a redrive, a dead letter of another queue) is never refused.
 
-use std::collections::HashMap;
-
 use crate::error::{Error, Result};
 use crate::queue::config::{Overflow, QueueConfig};
 use crate::queue::state::State as MessageState;
@@ -38,65 +36,25 @@ impl Room {
     }
 
     /// What a configuration allows.
-    fn limit(config: &QueueConfig) -> Self {
+    pub(super) fn limit(config: &QueueConfig) -> Self {
         let limit = |value: u64| if value == 0 { u64::MAX } else { value };
         Self { messages: limit(config.max_messages), bytes: limit(config.max_bytes) }
     }
 
-    fn plus(self, other: Self) -> Self {
+    pub(super) fn plus(self, other: Self) -> Self {
         Self { messages: self.messages.saturating_add(other.messages), bytes: self.bytes.saturating_add(other.bytes) }
     }
 
-    fn minus(self, other: Self) -> Self {
+    pub(super) fn minus(self, other: Self) -> Self {
         Self { messages: self.messages.saturating_sub(other.messages), bytes: self.bytes.saturating_sub(other.bytes) }
     }
 
-    fn max(self, other: Self) -> Self {
+    pub(super) fn max(self, other: Self) -> Self {
         Self { messages: self.messages.max(other.messages), bytes: self.bytes.max(other.bytes) }
     }
 
-    fn within(self, limit: Self) -> bool {
+    pub(super) fn within(self, limit: Self) -> bool {
         self.messages <= limit.messages && self.bytes <= limit.bytes
-    }
-}
-
-/// The room that is kept for messages that are on their way into a queue, by their own numbers.
-///
-/// `sum` is that of all that is in `of`. A message is in it from [`Store::reserve`] until it is in the queue's counters
-/// instead, in the same step ([`Store::enqueue`], [`Store::publish`]), or until [`Store::release`]; one that is taken back
-/// ([`Store::retract`]) is in it again. So none counts twice, and giving back twice does no harm.
-#[derive(Debug, Default)]
-pub struct Reservations {
-    of: HashMap<u64, Room>,
-    sum: Room,
-}
-
-impl Reservations {
-    /// Whether nothing is reserved.
-    pub fn is_empty(&self) -> bool {
-        self.of.is_empty()
-    }
-
-    /// Whether anything is reserved for a message.
-    pub fn holds(&self, id: u64) -> bool {
-        self.of.contains_key(&id)
-    }
-
-    /// What is reserved for a message.
-    fn get(&self, id: u64) -> Room {
-        self.of.get(&id).copied().unwrap_or_default()
-    }
-
-    pub(super) fn set(&mut self, id: u64, room: Room) {
-        let before = self.of.insert(id, room).unwrap_or_default();
-        self.sum = self.sum.minus(before).plus(room);
-    }
-
-    /// Gives the room of a message back; whether there was any.
-    pub fn take(&mut self, id: u64) -> bool {
-        let Some(room) = self.of.remove(&id) else { return false };
-        self.sum = self.sum.minus(room);
-        true
     }
 }
 
@@ -109,7 +67,7 @@ pub struct Dropped {
 
 impl Queue {
     /// What fills the queue. With `overflow = drop-oldest`, what is ready does not: it can be dropped.
-    fn filled(&self) -> Room {
+    pub(super) fn filled(&self) -> Room {
         let c = &self.counters;
         let kept = Room { messages: c.claimed + c.delayed, bytes: c.claimed_bytes + c.delayed_bytes };
         match self.config.overflow {
@@ -119,13 +77,13 @@ impl Queue {
     }
 
     /// Whether there is room for `need`, of which `held` is reserved already.
-    fn fits(&self, need: Room, held: Room) -> bool {
+    pub(super) fn fits(&self, need: Room, held: Room) -> bool {
         let limit = Room::limit(&self.config);
         let filled = self.filled();
         match self.config.overflow {
             // Whatever else is on its way will be ready, so that it can be dropped.
             Overflow::DropOldest => need.plus(filled).within(limit),
-            _ => need.plus(filled).plus(self.reserved.sum.minus(held)).within(limit),
+            _ => need.plus(filled).plus(self.reserved.sum().minus(held)).within(limit),
         }
     }
 
@@ -148,28 +106,6 @@ impl Plan {
 }
 
 impl Store {
-    /// Keeps room for the message of the number `id`, which is on its way into a queue; `need` is what it needs in all.
-    /// [`Error::QueueFull`] when there is none; what was kept for it before stays.
-    pub fn reserve(&self, queue: u64, id: u64, need: Room) -> Result<()> {
-        let mut state = self.lock();
-        let queue = state.queue(&self.db, queue)?;
-        let held = queue.reserved.get(id);
-        let need = need.max(held);
-        if need != held && !queue.fits(need, held) {
-            return Err(Error::QueueFull);
-        }
-        queue.reserved.set(id, need);
-        Ok(())
-    }
-
-    /// Gives back the room that was kept for a message.
-    pub fn release(&self, queue: u64, id: u64) {
-        let mut state = self.lock();
-        if let Ok(queue) = state.queue(&self.db, queue) {
-            queue.reserved.take(id);
-        }
-    }
-
     /// Counts a message that was refused because its queue is full or paused.
     pub fn count_rejected(&self, queue: u64, now: u64) -> Result<()> {
         let mut state = self.lock();
@@ -197,21 +133,29 @@ impl Store {
                 _ => need,
             },
         };
-        if state.queue(&self.db, queue)?.fits(need, Room::default()) { Ok(()) } else { Err(Error::QueueFull) }
+        let target = state.queue(&self.db, queue)?;
+        if target.fits(need, Room::default()) { Ok(()) } else { Err(target.full(need)) }
     }
 
-    /// How many of the first messages of these lengths in bytes a queue takes now.
+    /// How many of the first messages of these lengths in bytes a queue takes now, at least one: else [`Error::QueueFull`], or
+    /// [`Error::WouldBlock`] when the queue lets its producers wait.
     pub fn how_many_fit(&self, queue: u64, lengths: impl Iterator<Item = u64>) -> Result<usize> {
         let mut state = self.lock();
         let queue = state.queue(&self.db, queue)?;
         if !queue.config.is_limited() {
             return Ok(lengths.count());
         }
+        let mut lengths = lengths.peekable();
+        let first = Room::of_one(lengths.peek().copied().unwrap_or_default());
         let sums = lengths.scan(Room::default(), |sum, length| {
             *sum = sum.plus(Room::of_one(length));
             Some(*sum)
         });
-        Ok(sums.take_while(|sum| queue.fits(*sum, Room::default())).count())
+        let behind = queue.config.makes_wait() && queue.reserved.is_waited_for();
+        match sums.take_while(|sum| !behind && queue.fits(*sum, Room::default())).count() {
+            0 => Err(queue.full(first)),
+            count => Ok(count),
+        }
     }
 
     /// Finds the messages that have to make room for `need`. To be called before the change that [`Store::drop_oldest`] ends
@@ -280,106 +224,5 @@ impl Dropped {
             tracing::warn!(queue, messages = self.untold, "the queue is full: its oldest messages are dropped");
             *self = Self { untold: 0, told_at: now };
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use super::super::tests::{NOBODY, Random, message, open, queue};
-    use super::super::{Enqueued, NewBody};
-    use super::*;
-
-    /// What is in the queue and what is reserved is never more than allowed, whatever becomes of the writers; and when all have
-    /// gone, nothing is reserved.
-    #[test]
-    fn reservations_are_kept_once_and_given_back_once() {
-        let mut random = Random::new();
-        let dir = tempfile::tempdir().unwrap();
-        let store = open(dir.path());
-        let q = queue(&store, "q");
-        store
-            .alter_queue(q, |record| {
-                record.config = "max_messages = 20\nmax_bytes = 2000\nmax_deliveries = 0".into();
-                Ok(())
-            })
-            .unwrap();
-        let room = |store: &Store| {
-            let mut state = store.lock();
-            let queue = state.queue(&store.db, q).unwrap();
-            let sum = queue.reserved.of.values().fold(Room::default(), |sum, room| sum.plus(*room));
-            assert_eq!(queue.reserved.sum, sum);
-            (queue.filled(), sum)
-        };
-        // By number: what is reserved, and the sequence number once it is committed.
-        let mut writers: BTreeMap<u64, (u64, Option<u64>)> = BTreeMap::new();
-        let mut ready = Vec::new();
-        for step in 0..4000 {
-            let some = (!writers.is_empty()).then(|| *writers.keys().nth(random.below(writers.len())).unwrap());
-            match (random.below(7), some) {
-                (0 | 1, _) => {
-                    let id = store.next_id().unwrap();
-                    match store.reserve(q, id, Room::of_one(1)) {
-                        Ok(()) => drop(writers.insert(id, (1, None))),
-                        Err(Error::QueueFull) => {
-                            let taken = room(&store).0.plus(room(&store).1);
-                            assert!(taken.messages >= 20 || taken.bytes >= 2000, "refused with room left");
-                        }
-                        Err(error) => panic!("{error}"),
-                    }
-                }
-                (2, Some(id)) => {
-                    let (held, seq) = writers[&id];
-                    if let Some(seq) = seq {
-                        store.retract(q, seq, step).unwrap();
-                        writers.insert(id, (held, None));
-                    }
-                    let more = held + random.below(300) as u64;
-                    match store.reserve(q, id, Room::of_one(more)) {
-                        Ok(()) => drop(writers.insert(id, (more, None))),
-                        Err(Error::QueueFull) => {
-                            store.release(q, id);
-                            store.release(q, id);
-                            writers.remove(&id);
-                        }
-                        Err(error) => panic!("{error}"),
-                    }
-                }
-                (3, Some(id)) if writers[&id].1.is_none() => {
-                    let new = super::super::record::NewMessage { id, ..message(&store, q, "m") };
-                    let bytes = vec![0; writers[&id].0 as usize];
-                    let Enqueued::As(seq) = store.enqueue(new, NewBody::Inline(&bytes), true, step).unwrap() else {
-                        panic!("no duplicate")
-                    };
-                    writers.insert(id, (bytes.len() as u64, Some(seq)));
-                }
-                (4, Some(id)) => {
-                    if let (_, Some(seq)) = writers.remove(&id).unwrap() {
-                        assert!(store.reveal(q, seq, step).unwrap().seq().is_some());
-                        ready.push(seq);
-                    } else {
-                        store.release(q, id);
-                    }
-                }
-                (5, _) if !ready.is_empty() => {
-                    let seq = ready.swap_remove(random.below(ready.len()));
-                    store.claim(q, seq, NOBODY, step).unwrap();
-                    store.nack(q, seq, false, step).unwrap();
-                    store.ack(q, seq, &[MessageState::Ready], step).unwrap();
-                }
-                _ => {}
-            }
-            let (filled, reserved) = room(&store);
-            assert!(filled.plus(reserved).within(Room { messages: 20, bytes: 2000 }), "{filled:?} {reserved:?}");
-            assert_eq!(filled.messages + reserved.messages, (ready.len() + writers.len()) as u64);
-        }
-        for (id, (_, seq)) in writers {
-            match seq {
-                Some(seq) => drop(store.reveal(q, seq, 5000).unwrap()),
-                None => store.release(q, id),
-            }
-        }
-        assert!(store.lock().queue(&store.db, q).unwrap().reserved.is_empty());
     }
 }

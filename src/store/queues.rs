@@ -272,6 +272,9 @@ impl Store {
         let queue = state.queue(&self.db, id)?;
         queue.record = record;
         queue.config = Arc::new(config);
+        if queue.is_awaited() {
+            state.tell_of_room([id]);
+        }
         Ok(())
     }
 }

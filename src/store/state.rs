@@ -13,9 +13,10 @@ use super::ROOT;
 use super::db::{Batch, Db, Family};
 use super::kept::{HeldNames, enter_name, leave_name};
 use super::keys::{self, DeadlineKind};
-use super::limits::{Dropped, Reservations};
+use super::limits::Dropped;
 use super::outdated::Outdated;
 use super::record::{self, Counters, MessageRecord, QueueRecord};
+use super::reservations::{Reservations, RoomWatch};
 
 /// So many queues are remembered; beyond it, those without a hidden message are forgotten and read again when needed.
 const QUEUES_REMEMBERED: usize = 4096;
@@ -97,6 +98,8 @@ pub struct State {
     /// While a snapshot is being made: the numbers of the messages that are, or have been, hidden meanwhile. The files of their
     /// bodies may be those of messages that are written on.
     pub unfinished: Option<HashSet<u64>>,
+    /// Told of queues in which there is room again.
+    pub(super) room_watch: Option<RoomWatch>,
 }
 
 impl Numbers {
@@ -206,6 +209,7 @@ impl State {
             stamped: i64::MIN,
             held: HeldNames::default(),
             unfinished: None,
+            room_watch: None,
         })
     }
 
@@ -295,10 +299,17 @@ impl State {
         self.queues.insert(id, queue);
     }
 
-    /// Forgets a queue that is no more.
+    /// A queue, when it is remembered.
+    pub(super) fn remembered(&mut self, id: u64) -> Option<&mut Queue> {
+        self.queues.get_mut(&id)
+    }
+
+    /// Forgets a queue that is no more. Who waits for room in it finds that out.
     pub fn forget(&mut self, id: u64) {
         self.changing.retain(|other| *other != id);
-        self.queues.remove(&id);
+        if self.queues.remove(&id).is_some_and(|mut queue| queue.is_awaited()) {
+            self.tell_of_room([id]);
+        }
     }
 
     /// Whether a message was purged, and only its remains are still there.
@@ -403,7 +414,12 @@ impl State {
         }
         let written = db.write(batch);
         if written.is_ok() {
-            self.changing.clear();
+            let changed = std::mem::take(&mut self.changing);
+            for id in &changed {
+                if self.queues.get_mut(id).is_some_and(Queue::has_room_again) {
+                    self.tell_of_room([*id]);
+                }
+            }
         }
         self.undo(db);
         written

@@ -188,7 +188,7 @@ impl View {
                 let consumers = readable & (owner.mode << 1) & (owner.mode << 2);
                 (Kind::File, if owner.mode & STICKY == 0 { consumers } else { consumers & 0o400 }, 0)
             }
-            Node::Lines(_) => (Kind::File, owner.mode & 0o666, 0),
+            Node::Lines(..) => (Kind::File, owner.mode & 0o666, 0),
             Node::Purge(_) => (Kind::File, 0o200, 0),
             _ => (Kind::Directory, owner.mode & DIRECTORY_MODE, 4096),
         };
@@ -225,7 +225,7 @@ impl View {
             | Node::With(id)
             | Node::Claim(id)
             | Node::Pop(id)
-            | Node::Lines(id)
+            | Node::Lines(id, _)
             | Node::Purge(id)
             | Node::Config(id)
             | Node::Stats(id) => self.queue_attributes(node, id),

@@ -74,7 +74,7 @@ impl View {
             Name::Sequence { .. } if !flags.exclusive() && !flags.truncates() && !self.store.keeps_names(queue)? => {
                 Err(Error::NotFound)
             }
-            _ => self.create_message(caller, (queue, name), mode, properties),
+            _ => self.create_message(caller, (queue, name), mode, properties, !flags.nonblocking()),
         }
     }
 
@@ -108,6 +108,7 @@ impl View {
         (queue, name): (u64, &[u8]),
         mode: u32,
         attributes: Pairs,
+        waits: bool,
     ) -> Result<(Attributes, Opened)> {
         let producer_name = self.producer_name(queue, name)?;
         let info = self.store.queue(queue)?;
@@ -117,10 +118,9 @@ impl View {
         if keeps {
             self.store.hold_name(queue, producer_name, id, Onto::Nothing)?;
         }
-        if let Err(error) = self.admit_message(queue, id, &info.config) {
-            self.store.release_name(queue, producer_name, id);
-            return Err(error);
-        }
+        let holds_room = self
+            .admit_message(queue, id, &info.config, waits)
+            .inspect_err(|_| self.store.release_name(queue, producer_name, id))?;
         let new = NewMessage {
             id,
             queue,
@@ -135,7 +135,7 @@ impl View {
         if keeps {
             self.arrivals.begin(id);
         }
-        let writer = Writer::new(new, name, info.config, caller);
+        let writer = Writer::new(new, name, info.config, caller, holds_room);
         let attributes = self.writer_attributes(&writer);
         self.names.lock().arrived(caller.pid);
         self.writers.lock().insert(id, Arc::new(Mutex::new(writer)));

@@ -13,7 +13,7 @@ use crate::queue::name::QUEUE_NAME_MAX;
 use crate::queue::worker::Worker;
 use crate::store::record::{DraftRecord, NewMessage};
 use crate::store::sums::Sums;
-use crate::store::{Bodies, Done, Enqueued, INLINE_MAX, NewBody, Onto, Published, Room};
+use crate::store::{Bodies, Done, Enqueued, INLINE_MAX, NewBody, Onto, Patience, Published, Room};
 
 use super::access::Caller;
 use super::attributes::{FILE_MODE, ns_of};
@@ -246,7 +246,7 @@ impl View {
             return Err(Error::Paused);
         }
         let size = std::fs::metadata(self.store.bodies().path(id))?.len();
-        self.store.reserve(queue, id, Room::of_one(size))
+        self.store.reserve(queue, id, Room::of_one(size), Patience::None)
     }
 
     /// Frees the name of a draft that was renamed while it is open for writing. The draft is under another name, hidden, until

@@ -3,26 +3,32 @@
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::queue::config::QueueConfig;
-use crate::store::Room;
+use crate::store::{Patience, Room};
 
 use super::View;
+use super::waiters::Line;
 
 impl View {
-    /// Admits a new message of the number `id`, and keeps room for it. Costs nothing in a queue without limits.
-    pub(super) fn admit_message(&self, queue: u64, id: u64, config: &QueueConfig) -> Result<()> {
+    /// Admits a new message of the number `id`, and keeps room for it, unless its producer `waits` and the queue lets it; whether
+    /// room is kept. Costs nothing in a queue without limits.
+    pub(super) fn admit_message(&self, queue: u64, id: u64, config: &QueueConfig, waits: bool) -> Result<bool> {
         if config.paused_in() {
             return Err(self.rejected(queue, Error::Paused));
         }
-        if !config.is_limited() {
-            return Ok(());
+        if !config.is_limited() || (waits && config.makes_wait()) {
+            return Ok(false);
         }
-        // A byte: when those are used up, it is now that the producer is told.
-        self.store.reserve(queue, id, Room::of_one(1)).map_err(|error| self.rejected(queue, error))
+        let reserved = match self.waiters.is_taken(Line::Room(queue)) {
+            true => Err(Error::WouldBlock),
+            // A byte: when those are used up, it is now that the producer is told.
+            false => self.store.reserve(queue, id, Room::of_one(1), Patience::None),
+        };
+        reserved.map(|()| true).map_err(|error| self.rejected(queue, error))
     }
 
     /// Counts an enqueue that was refused because the queue is full or paused; other errors are passed on as they are.
     pub(super) fn rejected(&self, queue: u64, error: Error) -> Error {
-        if matches!(error, Error::QueueFull | Error::Paused)
+        if matches!(error, Error::QueueFull | Error::WouldBlock | Error::Paused)
             && let Err(error) = self.store.count_rejected(queue, clock::now_ms())
         {
             tracing::debug!(queue, %error, "a refused message was not counted");

@@ -123,7 +123,7 @@ impl LineReader {
 
     /// Where its readers wait.
     pub fn line(&self) -> Line {
-        self.queue
+        Line::Message(self.queue)
     }
 
     /// A read would get something at once.

@@ -21,6 +21,7 @@ use super::handles::Handle;
 use super::line_part::{Cut, Next, Part};
 use super::open::{Flags, Opened};
 use super::staging::Staging;
+use super::waiters::{Line, Turn};
 use super::{View, process};
 
 /// What a line's message lets whom do, before the writer's umask.
@@ -44,6 +45,24 @@ pub struct LineWriter {
 }
 
 type Shared = Arc<Mutex<LineWriter>>;
+
+/// Which try to take bytes it is.
+enum Attempt {
+    /// The only one: the writer does not wait.
+    Only,
+    /// The first one.
+    First,
+    /// After a wait.
+    Turn,
+    /// The writer is told this instead.
+    GiveUp(Error),
+}
+
+/// What was taken: how many bytes, and the long lines among them that are to be synced.
+struct Taken {
+    count: Result<usize>,
+    files: Vec<(u64, Arc<File>)>,
+}
 
 /// The bytes of a line: its own, or in a place of their own.
 fn body<'a>(line: &'a [u8], staged: &'a mut Option<Staging>) -> Result<NewBody<'a>> {
@@ -88,37 +107,68 @@ impl View {
         Ok(Opened { stream: true, ..Opened::plain(handle) })
     }
 
-    /// Takes bytes that the thread `tid` writes, or the first of them; `done` gets how many.
+    /// Takes bytes that the thread `tid` writes, or the first of them; `done` gets how many. When the queue has no room and lets
+    /// its producers wait, `done` is not called before it has, if this one `waits`.
     pub(super) fn write_lines(
         self: &Arc<Self>,
         shared: &Shared,
-        tid: u32,
+        (tid, waits): (u32, bool),
         data: &[u8],
         done: impl FnOnce(Result<usize>) + Send + 'static,
     ) {
+        let queue = shared.lock().each.queue;
+        let first = if waits { Attempt::First } else { Attempt::Only };
+        let taken = self.try_lines(shared, tid, data, first);
+        if !waits || !matches!(taken.count, Err(Error::WouldBlock)) {
+            return self.lines_taken(shared, taken, done);
+        }
+        let (view, shared, data, mut done) = (self.clone(), shared.clone(), data.to_vec(), Some(done));
+        let waiter = move |turn| {
+            let attempt = match turn {
+                Turn::Try => Attempt::Turn,
+                Turn::GiveUp(why) => Attempt::GiveUp(why),
+            };
+            let taken = view.try_lines(&shared, tid, &data, attempt);
+            if matches!(taken.count, Err(Error::WouldBlock)) {
+                return false;
+            }
+            if let Some(done) = done.take() {
+                view.lines_taken(&shared, taken, done);
+            }
+            true
+        };
+        self.wait(Line::Room(queue), tid, Box::new(waiter));
+    }
+
+    fn try_lines(&self, shared: &Shared, tid: u32, data: &[u8], attempt: Attempt) -> Taken {
         let mut writer = shared.lock();
         let (enqueued, known) = (writer.enqueued, writer.unsynced.len());
-        let taken = self.take_bytes(&mut writer, tid, data);
+        let count = self.take_bytes(&mut writer, tid, data, attempt);
         let (new, queue) = (writer.enqueued > enqueued, writer.each.queue);
         let files = if writer.unsynced.len() > known { writer.unsynced.clone() } else { Vec::new() };
         drop(writer);
         if new {
             self.became_ready(queue);
         }
+        Taken { count, files }
+    }
+
+    fn lines_taken(self: &Arc<Self>, shared: &Shared, taken: Taken, done: impl FnOnce(Result<usize>) + Send + 'static) {
+        let Taken { count, files } = taken;
         if files.is_empty() {
             self.sync_lines_soon(shared);
-            return done(taken);
+            return done(count);
         }
         // Long lines are synced before their writer goes on: else their files would pile up.
         let (view, shared) = (self.clone(), shared.clone());
         self.offload.run(Box::new(move || {
             let synced = view.sync_long_lines(&shared, &files);
             view.sync_lines_soon(&shared);
-            done(synced.and(taken));
+            done(synced.and(count));
         }));
     }
 
-    fn take_bytes(&self, writer: &mut LineWriter, tid: u32, data: &[u8]) -> Result<usize> {
+    fn take_bytes(&self, writer: &mut LineWriter, tid: u32, data: &[u8], attempt: Attempt) -> Result<usize> {
         let config = self.store.config(writer.each.queue)?;
         writer.sync = config.durability == Durability::Sync;
         // A write of whole lines by one process is what happens most; it need not be known whose it is.
@@ -130,7 +180,7 @@ impl View {
             None => Part::new(process, self.store.next_id()?),
         };
         writer.each.producer_pid = process.map_or_else(|| process::tgid(tid), |process| process.tgid);
-        let taken = self.take_for(writer, &mut part, &config, data);
+        let taken = self.take_for(writer, &mut part, &config, data, attempt);
         if plain && !part.is_blank() {
             part.process = process::identity(tid);
         }
@@ -141,7 +191,15 @@ impl View {
     }
 
     /// Takes bytes of one process, behind those of its line that are there.
-    fn take_for(&self, writer: &mut LineWriter, part: &mut Part, config: &QueueConfig, data: &[u8]) -> Result<usize> {
+    fn take_for(
+        &self,
+        writer: &mut LineWriter,
+        part: &mut Part,
+        config: &QueueConfig,
+        data: &[u8],
+        attempt: Attempt,
+    ) -> Result<usize> {
+        let waits = matches!(attempt, Attempt::First | Attempt::Turn);
         let skipped = match part.next(data) {
             Next::Take => 0,
             Next::Refuse => return Err(Error::MessageTooLarge),
@@ -152,8 +210,14 @@ impl View {
             }
         };
         let data = &data[skipped..];
-        match self.take_all_or_first(writer, part, config, data) {
+        let taken = match attempt {
+            Attempt::GiveUp(why) => Err(why),
+            attempt => self.take_all_or_first(writer, part, config, data, attempt),
+        };
+        match taken {
             Ok(taken) => Ok(skipped + taken),
+            // It comes again with the same bytes by itself.
+            Err(Error::WouldBlock) if waits && skipped == 0 => Err(Error::WouldBlock),
             Err(error) => {
                 let begun = part.line.size() > 0;
                 if matches!(error, Error::MessageTooLarge) {
@@ -174,9 +238,10 @@ impl View {
         part: &mut Part,
         config: &QueueConfig,
         data: &[u8],
+        attempt: Attempt,
     ) -> Result<usize> {
         let mut cut = Cut::new(data, part.line.size(), config.max_message_bytes)?;
-        self.fit(writer, part, config, &mut cut)?;
+        self.fit(writer, part, config, &mut cut, attempt)?;
         self.store.space().admit(cut.length() as u64)?;
         if !cut.lines.is_empty() {
             self.enqueue_lines(writer, part, &cut.lines)?;
@@ -189,7 +254,14 @@ impl View {
     }
 
     /// Takes no more lines than the queue does; the writer comes again with the others.
-    fn fit(&self, writer: &LineWriter, part: &Part, config: &QueueConfig, cut: &mut Cut<'_>) -> Result<()> {
+    fn fit(
+        &self,
+        writer: &LineWriter,
+        part: &Part,
+        config: &QueueConfig,
+        cut: &mut Cut<'_>,
+        attempt: Attempt,
+    ) -> Result<()> {
         let queue = writer.each.queue;
         if config.paused_in() {
             return Err(self.rejected(queue, Error::Paused));
@@ -197,13 +269,16 @@ impl View {
         if !config.is_limited() || cut.lines.is_empty() {
             return Ok(());
         }
+        if !matches!(attempt, Attempt::Turn) && self.waiters.is_taken(Line::Room(queue)) {
+            return Err(Error::WouldBlock);
+        }
         let begun = part.line.size();
         let lengths = cut.lines.iter().enumerate().map(|(n, line)| line.len() as u64 + if n == 0 { begun } else { 0 });
-        let count = self.store.how_many_fit(queue, lengths)?;
-        if count == 0 {
-            return Err(self.rejected(queue, Error::QueueFull));
+        match self.store.how_many_fit(queue, lengths) {
+            Ok(count) => cut.shorten(count),
+            Err(Error::QueueFull) => return Err(self.rejected(queue, Error::QueueFull)),
+            Err(error) => return Err(error),
         }
-        cut.shorten(count);
         Ok(())
     }
 

@@ -3,6 +3,8 @@
 //! A lookup cannot know what it is for, and its answer is shared by all processes: it never changes anything, except that
 //! nothing is answered to those who may not know (`Without r on the queue, other people's messages do not resolve`).
 
+use std::sync::atomic::Ordering;
+
 use crate::error::{Error, Result};
 use crate::queue::config::{Names, QueueConfig};
 use crate::queue::name::{Name, classify, listed};
@@ -41,7 +43,7 @@ pub(super) fn control(queue: u64, name: &[u8]) -> Option<Node> {
         "metrics" => Node::Metrics,
         "backup" => Node::Backup,
         "purge" => Node::Purge(queue),
-        "lines" => Node::Lines(queue),
+        "lines" => Node::Lines(queue, 0),
         _ => Node::Version,
     })
 }
@@ -174,6 +176,15 @@ impl View {
         Ok((seq, self.resolve(caller, (queue, &info), seq, name, states)?))
     }
 
+    /// Which of its `.mq/lines` a queue shows next.
+    fn lane(&self, queue: u64) -> Result<u32> {
+        if !self.store.config(queue)?.makes_wait() {
+            return Ok(0);
+        }
+        // Relaxed: only the number's being another one matters. When all have been used, those of long ago come again.
+        Ok(self.lanes.fetch_add(1, Ordering::Relaxed).wrapping_add(1))
+    }
+
     /// Looks a name up.
     pub fn lookup(&self, caller: &Caller, directory: Node, name: &[u8]) -> Result<Attributes> {
         match directory {
@@ -184,7 +195,10 @@ impl View {
                 Found::Message(seq, message) => self.found_message(caller, seq, Via::Queue, &message),
                 Found::Bare(seq, message, _) => self.found_message(caller, seq, Via::Bare, &message),
             },
-            Node::Control(queue) => self.attributes(control(queue, name).ok_or(Error::NotFound)?),
+            Node::Control(queue) => match control(queue, name).ok_or(Error::NotFound)? {
+                Node::Lines(queue, _) => self.attributes(Node::Lines(queue, self.lane(queue)?)),
+                node => self.attributes(node),
+            },
             Node::With(queue) => self.lookup_given(queue, name),
             Node::Given(number) => match self.find_given(caller, self.queue_given(number)?, name)? {
                 Found::Draft(draft) => self.attributes(Node::Draft(draft)),

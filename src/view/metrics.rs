@@ -14,6 +14,7 @@ use crate::store::record::Counters;
 use super::View;
 use super::access::{Caller, EXEC, READ};
 use super::stats::COUNTERS;
+use super::waiters::Line;
 
 /// A queue in the output.
 struct Series {
@@ -27,6 +28,7 @@ struct Numbers {
     counters: Counters,
     oldest_ready_at: Option<u64>,
     waiting: usize,
+    waiting_writers: usize,
 }
 
 /// A metric's name, whether it only grows, and what it says.
@@ -40,8 +42,12 @@ enum Kind {
 
 impl Numbers {
     fn of(view: &View, queue: u64, counters: Counters) -> Result<Self> {
-        let waiting = view.waiters.waiting(queue);
-        Ok(Self { counters, oldest_ready_at: view.store.oldest_ready(queue)?, waiting })
+        Ok(Self {
+            counters,
+            oldest_ready_at: view.store.oldest_ready(queue)?,
+            waiting: view.waiters.waiting(Line::Message(queue)),
+            waiting_writers: view.waiters.waiting_for_room(queue),
+        })
     }
 
     /// For how long the oldest ready message has been waiting, in seconds.
@@ -123,9 +129,14 @@ impl Exposition {
             self.sample(name, &[("queue", label)], numbers.oldest_seconds(now));
         }
         let name = "mqfs_waiting";
-        self.begin((name, Kind::Gauge, "Requests that wait for a message or for room."));
+        self.begin((name, Kind::Gauge, "Readers that wait for a message."));
         for (label, numbers) in readable() {
             self.sample(name, &[("queue", label)], numbers.waiting);
+        }
+        let name = "mqfs_waiting_writers";
+        self.begin((name, Kind::Gauge, "Writers that wait for room."));
+        for (label, numbers) in readable() {
+            self.sample(name, &[("queue", label)], numbers.waiting_writers);
         }
         for (name, help, suffix) in [
             ("mqfs_messages", "Messages of the queue in each state.", ""),

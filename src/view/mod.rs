@@ -6,7 +6,7 @@
 //!
 //! Locks, in the order in which they may be taken: a writer or a stream of lines, a draft's use, the batches that are being enqueued, the bare
 //! names, what was taken through an open file, the handles, the arrivals, the store's own. Nothing else is locked while the
-//! directories of `.mq/with` are, and nothing is called while the table of those who wait is.
+//! directories of `.mq/with` are, and nothing is called while the table of those who wait is, which so may be locked last of all.
 
 pub mod access;
 mod arrivals;
@@ -20,6 +20,7 @@ mod draft;
 mod handles;
 mod kept;
 mod limits;
+mod line;
 mod line_part;
 mod line_reader;
 mod line_writer;
@@ -50,7 +51,7 @@ pub mod xattr;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
@@ -106,7 +107,9 @@ pub struct View {
     workers: Workers,
     look: Look,
     offload: Offload,
-    waiters: Waiters,
+    waiters: Arc<Waiters>,
+    /// Counts the nodes given out for the lines of queues that let their producers wait.
+    lanes: AtomicU32,
     /// Requests served so far. Only a measure of how busy it is: no order with anything else is needed.
     activity: AtomicU64,
     going_away: AtomicBool,
@@ -136,7 +139,8 @@ impl View {
             workers: Workers::default(),
             look: Look::start()?,
             offload: Offload::start()?,
-            waiters: Waiters::default(),
+            waiters: Arc::default(),
+            lanes: AtomicU32::new(0),
             activity: AtomicU64::new(0),
             going_away: AtomicBool::new(false),
             threads: Mutex::default(),
@@ -144,6 +148,8 @@ impl View {
             backup: Mutex::default(),
             snapshot: Mutex::default(),
         });
+        let waiters = view.waiters.clone();
+        view.store.watch_room(Box::new(move |queue| waiters.room_came(queue)));
         if !options.read_only {
             let threads: [(_, fn(&View)); 3] = [
                 ("mqfs-deadlines", Self::keep_deadlines),

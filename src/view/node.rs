@@ -62,8 +62,9 @@ pub enum Node {
     Claim(u64),
     /// A queue's `.mq/pop`.
     Pop(u64),
-    /// A queue's `.mq/lines`.
-    Lines(u64),
+    /// A queue's `.mq/lines`. In a queue that lets its producers wait each lookup finds another of the same: the kernel lets
+    /// only one at a time write to an inode, and who waits behind another one could not be interrupted. 0 is the first.
+    Lines(u64, u32),
     /// A queue's `.mq/purge`.
     Purge(u64),
     /// A queue's `.mq/config`.
@@ -89,6 +90,10 @@ pub enum Node {
 
 const KIND_SHIFT: u32 = 56;
 const NUMBER: u64 = (1 << KIND_SHIFT) - 1;
+/// Numbers of queues below this many bits leave room for another number beside them.
+const QUEUE_BITS: u32 = 36;
+/// The largest of those.
+const LANES: u32 = (1 << (KIND_SHIFT - QUEUE_BITS)) - 1;
 
 impl Node {
     /// The root of the mount; the kernel demands that its id is 1.
@@ -110,7 +115,8 @@ impl Node {
             Node::Version => (10, 0),
             Node::Claim(queue) => (11, queue),
             Node::Pop(queue) => (12, queue),
-            Node::Lines(queue) => (13, queue),
+            Node::Lines(queue, lane) if lane == 0 || queue >> QUEUE_BITS > 0 => (13, queue),
+            Node::Lines(queue, lane) => (37, u64::from(lane & LANES) << QUEUE_BITS | queue),
             Node::Purge(queue) => (14, queue),
             Node::Metrics => (15, 0),
             Node::Message(seq, via) => (16 + via.code(), seq),
@@ -122,6 +128,14 @@ impl Node {
             Node::Backup => (36, 0),
         };
         (kind << KIND_SHIFT) | (number & NUMBER)
+    }
+
+    /// What `stat` shows as the number of its inode: the same for all nodes of one file.
+    pub fn inode(self) -> u64 {
+        match self {
+            Node::Lines(queue, _) => Node::Lines(queue, 0).id(),
+            node => node.id(),
+        }
     }
 
     /// What an id stands for; `None` for one that was never given out.
@@ -141,7 +155,7 @@ impl Node {
             10 => Node::Version,
             11 => Node::Claim(number),
             12 => Node::Pop(number),
-            13 => Node::Lines(number),
+            13 => Node::Lines(number, 0),
             14 => Node::Purge(number),
             15 => Node::Metrics,
             kind @ 16..24 => Node::Message(number, Via::from_code(kind - 16)?),
@@ -151,6 +165,7 @@ impl Node {
             34 => Node::Batch(number),
             35 => Node::Given(number),
             36 => Node::Backup,
+            37 => Node::Lines(number & ((1 << QUEUE_BITS) - 1), (number >> QUEUE_BITS) as u32),
             _ => return None,
         })
     }
@@ -175,11 +190,19 @@ mod tests {
             Node::Draft(7),
         ]);
         nodes.extend([Node::Delayed(7), Node::Batches(7), Node::Batch(7), Node::With(7), Node::Given(7)]);
-        nodes.extend([Node::Claim(7), Node::Pop(7), Node::Lines(7), Node::Purge(7)]);
+        nodes.extend([
+            Node::Claim(7),
+            Node::Pop(7),
+            Node::Lines(7, 0),
+            Node::Lines(7, 9),
+            Node::Lines(7, LANES),
+            Node::Purge(7),
+        ]);
         for node in nodes {
             assert_eq!(Node::from_id(node.id()), Some(node));
         }
         assert_eq!(Node::ROOT.id(), 1);
+        assert_eq!(Node::Lines(7, 9).inode(), Node::Lines(7, 0).id());
         assert_eq!(Node::from_id(u64::MAX), None);
     }
 }

@@ -44,6 +44,11 @@ impl Flags {
         self.0 & (libc::O_NONBLOCK | libc::O_TRUNC | libc::O_APPEND) == libc::O_NONBLOCK
     }
 
+    /// `O_NONBLOCK`.
+    pub fn nonblocking(self) -> bool {
+        self.0 & libc::O_NONBLOCK != 0
+    }
+
     /// `O_EXCL`.
     pub fn exclusive(self) -> bool {
         self.0 & libc::O_EXCL != 0
@@ -135,8 +140,8 @@ impl View {
             }
             Node::Purge(queue) if flags.writes() => self.open_purge(caller, queue),
             Node::Purge(_) => Err(Error::NotPermitted("purge is only written to")),
-            Node::Lines(queue) if flags.writes() => self.open_line_writer(caller, queue, flags),
-            Node::Lines(queue) => self.open_line_reader(caller, queue),
+            Node::Lines(queue, _) if flags.writes() => self.open_line_writer(caller, queue, flags),
+            Node::Lines(queue, _) => self.open_line_reader(caller, queue),
             Node::Config(_)
             | Node::Stats(_)
             | Node::Version

@@ -161,6 +161,18 @@ pub fn is_interrupted(tid: u32) -> bool {
     tid != 0 && status(tid).is_none_or(|text| pending(&text))
 }
 
+/// As [`is_interrupted`], for a thread that writes: programs that are told that a write was interrupted mostly give up, so it is
+/// not for the signals that would do nothing if nobody had asked for them (a child ended, a window has another size).
+pub fn is_stopped_writing(tid: u32) -> bool {
+    const QUIET: u64 = 1 << (libc::SIGCHLD - 1) | 1 << (libc::SIGWINCH - 1) | 1 << (libc::SIGURG - 1);
+    tid != 0 && status(tid).is_none_or(|text| waiting_signals(&text) & !QUIET != 0)
+}
+
+/// The thread closes what it had open because it ends, or because it runs another program: nothing can interrupt it then.
+pub fn is_leaving(tid: u32) -> bool {
+    StatmFile::open(tid).is_some_and(|file| file.exiting() || file.between_programs())
+}
+
 /// We hold `CAP_SYS_PTRACE`, without which the kernel shows the exit codes of processes of other users as 0 and a
 /// killed writer of theirs cannot be told from one that ended.
 pub fn sees_exit_codes_of_others() -> bool {
@@ -225,8 +237,12 @@ fn set(text: &str, name: &str) -> u64 {
     field(text, name).and_then(|digits| u64::from_str_radix(digits, 16).ok()).unwrap_or(0)
 }
 
+fn waiting_signals(status: &str) -> u64 {
+    (set(status, "SigPnd") | set(status, "ShdPnd")) & !set(status, "SigBlk")
+}
+
 fn pending(status: &str) -> bool {
-    (set(status, "SigPnd") | set(status, "ShdPnd")) & !set(status, "SigBlk") != 0
+    waiting_signals(status) != 0
 }
 
 #[cfg(test)]

@@ -106,23 +106,27 @@ impl View {
     }
 
     /// Writes to an open file; `done` gets how many bytes were taken: all or nothing, except of a stream. `tid` is the thread that
-    /// writes.
+    /// writes; it may have to wait for room in the queue if it `waits`.
     pub fn write(
         self: &Arc<Self>,
         handle: u64,
-        tid: u32,
+        (tid, waits): (u32, bool),
         offset: u64,
         data: &[u8],
         done: impl FnOnce(Result<usize>) + Send + 'static,
     ) {
         let handle = self.handles.get(handle);
         let written = match handle.as_deref() {
-            Ok(Handle::LineWriter(lines)) => return self.write_lines(lines, tid, data, done),
+            Ok(Handle::LineWriter(lines)) => return self.write_lines(lines, (tid, waits), data, done),
             Ok(Handle::Purge(purger)) => {
                 let length = data.len();
                 return self.purge(purger, data, Box::new(move |purged| done(purged.map(|()| length))));
             }
-            Ok(Handle::Writer(id)) => self.write_message(*id, tid, offset, data),
+            Ok(Handle::Writer(id)) => {
+                let length = data.len();
+                let done = move |written: Result<()>| done(written.map(|()| length));
+                return self.write_message(*id, (tid, waits), offset, data, done);
+            }
             Ok(Handle::Draft { id, file, .. }) => self.write_draft(*id, file, offset, data),
             Ok(Handle::Config(edit)) => edit.lock().write(self, data),
             Ok(Handle::Reader(_) | Handle::Text(_) | Handle::Backup(_) | Handle::Take(_) | Handle::LineReader(_)) => {

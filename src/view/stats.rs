@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::store::record::Counters;
 use crate::store::{QueueInfo, ROOT};
 
+use super::waiters::Line;
 use super::{Node, View};
 
 /// How a counter is read.
@@ -46,8 +47,11 @@ pub const COUNTERS: &[(&str, &str, Value)] = &[
 /// How long the oldest ready message has been waiting, in milliseconds; not there when nothing is ready.
 pub const OLDEST: &str = "oldest_ready_age_ms";
 
-/// Requests that wait now: for a message, or for room.
+/// Readers that wait for a message now.
 pub const WAITING: &str = "waiting";
+
+/// Writers that wait for room now.
+pub const WAITING_WRITERS: &str = "waiting_writers";
 
 /// The value of one counter.
 pub fn counter(queue: &QueueInfo, name: &str) -> Option<u64> {
@@ -70,7 +74,8 @@ impl View {
                 let info = self.store.queue(queue)?;
                 let mut numbers = json(|_, value| value(&info.counters));
                 numbers.insert(OLDEST.into(), self.oldest_ready_age(queue)?.into());
-                numbers.insert(WAITING.into(), self.waiters.waiting(queue).into());
+                numbers.insert(WAITING.into(), self.waiters.waiting(Line::Message(queue)).into());
+                numbers.insert(WAITING_WRITERS.into(), self.waiters.waiting_for_room(queue).into());
                 numbers
             }
             _ => return Ok(format!("mqfs {}\n", env!("CARGO_PKG_VERSION"))),
@@ -98,7 +103,8 @@ impl View {
         }
         let mut sums = json(|_, value| infos.iter().map(value).sum());
         sums.insert(OLDEST.into(), oldest.into());
-        sums.insert(WAITING.into(), self.waiters.all_waiting().into());
+        sums.insert(WAITING.into(), self.waiters.all_waiting(|line| matches!(line, Line::Message(_))).into());
+        sums.insert(WAITING_WRITERS.into(), self.waiters.all_waiting_for_room().into());
         sums.insert("writers".into(), self.open_writers().into());
         sums.insert("open_files".into(), self.open_files().into());
         sums.insert("syncs_total".into(), self.store.syncs().into());

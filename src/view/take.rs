@@ -77,7 +77,7 @@ impl Take {
     }
 
     fn line(&self) -> Line {
-        self.queue
+        Line::Message(self.queue)
     }
 }
 

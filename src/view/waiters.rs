@@ -1,10 +1,10 @@
-//! Requests that wait for the next message of a queue. No thread waits with them.
+//! Requests that wait for the next message of a queue, or for room in it. No thread waits with them.
 //!
 //! To make a request wait, hand it to [`View::wait`] as a [`Waiter`], a closure that owns the reply:
 //!
 //! ```text
 //! let mut reply = Some(reply);
-//! view.wait(queue, caller.pid, Box::new(move |turn| {
+//! view.wait(Line::Message(queue), caller.pid, Box::new(move |turn| {
 //!     let outcome = match turn {
 //!         Turn::Try => match view.take_something() {
 //!             Err(Error::WouldBlock) => return false,         // goes on waiting, in its old place
@@ -18,7 +18,8 @@
 //! ```
 //!
 //! Whoever makes come true what a line waits for calls [`View::became_ready`] once it is visible,
-//! holding no lock that a waiter may take.
+//! holding no lock that a waiter may take. For room it is the store that calls [`Waiters::room_came`], and the watch thread
+//! serves the lines.
 //!
 //! - A line is served in the order of arrival. The first is asked to try; if it is satisfied, the next; the first that is
 //!   not ends the round. So one message wakes one waiter.
@@ -41,10 +42,9 @@ use crate::error::Error;
 use crate::queue::state::State;
 use crate::store::record::MessageRecord;
 
-use super::{View, process};
+use super::View;
 
-/// Those who wait for the next message of a queue, by the queue's number.
-pub type Line = u64;
+pub use super::line::Line;
 
 /// What a waiter is to do.
 pub enum Turn {
@@ -90,6 +90,8 @@ struct Table {
 
 struct Parked {
     line: Line,
+    /// Comes before those of a higher rank in its line.
+    rank: u64,
     /// The thread that asks; 0 if it is not visible from here.
     tid: u32,
     since: Instant,
@@ -99,7 +101,8 @@ struct Parked {
 /// Who is in one line. It is there while anybody is in it, or it is being served.
 #[derive(Default)]
 struct Queue {
-    tickets: BTreeSet<u64>,
+    /// With the ranks.
+    tickets: BTreeSet<(u64, u64)>,
     /// Somebody is serving it...
     served: bool,
     /// ...and has to look again.
@@ -127,20 +130,32 @@ impl Errands {
 pub(super) enum Work {
     /// At once.
     Errands(Errands),
-    /// Look whether these are to be given up: ticket, thread, since when it waits.
-    Looks(Vec<(u64, u32, Instant)>),
+    /// Look whether these are to be given up.
+    Looks(Vec<Seen>),
+}
+
+/// Somebody who waits.
+pub(super) struct Seen {
+    /// The ticket.
+    pub ticket: u64,
+    /// What for.
+    pub line: Line,
+    /// The thread that asks; 0 if it is not visible from here.
+    pub tid: u32,
+    /// Since when.
+    pub since: Instant,
 }
 
 impl Table {
     fn park(&mut self, ticket: u64, parked: Parked) {
-        self.lines.entry(parked.line).or_default().tickets.insert(ticket);
+        self.lines.entry(parked.line).or_default().tickets.insert((parked.rank, ticket));
         self.parked.insert(ticket, parked);
     }
 
     fn take(&mut self, ticket: u64) -> Option<Parked> {
         let parked = self.parked.remove(&ticket)?;
         if let Some(queue) = self.lines.get_mut(&parked.line) {
-            queue.tickets.remove(&ticket);
+            queue.tickets.remove(&(parked.rank, ticket));
         }
         self.tidy(parked.line);
         Some(parked)
@@ -151,7 +166,7 @@ impl Table {
         let queue = self.lines.get_mut(&line)?;
         queue.again = false;
         let first = queue.tickets.first().copied();
-        match first.and_then(|ticket| Some((ticket, self.take(ticket)?))) {
+        match first.and_then(|(_, ticket)| Some((ticket, self.take(ticket)?))) {
             Some(first) => Some(first),
             None => {
                 self.end(line);
@@ -200,9 +215,41 @@ impl Waiters {
         if self.is_busy() { self.with(waiting) } else { 0 }
     }
 
-    /// How many wait in all lines.
-    pub fn all_waiting(&self) -> usize {
-        self.with(|table| table.parked.len())
+    /// How many wait in the lines of all queues that `of` chooses.
+    pub fn all_waiting(&self, of: impl Fn(Line) -> bool) -> usize {
+        let counted = |(line, queue): (&Line, &Queue)| if of(*line) { queue.tickets.len() } else { 0 };
+        self.with(|table| table.lines.iter().map(counted).sum())
+    }
+
+    /// How many wait for room in a queue.
+    pub fn waiting_for_room(&self, queue: u64) -> usize {
+        self.waiting(Line::More(queue)) + self.waiting(Line::Room(queue))
+    }
+
+    /// How many wait for room in all queues.
+    pub fn all_waiting_for_room(&self) -> usize {
+        self.all_waiting(Line::is_for_room)
+    }
+
+    /// There may be room in a queue: the watch thread is to serve who waits for it. May be called under any lock.
+    pub fn room_came(&self, queue: u64) {
+        self.with(|table| {
+            let lines = [Line::More(queue), Line::Room(queue)].into_iter();
+            let there: Vec<Line> = lines.filter(|line| table.lines.contains_key(line)).collect();
+            table.errands.serve.extend(there);
+        });
+    }
+
+    /// The lines for more room whose first has waited for so long.
+    pub(super) fn overdue(&self, wait: Duration) -> Vec<Line> {
+        self.with(|table| {
+            let since = |queue: &Queue| Some(table.parked.get(&queue.tickets.first()?.1)?.since);
+            let overdue = |(line, queue): (&Line, &Queue)| {
+                let long = since(queue).is_some_and(|since| since.elapsed() >= wait);
+                (matches!(line, Line::More(_)) && long).then_some(*line)
+            };
+            table.lines.iter().filter_map(overdue).collect()
+        })
     }
 
     /// Whether whoever comes now has to wait behind others.
@@ -211,14 +258,14 @@ impl Waiters {
     }
 
     /// Enters a waiter; gives it back when nobody waits any more.
-    fn enter(&self, line: Line, tid: u32, waiter: Waiter) -> Result<(), Waiter> {
+    fn enter(&self, line: Line, rank: u64, tid: u32, waiter: Waiter) -> Result<(), Waiter> {
         self.with(|table| {
             if table.closed {
                 return Err(waiter);
             }
             table.next += 1;
             let ticket = table.next;
-            table.park(ticket, Parked { line, tid, since: Instant::now(), waiter });
+            table.park(ticket, Parked { line, rank, tid, since: Instant::now(), waiter });
             Ok(())
         })
     }
@@ -242,7 +289,7 @@ impl Waiters {
         for _ in 0..AT_ONCE {
             let Some((ticket, mut parked)) = self.with(|table| table.first(line)) else { return };
             // What is given to the dying is given back, but only when they are gone.
-            let turn = if process::is_interrupted(parked.tid) { Turn::GiveUp(Error::Interrupted) } else { Turn::Try };
+            let turn = if line.is_interrupted(parked.tid) { Turn::GiveUp(Error::Interrupted) } else { Turn::Try };
             if (parked.waiter)(turn) {
                 continue;
             }
@@ -275,8 +322,11 @@ impl Waiters {
 
     /// Answers one with an error, if it still waits.
     pub(super) fn give_up(&self, ticket: u64, why: Error) {
-        if let Some(mut parked) = self.with(|table| table.take(ticket)) {
-            (parked.waiter)(Turn::GiveUp(why));
+        let Some(mut parked) = self.with(|table| table.take(ticket)) else { return };
+        (parked.waiter)(Turn::GiveUp(why));
+        // There may be room for the next, who needs less.
+        if parked.line.is_for_room() {
+            self.serve(parked.line);
         }
     }
 
@@ -359,9 +409,12 @@ impl Waiters {
             }
             *tick = Instant::now() + every;
             let from = table.parked.range(*looked + 1..).chain(table.parked.range(..=*looked));
-            let looks: Vec<_> =
-                from.take(at_most).map(|(ticket, parked)| (*ticket, parked.tid, parked.since)).collect();
-            *looked = looks.last().map_or(0, |(ticket, _, _)| *ticket);
+            let seen = |(ticket, parked): (&u64, &Parked)| {
+                let Parked { line, tid, since, .. } = *parked;
+                Seen { ticket: *ticket, line, tid, since }
+            };
+            let looks: Vec<_> = from.take(at_most).map(seen).collect();
+            *looked = looks.last().map_or(0, |seen| seen.ticket);
             return Some(Work::Looks(looks));
         }
     }
@@ -370,7 +423,12 @@ impl Waiters {
 impl View {
     /// Makes a request of the thread `tid` wait in a line, or answers it at once if what it waits for is there.
     pub(super) fn wait(&self, line: Line, tid: u32, waiter: Waiter) {
-        match self.waiters.enter(line, tid, waiter) {
+        self.wait_ranked(line, 0, tid, waiter);
+    }
+
+    /// As [`View::wait`], behind those of a lower rank and before those of a higher one.
+    pub(super) fn wait_ranked(&self, line: Line, rank: u64, tid: u32, waiter: Waiter) {
+        match self.waiters.enter(line, rank, tid, waiter) {
             Ok(()) => self.waiters.serve(line),
             Err(mut waiter) => {
                 waiter(Turn::GiveUp(Error::GoingAway));
@@ -382,7 +440,7 @@ impl View {
     /// no lock held that a waiter may take. Costs next to nothing when nobody waits for anything.
     pub(super) fn became_ready(&self, queue: u64) {
         if self.waiters.is_busy() {
-            self.waiters.serve(queue);
+            self.waiters.serve(Line::Message(queue));
         }
     }
 

@@ -3,7 +3,7 @@ use std::sync::atomic::AtomicUsize;
 
 use super::*;
 
-const LINE: Line = 7;
+const LINE: Line = Line::Message(7);
 
 /// Messages, and who got or was denied one.
 #[derive(Default)]
@@ -44,7 +44,7 @@ impl Stock {
 
 /// As [`View::wait`].
 fn wait(waiters: &Waiters, waiter: Waiter) {
-    assert!(waiters.enter(LINE, 0, waiter).is_ok());
+    assert!(waiters.enter(LINE, 0, 0, waiter).is_ok());
     waiters.serve(LINE);
 }
 
@@ -59,13 +59,13 @@ fn add(waiters: &Waiters, stock: &Stock, count: usize) {
 fn the_first_are_served_and_nobody_is_woken_for_nothing() {
     let (waiters, stock) = (Waiters::default(), Arc::new(Stock::default()));
     (0..100).for_each(|name| wait(&waiters, stock.waiter(name)));
-    assert_eq!((waiters.waiting(7), waiters.all_waiting(), waiters.waiting(8)), (100, 100, 0));
+    assert_eq!((waiters.waiting(LINE), waiters.all_waiting(|_| true), waiters.waiting(Line::Room(7))), (100, 100, 0));
     let before = stock.tries.load(Ordering::Relaxed);
     add(&waiters, &stock, 1);
     assert_eq!(stock.tries.load(Ordering::Relaxed) - before, 2, "the one who got it, and the next");
     add(&waiters, &stock, 2);
     assert_eq!(*stock.got.lock(), [0, 1, 2]);
-    assert!(waiters.is_taken(LINE) && !waiters.is_taken(8));
+    assert!(waiters.is_taken(LINE) && !waiters.is_taken(Line::Message(8)));
     // More than one call serves: the rest is left to the watch thread.
     add(&waiters, &stock, 97);
     assert_eq!(stock.got.lock().len(), 3 + AT_ONCE);
@@ -85,7 +85,7 @@ fn who_is_given_up_keeps_nobody_else_waiting() {
     let (mut tick, mut looked) = (Instant::now(), 0);
     let Some(Work::Looks(looks)) = waiters.work(&mut tick, Duration::ZERO, &mut looked, 2) else { panic!("looks") };
     let Some(Work::Looks(next)) = waiters.work(&mut tick, Duration::ZERO, &mut looked, 2) else { panic!("looks") };
-    let tickets = |looks: &[(u64, u32, Instant)]| looks.iter().map(|look| look.0).collect::<Vec<_>>();
+    let tickets = |looks: &[Seen]| looks.iter().map(|look| look.ticket).collect::<Vec<_>>();
     assert_eq!((tickets(&looks), tickets(&next)), (vec![1, 2], vec![3, 1]), "each has its turn");
     waiters.give_up(1, Error::Interrupted);
     waiters.give_up(1, Error::Interrupted);
@@ -109,7 +109,7 @@ fn at_the_end_all_are_sent_away_and_nobody_comes_in() {
     waiters.close();
     assert_eq!(*stock.ended.lock(), [(0, libc::ENODEV), (1, libc::ENODEV), (2, libc::ENODEV)]);
     assert_eq!(notified.load(Ordering::Relaxed), 2, "once for each open file");
-    assert!(waiters.enter(LINE, 0, stock.waiter(3)).is_err());
+    assert!(waiters.enter(LINE, 0, 0, stock.waiter(3)).is_err());
     assert!(waiters.work(&mut Instant::now(), Duration::ZERO, &mut 0, 1).is_none());
     assert!(!waiters.is_busy());
 }
@@ -129,9 +129,9 @@ fn what_comes_while_somebody_serves_is_not_missed() {
             tries == 3
         }),
     );
-    assert_eq!(waiters.all_waiting(), 1);
+    assert_eq!(waiters.all_waiting(|_| true), 1);
     waiters.serve(LINE);
-    assert_eq!(waiters.all_waiting(), 0);
+    assert_eq!(waiters.all_waiting(|_| true), 0);
 }
 
 #[test]
@@ -153,5 +153,5 @@ fn no_wake_up_is_lost_between_threads() {
     let mut got = stock.got.lock().clone();
     got.sort_unstable();
     assert_eq!(got, (0..2 * EACH).collect::<Vec<_>>());
-    assert_eq!((*stock.left.lock(), waiters.all_waiting()), (0, 0));
+    assert_eq!((*stock.left.lock(), waiters.all_waiting(|_| true)), (0, 0));
 }

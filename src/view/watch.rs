@@ -3,15 +3,15 @@
 //! The kernel cannot interrupt a request once it was told that interrupts are not served, as `fuser` tells it: a process
 //! that waits for an answer would not even die of SIGKILL. So this thread looks at the signals that are pending for those
 //! who wait, and has them answered [`Error::Interrupted`]. It also serves lines on that are too long for one call, and
-//! tells those who poll, which must not be done where a request is being handled.
+//! those for room, and tells those who poll, which must not be done where a request is being handled.
 
 use std::time::{Duration, Instant};
 
 use crate::clock;
 use crate::error::Error;
 
-use super::waiters::{Errands, Line, Work};
-use super::{View, process};
+use super::View;
+use super::waiters::{Errands, Line, Seen, Work};
 
 /// How often it looks.
 const EVERY: Duration = Duration::from_millis(100);
@@ -19,6 +19,8 @@ const EVERY: Duration = Duration::from_millis(100);
 const LOOKS: usize = 512;
 /// Nothing is known of the signals of a thread that is not visible from here: it is sent away after so long, in case.
 const UNSEEN: Duration = Duration::from_secs(1);
+/// When who holds room has waited for more for so long, it is to be seen whether everybody waits for everybody else.
+pub(super) const OVERDUE: Duration = Duration::from_secs(1);
 
 impl View {
     /// Watches until nobody waits any more; sleeps while nobody does.
@@ -28,12 +30,13 @@ impl View {
             match work {
                 Work::Errands(errands) => self.run_errands(errands),
                 Work::Looks(looks) => {
-                    for (ticket, tid, since) in looks {
-                        let over = if tid == 0 { since.elapsed() >= UNSEEN } else { process::is_interrupted(tid) };
+                    for Seen { ticket, line, tid, since } in looks {
+                        let over = if tid == 0 { since.elapsed() >= UNSEEN } else { line.is_interrupted(tid) };
                         if over {
                             self.waiters.give_up(ticket, Error::Interrupted);
                         }
                     }
+                    self.waiters.overdue(OVERDUE).into_iter().for_each(|line| self.waiters.serve(line));
                 }
             }
         }
@@ -53,6 +56,9 @@ impl View {
 
     /// Whether somebody who now tried would get what a line waits for. A failure is for him to meet.
     pub(super) fn has_something(&self, line: Line) -> bool {
-        self.store.has_ready(line, clock::now_ms()).unwrap_or(true)
+        match line {
+            Line::Message(queue) => self.store.has_ready(queue, clock::now_ms()).unwrap_or(true),
+            Line::More(_) | Line::Room(_) => true,
+        }
     }
 }

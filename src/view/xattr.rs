@@ -11,7 +11,8 @@ use crate::store::ROOT;
 use crate::store::record::MessageRecord;
 
 use super::access::Caller;
-use super::stats::{COUNTERS, OLDEST, WAITING, counter};
+use super::stats::{COUNTERS, OLDEST, WAITING, WAITING_WRITERS, counter};
+use super::waiters::Line;
 use super::{Node, View};
 
 /// What a message tells about itself; set by mqfs only.
@@ -160,7 +161,12 @@ impl View {
             Node::Draft(id) => find(&self.store.draft(id)?.attributes, name),
             Node::Queue(ROOT) if name == DAEMON_PID => Ok(std::process::id().to_string().into_bytes()),
             Node::Queue(queue) => match own {
-                Some(WAITING) if queue != ROOT => Ok(self.waiters.waiting(queue).to_string().into_bytes()),
+                Some(WAITING) if queue != ROOT => {
+                    Ok(self.waiters.waiting(Line::Message(queue)).to_string().into_bytes())
+                }
+                Some(WAITING_WRITERS) if queue != ROOT => {
+                    Ok(self.waiters.waiting_for_room(queue).to_string().into_bytes())
+                }
                 Some(OLDEST) if queue != ROOT => {
                     let age = self.oldest_ready_age(queue)?.ok_or(Error::NoAttribute)?;
                     Ok(age.to_string().into_bytes())
@@ -194,7 +200,7 @@ impl View {
             Node::Queue(queue) => {
                 let mut counters: Vec<&str> = counter_names().collect();
                 counters.extend(self.oldest_ready_age(queue)?.map(|_| OLDEST));
-                counters.push(WAITING);
+                counters.extend([WAITING, WAITING_WRITERS]);
                 let mut all: Vec<String> = KEYS.iter().chain(&counters).map(own).collect();
                 all.extend(names(self.store.queue_record(queue)?.attributes));
                 all
@@ -233,7 +239,7 @@ impl View {
     /// Sets a configuration key of a queue.
     fn set_key(&self, caller: &Caller, queue: u64, key: &str, value: &[u8]) -> Result<()> {
         let info = self.store.queue(queue)?;
-        if counter(&info, key).is_some() || [OLDEST, WAITING].contains(&key) {
+        if counter(&info, key).is_some() || [OLDEST, WAITING, WAITING_WRITERS].contains(&key) {
             return Err(Error::NotPermitted("a counter cannot be set"));
         }
         if !self.owner(&info).is_owner(caller) {

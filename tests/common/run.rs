@@ -44,6 +44,13 @@ impl Ran {
         &self.stdout
     }
 
+    /// Asserts that the program succeeded, whatever it said.
+    #[track_caller]
+    pub fn succeeds(&self) -> &str {
+        assert!(self.status.success(), "{} out:{:?} err:{}", self.status, self.stdout, self.stderr);
+        &self.stdout
+    }
+
     /// Asserts that the program failed and that its standard error contains `text`.
     #[track_caller]
     pub fn fails(&self, text: &str) -> &Ran {

@@ -9,6 +9,9 @@ mod staged;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::io::Errno;
 
 use super::exit::{Exit, Failure};
 use super::interrupt;
@@ -19,6 +22,10 @@ use staged::{Batch, Draft};
 
 /// The type that statfs(2) tells of a FUSE mount.
 const FUSE: u64 = 0x6573_5546;
+
+/// Between two tries in a full queue.
+const FIRST_PAUSE: Duration = Duration::from_millis(2);
+const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 
 /// Attributes by their whole names, with their values.
 type Attributes = Vec<(String, Vec<u8>)>;
@@ -83,10 +90,36 @@ impl Queue {
             }
             _ => return Err(failed(&"not a queue of an mqfs mount")),
         }
+        let mut queue = Queue { path: path.to_owned(), keeps_names: false };
+        queue.keeps_names = queue.attribute("user.mq.names").is_some_and(|names| names == b"keep");
+        Ok(queue)
+    }
+
+    /// A key of the configuration, when the user may know it.
+    fn attribute(&self, name: &str) -> Option<Vec<u8>> {
         let mut value = [0; 16];
-        let names = rustix::fs::getxattr(path, "user.mq.names", &mut value);
-        let keeps_names = names.is_ok_and(|length| value[..length] == *b"keep");
-        Ok(Queue { path: path.to_owned(), keeps_names })
+        let length = rustix::fs::getxattr(&self.path, name, &mut value).ok()?;
+        Some(value[..length].to_vec())
+    }
+
+    /// Whether the queue takes nothing because it is paused, when the user may know it.
+    fn is_paused(&self) -> Option<bool> {
+        self.attribute("user.mq.paused").map(|paused| [&b"in"[..], b"both"].contains(&&paused[..]))
+    }
+
+    /// Enqueues by a rename. The rename cannot wait in a full queue, so where producers are to wait it is tried again.
+    fn enqueue(&self, rename: impl Fn() -> rustix::io::Result<()>) -> io::Result<()> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let renamed = rename();
+            let full =
+                || self.is_paused() == Some(false) && self.attribute("user.mq.overflow") == Some(b"block".into());
+            if renamed != Err(Errno::AGAIN) || interrupt::told() || !full() {
+                return Ok(renamed?);
+            }
+            std::thread::sleep(pause);
+            pause = LONGEST_PAUSE.min(pause * 2);
+        }
     }
 
     /// Why the queue refused something, with a code that tells what can be expected of another try.
@@ -100,7 +133,11 @@ impl Queue {
             _ => Exit::Failure,
         };
         let line = match error.raw_os_error() {
-            Some(libc::EAGAIN) => "the queue is paused".to_owned(),
+            Some(libc::EAGAIN) => match self.is_paused() {
+                Some(true) => "the queue is paused".to_owned(),
+                Some(false) => "the queue is full".to_owned(),
+                None => "the queue is paused or full".to_owned(),
+            },
             Some(libc::EDQUOT) => "the queue is full".to_owned(),
             Some(libc::EEXIST) => "the name is taken".to_owned(),
             Some(libc::EFBIG) => "larger than the queue's max_message_bytes".to_owned(),

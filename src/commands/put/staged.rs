@@ -61,7 +61,7 @@ impl Draft {
         let to = queue.path.join(OsStr::from_bytes(name));
         // Where names are kept, a message that has this one would be replaced.
         let flags = if queue.keeps_names { RenameFlags::NOREPLACE } else { RenameFlags::empty() };
-        rustix::fs::renameat_with(CWD, &self.path, CWD, to, flags)?;
+        queue.enqueue(|| rustix::fs::renameat_with(CWD, &self.path, CWD, &to, flags))?;
         std::mem::forget(self);
         Ok(())
     }
@@ -99,7 +99,8 @@ impl Batch {
 
     /// Moves it into the queue, which enqueues all its files.
     pub fn publish(self, queue: &Queue) -> io::Result<()> {
-        std::fs::rename(&self.path, queue.path.join(self.path.file_name().unwrap_or_default()))?;
+        let to = queue.path.join(self.path.file_name().unwrap_or_default());
+        queue.enqueue(|| rustix::fs::rename(&self.path, &to))?;
         std::mem::forget(self);
         Ok(())
     }

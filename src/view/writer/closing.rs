@@ -1,0 +1,250 @@
+//! The closes of a message that is being written: what each of them commits, and what the last one shows.
+
+use std::sync::Arc;
+
+use crate::clock;
+use crate::error::{Error, Result};
+use crate::queue::config::AbortOn;
+use crate::store::{Done, Enqueued, Patience};
+
+use super::super::{View, names, process};
+use super::{Progress, Reason, Unmet, Writer};
+
+impl View {
+    /// A close of one descriptor of a new message, by the thread `tid`. `done` gets what that close returns.
+    pub(in super::super) fn close_message(self: &Arc<Self>, id: u64, tid: u32, done: Done) {
+        let shared = match self.writer(id) {
+            Ok(writer) => writer,
+            Err(error) => return done(Err(error)),
+        };
+        let mut writer = shared.lock();
+        let done = self.told_when_closed(&writer, tid, done);
+        let process = writer.process_of(tid);
+        let wrote = writer.has_written(process);
+        if wrote && !matches!(writer.state, Progress::Aborted(_)) {
+            if process == writer.opener {
+                writer.session = writer.session.or_else(|| process::session(tid));
+            }
+            if writer.config.abort_on == AbortOn::Killed && self.workers.killed(tid) {
+                tracing::warn!(queue = writer.queue, pid = process, "a writer was killed: its message is dropped");
+                self.abort(&mut writer, Reason::Failed);
+                return done(Ok(())); // to a dying process nothing is reported
+            }
+        }
+        match writer.state {
+            Progress::Aborted(why) => return done(Err(why.error())),
+            Progress::Committed { seq, .. } if !writer.dirty => {
+                writer.state = Progress::Committed { seq, later: true };
+                return done(Ok(()));
+            }
+            _ => {}
+        }
+        // A process that is not visible cannot be told from the opener.
+        if !writer.dirty || (process != writer.opener && process != 0) {
+            return done(Ok(()));
+        }
+        if let Some(Unmet { bytes: true, why }) = writer.unmet {
+            return done(Err(why.error()));
+        }
+        // An empty message is committed at its last close only: shells close duplicates before they write.
+        if writer.size() == 0 {
+            if writer.has_room() {
+                return done(Ok(()));
+            }
+            drop(writer);
+            return self.close_empty(shared, tid, done);
+        }
+        match writer.staging.file() {
+            Some(file) if writer.durable() => {
+                let (view, version) = (self.clone(), writer.version);
+                drop(writer);
+                self.offload.run(Box::new(move || {
+                    let synced = view.store.bodies().sync(id, &file);
+                    let mut writer = shared.lock();
+                    match synced {
+                        // More was written meanwhile: a later close commits it.
+                        Ok(()) if writer.version != version => done(Ok(())),
+                        Ok(()) => view.commit(&mut writer, true, done),
+                        Err(error) => {
+                            view.abort(&mut writer, Reason::of(&error));
+                            done(Err(error));
+                        }
+                    }
+                }));
+            }
+            _ => self.commit(&mut writer, false, done),
+        }
+    }
+
+    /// Commits a message, hidden; `done` when it is as durable as its queue promises. `synced`: its body file has been synced.
+    fn commit(self: &Arc<Self>, writer: &mut Writer, synced: bool, done: Done) {
+        // Two closes may have waited for the sync of the same body: the second finds the work done.
+        let needed = match writer.state {
+            Progress::Aborted(why) => return done(Err(why.error())),
+            Progress::Committed { .. } | Progress::Duplicate => writer.dirty,
+            Progress::Open => true,
+        };
+        if needed && let Err(error) = self.commit_now(writer, synced) {
+            tracing::error!(queue = writer.queue, %error, "enqueue failed");
+            self.abort(writer, Reason::of(&error));
+            return done(Err(error));
+        }
+        match (writer.durable(), synced) {
+            (false, _) => done(Ok(())),
+            // A large body: this is not the thread that serves requests.
+            (true, true) => self.store.after_sync(done),
+            (true, false) => self.store.after_sync_serving(done),
+        }
+    }
+
+    fn commit_now(self: &Arc<Self>, writer: &mut Writer, synced: bool) -> Result<()> {
+        let new = writer.new_message();
+        let enqueued = self.store.enqueue(new, writer.staging.body(synced)?, true, clock::now_ms())?;
+        writer.dirty = false;
+        let Enqueued::As(seq) = enqueued else {
+            writer.state = Progress::Duplicate;
+            return Ok(());
+        };
+        writer.state = Progress::Committed { seq, later: false };
+        if let Some(file) = writer.staging.file().filter(|_| !synced) {
+            let (view, id) = (self.clone(), writer.id());
+            let sync = move || view.store.bodies().sync(id, &file).and_then(|()| view.store.body_synced(id));
+            self.offload.run(Box::new(move || {
+                if let Err(error) = sync() {
+                    tracing::error!(%error, "sync of a body failed");
+                }
+            }));
+        }
+        Ok(())
+    }
+
+    /// Drops a message: whatever was committed is taken back, and later writes and closes fail.
+    pub(super) fn abort(&self, writer: &mut Writer, why: Reason) {
+        if let Progress::Aborted(_) = writer.state {
+            return;
+        }
+        let now = clock::now_ms();
+        if let Progress::Committed { seq, .. } = writer.state
+            && let Err(error) = self.store.retract(writer.queue, seq, now)
+        {
+            tracing::error!(queue = writer.queue, seq, %error, "a dropped message could not be taken back");
+        }
+        if let Err(error) = self.store.count_aborted(writer.queue, now) {
+            tracing::debug!(queue = writer.queue, %error, "a dropped message was not counted");
+        }
+        if writer.durable() {
+            self.store.sync_soon();
+        }
+        self.store.release(writer.queue, writer.id());
+        writer.state = Progress::Aborted(why);
+        if let Some(file) = writer.staging.discard() {
+            self.store.discard_body(file);
+        }
+        self.arrived(writer);
+    }
+
+    /// The last close of an open file on a new message; when it was the last of them all, the message becomes visible.
+    pub(in super::super) fn release_message(self: &Arc<Self>, id: u64) {
+        let Ok(shared) = self.writer(id) else { return };
+        let mut writer = shared.lock();
+        writer.opens -= 1;
+        if writer.opens > 0 {
+            return;
+        }
+        self.writers.lock().remove(&id);
+        match self.finish(&mut writer) {
+            Ok(Some(seq)) => {
+                if writer.keeps_name() {
+                    self.arrived(&writer);
+                } else {
+                    self.remember_name(&writer, seq);
+                }
+                let queue = writer.queue;
+                drop(writer);
+                self.became_ready(queue);
+            }
+            Ok(None) => self.arrived(&writer),
+            Err(Error::QueueFull) => {
+                tracing::warn!(queue = writer.queue, "closed before there was room for it: a message is dropped");
+                self.abort(&mut writer, Reason::QueueFull);
+            }
+            Err(error) => {
+                tracing::error!(queue = writer.queue, %error, "enqueue failed at the last close");
+                self.abort(&mut writer, Reason::Failed);
+            }
+        }
+    }
+
+    fn finish(self: &Arc<Self>, writer: &mut Writer) -> Result<Option<u64>> {
+        if writer.state == Progress::Open {
+            // There is nobody left who could wait.
+            let unmet = if writer.unmet.is_some() { Err(Error::WouldBlock) } else { Ok(()) };
+            match unmet.and_then(|()| self.reserve(writer, 1, Patience::None)) {
+                Err(Error::WouldBlock) => return Err(Error::QueueFull),
+                reserved => reserved?,
+            }
+            self.commit_now(writer, false)?;
+            if writer.durable() {
+                self.store.sync_soon();
+            }
+        }
+        let now = clock::now_ms();
+        let seq = match writer.state {
+            Progress::Aborted(_) | Progress::Open => return Ok(None),
+            Progress::Duplicate => {
+                self.drop_duplicate(writer);
+                self.store.count_duplicate(writer.queue, now)?;
+                return Ok(None);
+            }
+            Progress::Committed { seq, later: false } => seq,
+            // FIFO is the order of last closes.
+            Progress::Committed { seq, later: true } => {
+                self.store.resequence(writer.queue, seq, writer.modified_ns, now)?
+            }
+        };
+        let enqueued = self.store.reveal(writer.queue, seq, now)?;
+        if enqueued == Enqueued::Duplicate {
+            self.drop_duplicate(writer);
+        }
+        Ok(enqueued.seq())
+    }
+
+    /// The bytes of a duplicate are not wanted.
+    fn drop_duplicate(&self, writer: &mut Writer) {
+        self.store.release(writer.queue, writer.id());
+        if let Some(file) = writer.staging.discard() {
+            self.store.discard_body(file);
+        }
+    }
+
+    /// The name goes on meaning this message to the session that wrote it.
+    fn remember_name(&self, writer: &Writer, seq: u64) {
+        let session = writer.session.or_else(|| process::session(writer.opener));
+        if let Some(session) = session {
+            let by = names::Writer { session, uid: writer.producer };
+            self.names.lock().set(writer.queue, &writer.written_as, by, seq);
+        }
+    }
+
+    /// The mount ends while a message is being written.
+    pub(in super::super) fn drop_unfinished(self: &Arc<Self>, writer: &mut Writer) {
+        match writer.state {
+            Progress::Aborted(_) => {}
+            // A close promised it: it stays, as after a crash.
+            Progress::Committed { .. } | Progress::Duplicate if !writer.dirty => {
+                if let Err(error) = self.finish(writer) {
+                    tracing::error!(queue = writer.queue, %error, "a committed message was not shown");
+                }
+            }
+            _ => {
+                tracing::warn!(
+                    queue = writer.queue,
+                    name = %String::from_utf8_lossy(&writer.name),
+                    bytes = writer.size(),
+                    "dropped a message that was still being written"
+                );
+                self.abort(writer, Reason::Failed);
+            }
+        }
+    }
+}
