@@ -466,6 +466,9 @@ fn what_is_in_the_way_is_not_touched() {
     backup("file").failed(12, "no directory");
     backup("missing/saved").failed(12, "No such file");
     backup("mnt/q/saved").failed(12, "on an mqfs mount");
+    let jobs = Place::new();
+    jobs.mounted(&["-o", "subtype=jobs"]);
+    backup(jobs.at("q").to_str().unwrap()).failed(12, "on an mqfs mount");
     backup("store/saved").failed(12, "within the store");
     backup("/").failed(12, "not a directory that can be made");
     place.mqfs(&["backup", "full", "saved"]).failed(5, "nothing is mounted");

@@ -262,6 +262,34 @@ fn an_import_whose_disk_is_full_says_how_far_it_came_and_what_is_there_is_whole(
 }
 
 #[test]
+fn an_import_that_is_killed_leaves_whole_messages_and_a_store_that_works() {
+    let place = Place::new();
+    let mut import = Command::new(binary());
+    import.args(["import", "store"]).current_dir(place.dir()).stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut import = import.spawn().unwrap();
+    let body = "QUJD".repeat(33_000);
+    let line = |name: &str| format!("{{\"type\":\"message\",\"queue\":\"q\",\"name\":\"{name}\",\"body\":\"{body}");
+    let mut input = import.stdin.take().unwrap();
+    input.write_all(b"{\"type\":\"mqfs-export\",\"version\":1}\n{\"type\":\"queue\",\"path\":\"q\"}\n").unwrap();
+    for name in ["a", "b", "c"] {
+        input.write_all((line(name) + "\"}\n").as_bytes()).unwrap();
+    }
+    input.write_all(line("half").as_bytes()).unwrap();
+    let incoming = place.store().join("bodies/incoming");
+    place::until(|| {
+        fs::metadata(&incoming).is_ok_and(|file| file.len() > 50_000)
+            && place.works("find store/bodies/?? -type f").lines().count() == 3
+    });
+    import.kill().unwrap();
+    import.wait().unwrap();
+    drop(input);
+    assert!(place.bodies("store", "q").into_iter().eq(["a", "b", "c"].map(|name| (name.to_owned(), body.clone()))));
+    place.mounted(&[]);
+    assert!(!incoming.exists(), "removed when the store is opened");
+    place.works("cd mnt/q && test $(ls | wc -l) = 3 && echo d > d && cat *-d && rm .mq/claimed/*");
+}
+
+#[test]
 fn only_who_may_make_a_backup_may_export_a_mount() {
     let place = Place::new();
     place.mounted(&["-o", "allow_other"]);

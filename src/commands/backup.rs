@@ -76,7 +76,7 @@ impl Destination {
         }
         let on = mountinfo::of(&path).map_err(|error| failed(&error))?;
         match on {
-            Some(entry) if entry.kind == "fuse.mqfs" => Err(failed(&"on an mqfs mount")),
+            Some(entry) if entry.is_mqfs() => Err(failed(&"on an mqfs mount")),
             _ => Ok(Destination { path, parent }),
         }
     }

@@ -34,6 +34,11 @@ impl Entry {
         self.kind == "fuse" || self.kind.starts_with("fuse.")
     }
 
+    /// Whether it is an mqfs mount, of whatever subtype, as far as this user can see.
+    pub fn is_mqfs(&self) -> bool {
+        self.is_fuse() && (self.kind == "fuse.mqfs" || self.point.join(".mq/version").exists())
+    }
+
     /// The user who mounted a FUSE filesystem: the kernel's word, not the filesystem's.
     pub fn user_id(&self) -> Option<u32> {
         self.number("user_id=")

@@ -46,7 +46,7 @@ pub struct Manifest {
     pub files: u64,
     /// The bytes of these files.
     pub bytes: u64,
-    /// Messages whose bodies were missing in the store already.
+    /// Messages and drafts whose files were missing in the store already.
     pub damaged: u64,
     /// The sequence numbers of messages that were not finished: they are counted, but not restored.
     pub unfinished: Vec<u64>,

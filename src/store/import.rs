@@ -23,6 +23,9 @@ use super::state::Queue;
 use super::sums::{Summing, Sums};
 use super::{ROOT, Store};
 
+/// Where a body is while it comes in, in the store. What a crash leaves there is removed when the store is opened.
+pub(super) const INCOMING: &str = "bodies/incoming";
+
 /// No sequence number is larger, as it has 16 digits, and no other number.
 const LAST_NUMBER: u64 = 9_999_999_999_999_999;
 
@@ -52,7 +55,7 @@ impl Incoming<'_> {
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.store.space.admit(bytes.len() as u64)?;
         if self.file.is_none() && self.memory.len() + bytes.len() > INLINE_MAX {
-            let path = self.store.dir.join("bodies/incoming");
+            let path = self.store.dir.join(INCOMING);
             let mut file =
                 OpenOptions::new().create(true).truncate(true).read(true).write(true).mode(0o600).open(&path)?;
             file.write_all(&self.memory)?;

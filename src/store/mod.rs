@@ -138,6 +138,7 @@ impl Store {
         store.note_purges_left()?;
         store.drop_cut_bodies()?;
         store.drop_snapshot();
+        bodies::remove(&dir.join(import::INCOMING));
         Ok(store)
     }
 

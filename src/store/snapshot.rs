@@ -28,6 +28,9 @@ use super::{Bodies, BodyFile, FORMAT, Store, keys};
 /// The directory in the store.
 const SNAPSHOT: &str = "snapshot";
 
+/// So many files are looked up in one go.
+const AT_ONCE: usize = 1024;
+
 /// A snapshot on its way.
 struct Making<'a> {
     store: &'a Store,
@@ -50,7 +53,7 @@ impl Store {
     /// needs would leave too little room.
     pub fn make_snapshot(&self, go_on: &dyn Fn() -> bool) -> Result<(PathBuf, Manifest)> {
         self.drop_snapshot();
-        self.space.admit(0)?;
+        self.space.admit(self.logs()?)?;
         let dir = self.snapshot_dir();
         DirBuilder::new().mode(0o700).create(&dir)?;
         let made = self.fill_snapshot(&dir, go_on);
@@ -58,6 +61,19 @@ impl Store {
             self.drop_snapshot();
         }
         made.map(|manifest| (dir, manifest))
+    }
+
+    /// The bytes of the database's logs: a checkpoint writes as much at most, and the database must never meet a full disk.
+    fn logs(&self) -> Result<u64> {
+        let mut bytes = 0;
+        for file in std::fs::read_dir(self.dir.join("db"))? {
+            let file = file?;
+            if file.path().extension().is_some_and(|kind| kind == "log") {
+                // One that is not needed any more may vanish.
+                bytes += file.metadata().map_or(0, |file| file.len());
+            }
+        }
+        Ok(bytes)
     }
 
     fn fill_snapshot(&self, dir: &Path, go_on: &dyn Fn() -> bool) -> Result<Manifest> {
@@ -107,29 +123,49 @@ impl Making<'_> {
         self.manifest.bytes += bytes;
     }
 
+    /// The next keys of a prefix that end in the number `from` or a larger one: these numbers, and those that their values are, if
+    /// they are; none when there are no more.
+    fn some(&self, prefix: &[u8], from: u64) -> Result<Vec<(u64, Option<u64>)>> {
+        self.check()?;
+        let mut found = Vec::new();
+        self.db.scan(Family::Meta, prefix, &[prefix, &from.to_be_bytes()].concat(), |key, value| {
+            found.extend(keys::last_number(key).map(|id| (id, keys::last_number(value))));
+            Ok(found.len() < AT_ONCE)
+        })?;
+        Ok(found)
+    }
+
     /// Links, or copies, the bodies of all messages.
     fn place_bodies(&mut self) -> Result<()> {
-        let mut found = Vec::new();
-        self.db.scan(Family::Meta, keys::BODY_FILES, keys::BODY_FILES, |key, seq| {
-            found.extend(keys::last_number(key).zip(keys::last_number(seq)));
-            Ok(true)
-        })?;
-        for (id, seq) in found {
-            self.check()?;
-            let placed = if self.unfinished.contains(&id) && !self.store.has_settled(id, seq) {
-                self.copy_unfinished(id, seq)
-            } else {
-                self.link(id)
-            };
-            match placed {
-                Ok(bytes) => self.counted(bytes),
-                // The message is as damaged in the snapshot as it is in the store.
-                Err(Error::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
-                    tracing::error!(seq, body = id, "a body file is missing");
-                    self.manifest.damaged += 1;
-                }
-                Err(error) => return Err(error),
+        let mut from = 0;
+        loop {
+            let some = self.some(keys::BODY_FILES, from)?;
+            let Some((last, _)) = some.last() else { return Ok(()) };
+            from = last + 1;
+            for (id, seq) in some {
+                self.place_body(id, seq.ok_or_else(|| Error::Damaged(format!("owner of the body {id:016x}")))?)?;
             }
+        }
+    }
+
+    fn place_body(&mut self, id: u64, seq: u64) -> Result<()> {
+        let placed = if self.unfinished.contains(&id) && !self.store.has_settled(id, seq) {
+            self.copy_unfinished(id, seq)
+        } else {
+            self.link(id)
+        };
+        self.placed(id, placed)
+    }
+
+    /// Counts a file. One that is missing is as much missing in the snapshot as it is in the store.
+    fn placed(&mut self, id: u64, bytes: Result<u64>) -> Result<()> {
+        match bytes {
+            Ok(bytes) => self.counted(bytes),
+            Err(Error::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
+                tracing::error!(body = id, "a body file is missing");
+                self.manifest.damaged += 1;
+            }
+            Err(error) => return Err(error),
         }
         Ok(())
     }
@@ -163,18 +199,17 @@ impl Making<'_> {
 
     /// Copies the drafts, those in batches too: they may be written to.
     fn place_drafts(&mut self) -> Result<()> {
-        let mut found = Vec::new();
-        self.db.scan(Family::Meta, keys::DRAFTS, keys::DRAFTS, |key, _| {
-            found.extend(keys::last_number(key));
-            Ok(true)
-        })?;
-        for id in found {
-            self.check()?;
-            let bytes = self.copy(id)?;
-            self.manifest.drafts += 1;
-            self.counted(bytes);
+        let mut from = 0;
+        loop {
+            let some = self.some(keys::DRAFTS, from)?;
+            let Some((last, _)) = some.last() else { return Ok(()) };
+            from = last + 1;
+            for (id, _) in some {
+                let copied = self.copy(id);
+                self.manifest.drafts += 1;
+                self.placed(id, copied)?;
+            }
         }
-        Ok(())
     }
 
     /// Counts what is in the database.

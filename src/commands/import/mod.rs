@@ -82,7 +82,7 @@ pub fn run(arguments: &ImportArgs) -> Result<(), Failure> {
 fn refuse_mount(dir: &Path) -> Result<(), Failure> {
     let full = mountinfo::resolve(dir).unwrap_or_else(|_| dir.to_owned());
     match mountinfo::of(&full) {
-        Ok(Some(entry)) if entry.kind == "fuse.mqfs" => Err(Failure::new(
+        Ok(Some(entry)) if entry.is_mqfs() => Err(Failure::new(
             Exit::Destination,
             format_args!("{}: on an mqfs mount; unmount it, and name its store", dir.display()),
         )),
