@@ -288,12 +288,13 @@ impl Campaign {
         }
     }
 
-    /// Without a power cut there is nothing that mqfs should complain of.
+    /// Without a power cut there is nothing that mqfs should complain of, but a mount that went away before an answer did.
     fn look_at_log(&mut self) {
         let log = self.mount.log();
         let mut journal = Journal::open(&self.journals().join("log.jsonl"));
         for line in log[self.log..].lines() {
-            if line.contains("panicked at") || self.disk.is_none() && line.contains("ERROR") {
+            let error = self.disk.is_none() && line.contains("ERROR") && !line.contains("Failed to send FUSE reply");
+            if error || line.contains("panicked at") {
                 journal.note(Event::Complaint { text: line.to_owned() });
             }
         }

@@ -122,8 +122,9 @@ fn empty(queue: &str, dir: &Path, journal: Journal) {
     while began.elapsed() < PATIENCE {
         // What is wrong with one message is in the journal, and no reason to leave the others.
         let more = worker.work_one(false, false).unwrap_or(false);
-        // Not the listings: a message can go from one to another while they are read.
-        if !more && STATES[..3].iter().all(|state| counter(&stats(dir), state) == Some(0)) {
+        // By one reading: between two, a message can go from one state to another.
+        let stats = stats(dir);
+        if !more && STATES[..3].iter().all(|state| counter(&stats, state) == Some(0)) {
             break;
         }
         if !more {
