@@ -55,6 +55,8 @@ pub enum Command {
     Export(ExportArgs),
     /// Put what `mqfs export` has written, from standard input, into a store that is not mounted
     Import(ImportArgs),
+    /// Look for damage in a store that is not mounted, and repair it
+    Check(CheckArgs),
 }
 
 /// The arguments of `mqfs mount`, and of `mqfs STORE MOUNTPOINT -o OPTIONS` as mount(8) calls it.
@@ -197,6 +199,16 @@ pub struct ImportArgs {
     /// Do not tell how much was imported
     #[arg(short, long)]
     pub quiet: bool,
+}
+
+/// The arguments of `mqfs check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// The directory that holds the messages
+    pub store: PathBuf,
+    /// Repair what can be repaired, and say what was done
+    #[arg(long)]
+    pub repair: bool,
 }
 
 /// Puts the verb `mount` before the arguments when they are what mount(8)'s helper passes: `STORE MOUNTPOINT -o OPTIONS`.

@@ -34,11 +34,15 @@ pub enum Exit {
     Destination = 12,
     /// It is done, but something had to be left out, or was damaged before; each was told.
     Incomplete = 13,
+    /// `mqfs check` found damage, and has not repaired it, or not all of it.
+    Damaged = 14,
+    /// `mqfs check --repair` found damage, and has repaired it.
+    Repaired = 15,
 }
 
 impl Exit {
     /// Every code, for the tests of the manual.
-    pub const ALL: [Exit; 14] = [
+    pub const ALL: [Exit; 16] = [
         Exit::Success,
         Exit::Failure,
         Exit::Usage,
@@ -53,6 +57,8 @@ impl Exit {
         Exit::Command,
         Exit::Destination,
         Exit::Incomplete,
+        Exit::Damaged,
+        Exit::Repaired,
     ];
 
     /// The number that the caller's `$?` shows.

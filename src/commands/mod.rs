@@ -1,6 +1,7 @@
 //! The verbs of the command line, one file each, and how each of them ends.
 
 mod backup;
+mod check;
 mod consume;
 pub mod exit;
 mod export;
@@ -37,6 +38,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Ok(Cli { command: Command::Restore(arguments) }) => restore::run(&arguments),
         Ok(Cli { command: Command::Export(arguments) }) => export::run(&arguments),
         Ok(Cli { command: Command::Import(arguments) }) => import::run(&arguments),
+        Ok(Cli { command: Command::Check(arguments) }) => check::run(&arguments),
         Err(error) => not_a_command(&error),
     };
     match result {

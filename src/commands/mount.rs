@@ -6,7 +6,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::exit::{Exit, Failure};
@@ -143,7 +143,7 @@ fn open_store(plan: &Plan) -> Result<Store, Failure> {
     loop {
         match Store::open(&plan.store, plan.options.queue_defaults.clone()) {
             Err(OpenError::InUse) if Instant::now() < deadline && !is_mounted(plan) => std::thread::sleep(STORE_PAUSE),
-            result => return result.map_err(|error| store_failure(plan, &error)),
+            result => return result.map_err(|error| store_failure(&plan.store, &error)),
         }
     }
 }
@@ -152,14 +152,15 @@ fn is_mounted(plan: &Plan) -> bool {
     mountinfo::is_mounted(&plan.options.kind(), &plan.source).unwrap_or(true)
 }
 
-fn store_failure(plan: &Plan, error: &OpenError) -> Failure {
+/// A store that cannot be opened.
+pub(super) fn store_failure(store: &Path, error: &OpenError) -> Failure {
     let exit = match error {
         OpenError::InUse => Exit::StoreInUse,
         OpenError::NewerFormat { .. } | OpenError::NotAStore(_) | OpenError::Damaged(_) | OpenError::Io(_) => {
             Exit::StoreUnusable
         }
     };
-    Failure::new(exit, format_args!("store {}: {error}", plan.store.display()))
+    Failure::new(exit, format_args!("store {}: {error}", store.display()))
 }
 
 fn mount_failure(error: MountError) -> Failure {

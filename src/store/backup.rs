@@ -19,9 +19,10 @@ use crate::clock;
 use crate::error::Error;
 use crate::queue::config::QueueConfig;
 
-use super::db::{Db, Family};
+use super::db::{Db, Family, Recovery};
 use super::open::{FORMAT, OpenError};
 use super::record::BodyPlace;
+use super::synced::Synced;
 use super::{Store, keys, open};
 
 /// The file that makes a directory a backup.
@@ -181,7 +182,7 @@ pub fn restore(from: &Path, to: &Path, link: bool, go_on: impl Fn() -> bool) -> 
     let manifest = manifest(from)?;
     let damaged = |error: rocksdb::Error| OpenError::Damaged(error.to_string());
     let copied = {
-        let db = Db::open_read_only(&from.join("db")).map_err(damaged)?;
+        let db = Db::open_to_read(&from.join("db"), Recovery::PointInTime).map_err(damaged)?;
         // Tables never change, nor do the bodies of messages; drafts do.
         let shared = |path: &Path| {
             let body = || {
@@ -195,6 +196,7 @@ pub fn restore(from: &Path, to: &Path, link: bool, go_on: impl Fn() -> bool) -> 
     check_complete(&manifest, copied)?;
     rustix::fs::syncfs(File::open(to)?).map_err(io::Error::from)?;
     open::write_format(to, manifest.format)?;
+    drop(Synced::open(to, 0)?);
     let store = Store::open(to, QueueConfig::default())?;
     for seq in &manifest.unfinished {
         store.drop_unfinished(*seq)?;

@@ -30,13 +30,34 @@ pub struct Bodies {
 }
 
 impl Bodies {
+    /// The directory as it is.
+    pub fn at(root: PathBuf) -> Self {
+        Self { root, removals: Arc::default() }
+    }
+
+    /// Calls `each` with the number of each body file, or with the path of what is none.
+    pub fn each(&self, mut each: impl FnMut(std::result::Result<u64, PathBuf>)) -> io::Result<()> {
+        for shard in 0..=u8::MAX {
+            let entries = match std::fs::read_dir(self.root.join(format!("{shard:02x}"))) {
+                Ok(entries) => entries,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            for entry in entries {
+                let entry = entry?;
+                let id = entry.file_name().to_str().and_then(|name| u64::from_str_radix(name, 16).ok());
+                each(id.ok_or_else(|| entry.path()));
+            }
+        }
+        Ok(())
+    }
+
     /// Opens the directory, made when it is missing.
     pub fn open(root: PathBuf) -> io::Result<Self> {
-        let complete = root.join("ff");
-        if !complete.is_dir() {
-            for shard in 0..=u8::MAX {
-                std::fs::create_dir_all(root.join(format!("{shard:02x}")))?;
-            }
+        let shards = (0..=u8::MAX).map(|shard| root.join(format!("{shard:02x}")));
+        let missing: Vec<PathBuf> = shards.filter(|shard| !shard.is_dir()).collect();
+        if !missing.is_empty() {
+            missing.iter().try_for_each(std::fs::create_dir_all)?;
             File::open(&root)?.sync_all()?;
             if let Some(parent) = root.parent() {
                 File::open(parent)?.sync_all()?;

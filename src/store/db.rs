@@ -4,6 +4,7 @@
 //! up writers meanwhile. So one sync serves all who wait ([`super::syncer`]).
 
 use std::path::Path;
+use std::sync::OnceLock;
 
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
@@ -14,6 +15,8 @@ use rocksdb::{
 use crate::error::{Error, Result};
 
 use super::keys;
+use super::open::OpenError;
+use super::synced::Synced;
 
 /// A column family of the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,9 +34,11 @@ pub enum Family {
 }
 
 impl Family {
-    const ALL: [Family; 5] = [Family::Meta, Family::Messages, Family::Bodies, Family::Index, Family::Deadlines];
+    /// Every family.
+    pub const ALL: [Family; 5] = [Family::Meta, Family::Messages, Family::Bodies, Family::Index, Family::Deadlines];
 
-    fn name(self) -> &'static str {
+    /// What the database calls it.
+    pub fn name(self) -> &'static str {
         match self {
             Family::Meta => "default",
             Family::Messages => "messages",
@@ -53,8 +58,18 @@ const LOG_BYTES: u64 = 64 << 20;
 
 /// The open database.
 pub struct Db {
-    db: DB,
+    pub(super) db: DB,
     unsynced: WriteOptions,
+    synced: OnceLock<Synced>,
+}
+
+/// What becomes of the changes in a log that is damaged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recovery {
+    /// Those before the damage are there.
+    PointInTime,
+    /// All that can be read are there.
+    SkipDamaged,
 }
 
 /// One atomic change. It is applied whole by [`Db::write`] or not at all.
@@ -64,37 +79,31 @@ pub struct Batch<'a> {
 }
 
 impl Db {
-    /// Opens the database in `dir`, made when it is missing.
-    pub fn open(dir: &Path) -> std::result::Result<Self, rocksdb::Error> {
-        let mut options = Options::default();
-        options.create_if_missing(true);
-        options.create_missing_column_families(true);
-        options.set_db_write_buffer_size(WRITE_BUFFER_BYTES);
-        options.set_max_total_wal_size(LOG_BYTES);
-        options.set_max_background_jobs(2);
-        options.set_keep_log_file_num(4);
-        options.set_max_log_file_size(4 << 20);
-        options.set_max_open_files(256);
-        options.set_bytes_per_sync(1 << 20);
-        options.set_stats_dump_period_sec(0);
-        // A torn end of the log is what a crash leaves; damage before the end is not, and must be told.
-        options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
-        Ok(Self::of(DB::open_cf_descriptors(&options, dir, families())?))
+    /// Opens the database in `dir`. `make`: it is made when it is missing; else that is an error.
+    pub fn open(dir: &Path, make: bool) -> std::result::Result<Self, rocksdb::Error> {
+        let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
+        let mut options = options();
+        options.create_if_missing(make);
+        options.create_missing_column_families(make);
+        Ok(Self::of(DB::open_cf_descriptors(&options, dir, descriptors(&cache))?))
     }
 
-    /// Opens the database in `dir` to look at it: nothing there is changed, and no file is made.
-    pub fn open_read_only(dir: &Path) -> std::result::Result<Self, rocksdb::Error> {
-        let mut options = Options::default();
-        options.set_max_open_files(256);
-        options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
+    /// Opens the database in `dir` as it is, changing nothing.
+    pub fn open_to_read(dir: &Path, recovery: Recovery) -> std::result::Result<Self, rocksdb::Error> {
+        let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
+        let mut options = options();
+        // Else it makes files for its own log.
         options.set_info_logger(InfoLogger::new_callback_logger(LogLevel::Fatal, |_, _| ()));
-        Ok(Self::of(DB::open_cf_descriptors_read_only(&options, dir, families(), false)?))
+        if recovery == Recovery::SkipDamaged {
+            options.set_wal_recovery_mode(DBRecoveryMode::SkipAnyCorruptedRecord);
+        }
+        Ok(Self::of(DB::open_cf_descriptors_read_only(&options, dir, descriptors(&cache), false)?))
     }
 
     fn of(db: DB) -> Self {
         let mut unsynced = WriteOptions::default();
         unsynced.set_sync(false);
-        Self { db, unsynced }
+        Self { db, unsynced, synced: OnceLock::new() }
     }
 
     /// Makes `dir`, which must not exist, a database with everything as it is at one moment of this call. Tables, and logs that
@@ -104,7 +113,18 @@ impl Db {
         Checkpoint::new(&self.db).and_then(|checkpoint| checkpoint.create_checkpoint(dir)).map_err(db_error)
     }
 
-    fn handle(&self, family: Family) -> &ColumnFamily {
+    /// From now on tells `synced` how far it is durable.
+    pub fn tell_synced(&self, synced: Synced) {
+        // It is told once.
+        let _ = self.synced.set(synced);
+    }
+
+    /// The number of the last change.
+    pub fn upto(&self) -> u64 {
+        self.db.latest_sequence_number()
+    }
+
+    pub(super) fn handle(&self, family: Family) -> &ColumnFamily {
         self.db.cf_handle(family.name()).expect("every family is opened with the database")
     }
 
@@ -125,7 +145,12 @@ impl Db {
 
     /// Makes every change applied so far survive a power cut.
     pub fn sync(&self) -> Result<()> {
-        self.db.flush_wal(true).map_err(db_error)
+        let upto = self.upto();
+        self.db.flush_wal(true).map_err(db_error)?;
+        if let Some(synced) = self.synced.get() {
+            synced.note(upto);
+        }
+        Ok(())
     }
 
     /// Calls `each` with keys and values from `from` (inclusive) to the end of `prefix`, in order, until it answers false.
@@ -248,9 +273,23 @@ impl Batch<'_> {
     }
 }
 
-fn families() -> [ColumnFamilyDescriptor; 5] {
-    let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
-    Family::ALL.map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(family, &cache)))
+fn options() -> Options {
+    let mut options = Options::default();
+    options.set_db_write_buffer_size(WRITE_BUFFER_BYTES);
+    options.set_max_total_wal_size(LOG_BYTES);
+    options.set_max_background_jobs(2);
+    options.set_keep_log_file_num(4);
+    options.set_max_log_file_size(4 << 20);
+    options.set_max_open_files(256);
+    options.set_bytes_per_sync(1 << 20);
+    options.set_stats_dump_period_sec(0);
+    // A torn end of the log is what a power cut leaves. Damage before the end looks the same to this: see `super::synced`.
+    options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
+    options
+}
+
+fn descriptors(cache: &Cache) -> [ColumnFamilyDescriptor; 5] {
+    Family::ALL.map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(family, cache)))
 }
 
 fn family_options(family: Family, cache: &Cache) -> Options {
@@ -275,9 +314,16 @@ fn family_options(family: Family, cache: &Cache) -> Options {
     options
 }
 
+/// Why the database of a store cannot be opened.
+pub(super) fn db_open_error(error: rocksdb::Error) -> OpenError {
+    let text = error.to_string();
+    let system = error.kind() == rocksdb::ErrorKind::IOError && !text.contains("No such file");
+    if system { OpenError::Io(std::io::Error::other(text)) } else { OpenError::Damaged(text) }
+}
+
 /// RocksDB's errors as the project's. The binding gives a text only, so a full disk is told by its words; what is
 /// accepted is decided before, by [`super::space`].
-fn db_error(error: rocksdb::Error) -> Error {
+pub(super) fn db_error(error: rocksdb::Error) -> Error {
     match error.kind() {
         rocksdb::ErrorKind::Corruption => Error::Damaged(error.to_string()),
         _ if error.to_string().contains("No space left on device") => Error::NoSpace,

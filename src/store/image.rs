@@ -44,7 +44,7 @@ impl Image {
         } else {
             (Some(open::lock_existing(dir)?), Vec::new())
         };
-        let db = Db::open_read_only(&dir.join("db")).map_err(|error| OpenError::Damaged(error.to_string()))?;
+        let db = open::database_to_read(dir)?;
         let bodies = Bodies::open(dir.join("bodies"))?;
         let mut image =
             Self { db, bodies, purged: HashMap::new(), unfinished: unfinished.into_iter().collect(), _lock: lock };

@@ -13,6 +13,7 @@ mod batches;
 mod batches_tests;
 pub mod bodies;
 mod body;
+pub mod check;
 mod db;
 mod dead_letters;
 pub mod deadlines;
@@ -38,10 +39,12 @@ mod queues;
 pub mod record;
 mod removals;
 mod reservations;
+mod salvage;
 mod snapshot;
 mod space;
 mod state;
 pub mod sums;
+mod synced;
 mod syncer;
 #[cfg(test)]
 mod tests;
@@ -49,6 +52,7 @@ mod tests;
 mod time_tests;
 mod transitions;
 mod upgrade;
+mod wal;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -113,12 +117,8 @@ pub struct Store {
 impl Store {
     /// Opens the store in `dir`, made when it is missing. `defaults` is the configuration of queues made in the root.
     pub fn open(dir: &Path, defaults: QueueConfig) -> std::result::Result<Self, OpenError> {
-        let lock = open::prepare(dir)?;
-        let db = Db::open(&dir.join("db")).map_err(|error| match error.kind() {
-            rocksdb::ErrorKind::Corruption => OpenError::Damaged(error.to_string()),
-            _ => OpenError::Io(std::io::Error::other(error.to_string())),
-        })?;
-        let db = Arc::new(db);
+        let prepared = open::prepare(dir)?;
+        let db = Arc::new(open::database(dir, &prepared)?);
         let state = State::load(&db)?;
         let bodies = Bodies::open(dir.join("bodies"))?;
         let store = Self {
@@ -132,7 +132,7 @@ impl Store {
             state: Mutex::new(state),
             purged_before: Mutex::default(),
             defaults,
-            _lock: lock,
+            _lock: prepared.lock,
         };
         store.make_root()?;
         store.note_purges_left()?;

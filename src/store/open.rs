@@ -4,8 +4,10 @@
 //! STORE/format   the version of the whole layout, one decimal line
 //! STORE/lock     locked (flock) by the one process that has the store open
 //! STORE/db/      RocksDB
+//! STORE/synced   how far the database is durable: `synced.rs`
 //! STORE/bodies/  the files of `bodies.rs`
 //! STORE/snapshot a snapshot that is being made or taken away (`snapshot.rs`)
+//! STORE/lost+found/  what a repair has set aside: `check/`
 //! ```
 
 use std::fmt;
@@ -17,10 +19,13 @@ use std::path::Path;
 use rustix::fs::FlockOperation;
 
 use super::backup;
+use super::db::{Db, Recovery, db_open_error};
+use super::synced::{self, Noted, Synced};
+use super::wal;
 
 /// The version of the layout, the keys and the records that this code writes. Version 1 is the first; version 2 has the keys
 /// and records ([`super::record`]) for what came with it, and reads those of version 1; version 3 has checksums of body files
-/// ([`super::sums`]).
+/// ([`super::sums`]), and tells how far the database is durable ([`super::synced`]).
 pub const FORMAT: u32 = 3;
 
 /// Why a store could not be opened. The text is one line for the user.
@@ -51,7 +56,7 @@ impl fmt::Display for OpenError {
                 write!(f, "the store has format {found}, this mqfs knows formats up to {known}: use a newer mqfs")
             }
             OpenError::NotAStore(why) => write!(f, "not an mqfs store: {why}"),
-            OpenError::Damaged(what) => write!(f, "the store is damaged: {what}"),
+            OpenError::Damaged(what) => write!(f, "the store is damaged: {what}; see `mqfs check`"),
             OpenError::Io(error) => error.fmt(f),
         }
     }
@@ -74,9 +79,16 @@ impl From<crate::error::Error> for OpenError {
     }
 }
 
-/// Makes the directory a store when it is missing or empty, checks that it is one, and locks it. The lock lasts as long as
-/// the file.
-pub fn prepare(dir: &Path) -> Result<File, OpenError> {
+/// A directory that is a store.
+pub struct Prepared {
+    /// The lock lasts as long as this.
+    pub lock: File,
+    /// The version of its format; `None`: it was made a store just now.
+    found: Option<u32>,
+}
+
+/// Makes the directory a store when it is missing or empty, checks that it is one, and locks it.
+pub fn prepare(dir: &Path) -> Result<Prepared, OpenError> {
     match DirBuilder::new().mode(0o700).create(dir) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {}
@@ -94,18 +106,101 @@ pub fn prepare(dir: &Path) -> Result<File, OpenError> {
             return Err(OpenError::NotAStore(format!("the directory holds {name:?} and no `format` file")));
         }
     }
+    let lock = lock(dir)?;
+    let found = if format.exists() { Some(check_format(&format)?) } else { None };
+    if found.is_none_or(|found| found < FORMAT) {
+        // From now on an older mqfs must not open it: it would not understand what is to come.
+        write_format(dir, FORMAT)?;
+    }
+    if let Some(from) = found.filter(|found| *found < FORMAT) {
+        tracing::info!(from, format = FORMAT, "store upgraded");
+    }
+    Ok(Prepared { lock, found })
+}
+
+fn lock(dir: &Path) -> Result<File, OpenError> {
     let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(dir.join("lock"))?;
     try_lock(&lock)?;
-    if format.exists() {
-        if check_format(&format)? < FORMAT {
-            // From now on an older mqfs must not open it: it would not understand the records to come.
-            write_format(dir, FORMAT)?;
-            tracing::info!(format = FORMAT, "store upgraded");
-        }
-    } else {
-        write_format(dir, FORMAT)?
-    }
     Ok(lock)
+}
+
+/// Locks a directory that looks like a store, whatever its state.
+pub fn lock_to_check(dir: &Path) -> Result<File, OpenError> {
+    std::fs::read_dir(dir)?;
+    if !["format", "db", "bodies"].iter().any(|part| dir.join(part).exists()) {
+        return Err(OpenError::NotAStore("there is nothing of one in the directory".into()));
+    }
+    lock(dir)
+}
+
+/// Opens the database of a store, made when the store is new.
+pub fn database(dir: &Path, prepared: &Prepared) -> Result<Db, OpenError> {
+    let path = dir.join("db");
+    let noted = synced::read(dir)?;
+    let make = match prepared.found {
+        None => true,
+        // Format 3 came with that file, which is made when the database is: a crash may have come in between.
+        Some(found) => found >= 3 && noted == Noted::Nothing && !has_data(&path)?,
+    };
+    match noted {
+        Noted::Upto(upto) => refuse_lost_changes(&path, upto)?,
+        Noted::Damaged => tracing::error!("the file synced of the store is damaged: see `mqfs check`"),
+        Noted::Nothing if !make && prepared.found >= Some(3) => {
+            tracing::error!("the file synced of the store is missing: see `mqfs check`");
+        }
+        Noted::Nothing => {}
+    }
+    let db = Db::open(&path, make).map_err(db_open_error)?;
+    let upto = if let Noted::Upto(upto) = noted { upto } else { 0 };
+    db.tell_synced(Synced::open(dir, upto)?);
+    Ok(db)
+}
+
+/// Whether a directory has a table or a log of a database.
+fn has_data(dir: &Path) -> io::Result<bool> {
+    let entries = match std::fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let path = entry.path();
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        match extension {
+            Some("sst") => return Ok(true),
+            Some("log") if entry.metadata()?.len() > 0 => return Ok(true),
+            _ => {}
+        }
+    }
+    Ok(false)
+}
+
+/// Refuses a database of which recovery would not find all changes that were durable: what it does not find it drops.
+fn refuse_lost_changes(db: &Path, upto: u64) -> Result<(), OpenError> {
+    if wal::whole_upto(db).is_ok_and(|whole| whole >= upto) {
+        return Ok(());
+    }
+    match Db::open_to_read(db, Recovery::PointInTime) {
+        Ok(found) => refuse_behind(&found, upto),
+        // Whatever is wrong with it, it is told when it is opened.
+        Err(_) => Ok(()),
+    }
+}
+
+fn refuse_behind(found: &Db, upto: u64) -> Result<(), OpenError> {
+    match upto.saturating_sub(found.upto()) {
+        0 => Ok(()),
+        lost => Err(OpenError::Damaged(format!("{lost} changes that were durable are behind the damage in its log"))),
+    }
+}
+
+/// Opens the database of a store to look at it: nothing there is changed.
+pub fn database_to_read(dir: &Path) -> Result<Db, OpenError> {
+    let db = Db::open_to_read(&dir.join("db"), Recovery::PointInTime).map_err(db_open_error)?;
+    if let Noted::Upto(upto) = synced::read(dir)? {
+        refuse_behind(&db, upto)?;
+    }
+    Ok(db)
 }
 
 fn try_lock(lock: &File) -> Result<(), OpenError> {
@@ -131,7 +226,7 @@ pub fn lock_existing(dir: &Path) -> Result<File, OpenError> {
 }
 
 /// The version of a store that this code can open.
-fn check_format(format: &Path) -> Result<u32, OpenError> {
+pub(super) fn check_format(format: &Path) -> Result<u32, OpenError> {
     let text = std::fs::read_to_string(format)?;
     let found: u32 =
         text.trim().parse().map_err(|_| OpenError::NotAStore(format!("its `format` file says {:?}", text.trim())))?;
@@ -181,7 +276,7 @@ mod tests {
         std::fs::write(dir.path().join("format"), "4\n").unwrap();
         assert!(matches!(prepare(dir.path()), Err(OpenError::NewerFormat { found: 4, known: 3 })));
         std::fs::write(dir.path().join("format"), "1\n").unwrap();
-        drop(prepare(dir.path()).unwrap());
+        drop(prepare(dir.path()).unwrap().lock);
         assert_eq!(std::fs::read_to_string(dir.path().join("format")).unwrap(), "3\n", "upgraded");
         std::fs::write(dir.path().join("format"), "x\n").unwrap();
         assert!(matches!(prepare(dir.path()), Err(OpenError::NotAStore(_))));

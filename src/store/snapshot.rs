@@ -21,7 +21,7 @@ use crate::clock;
 use crate::error::{Error, Result};
 
 use super::backup::{self, Manifest};
-use super::db::{Db, Family};
+use super::db::{Db, Family, Recovery};
 use super::record::{self, BodyPlace};
 use super::{Bodies, BodyFile, FORMAT, Store, keys};
 
@@ -82,7 +82,8 @@ impl Store {
         let checkpoint = self.db.checkpoint(&dir.join("db"));
         let unfinished = self.lock().watch_hidden(false);
         checkpoint?;
-        let db = Db::open_read_only(&dir.join("db")).map_err(|error| io::Error::other(error.to_string()))?;
+        let db = Db::open_to_read(&dir.join("db"), Recovery::PointInTime)
+            .map_err(|error| io::Error::other(error.to_string()))?;
         let bodies = Bodies::open(dir.join("bodies"))?;
         let manifest = Manifest { format: FORMAT, taken_at: clock::rfc3339(clock::now_ms()), ..Manifest::default() };
         let mut making = Making { store: self, db, bodies, unfinished, go_on, manifest };

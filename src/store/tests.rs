@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::db::Family;
 use super::record::NewMessage;
-use super::{Body, Enqueued, NewBody, NewQueue, Onto, OpenError, ROOT, Store, Taker};
+use super::{Body, Enqueued, NewBody, NewQueue, Onto, OpenError, ROOT, Store, Taker, check};
 use crate::error::Error;
 use crate::queue::config::QueueConfig;
 use crate::queue::state::State;
@@ -33,7 +33,24 @@ impl Random {
     }
 }
 
+/// What a check tells.
+pub(super) fn checked(dir: &Path, repair: bool) -> (Vec<String>, check::Summary) {
+    let mut lines = Vec::new();
+    loop {
+        match check::check(dir, repair, &mut |kind, text| lines.push(format!("{kind}: {text}"))) {
+            // A program that another test starts holds a copy of the lock between fork and exec.
+            Err(OpenError::InUse) => std::thread::yield_now(),
+            summary => return (lines, summary.unwrap()),
+        }
+    }
+}
+
+/// Opens a store, in which nothing is damaged, however it was left.
 pub(super) fn open(dir: &Path) -> Store {
+    if dir.join("format").exists() {
+        let (lines, summary) = checked(dir, false);
+        assert_eq!(summary.damaged, 0, "{lines:#?}");
+    }
     loop {
         match Store::open(dir, QueueConfig { max_deliveries: 3, ..QueueConfig::default() }) {
             // A program that another test starts holds a copy of the lock between fork and exec.

@@ -1,0 +1,231 @@
+//! The database itself: whether it opens, whether its log is whole, whether all of its tables can be read. One that is
+//! damaged is not mended in place: what can be read of it is written to a new one, and it is kept in `lost+found`.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use crate::clock;
+use crate::error::Result;
+use crate::store::db::{Batch, Db, Family, Recovery, db_open_error};
+use crate::store::open::OpenError;
+use crate::store::synced::{self, Noted};
+
+use super::Report;
+
+type Opened<T> = std::result::Result<T, OpenError>;
+
+/// So many entries are written to a new database at once.
+const AT_ONCE: usize = 1000;
+
+/// Opens the database to look at it or, when it is to be repaired, to change it. `None` when it cannot be opened.
+pub(super) fn open(report: &mut Report<'_>, format: u32) -> Opened<Option<Db>> {
+    let dir = report.dir.join("db");
+    let noted = synced::read(&report.dir)?;
+    let mut rewrites = false;
+    match noted {
+        Noted::Damaged => rewrites = true,
+        // Format 3 came with it.
+        Noted::Nothing => rewrites = format >= 3,
+        Noted::Upto(_) => {}
+    }
+    if rewrites {
+        report.damaged("the file synced: whether the log of the database is whole cannot be told");
+        if report.repair {
+            report.repaired("it is written anew");
+        }
+    }
+    let found = Db::open_to_read(&dir, Recovery::PointInTime);
+    let whole = match &found {
+        Ok(db) => is_whole(report, db, noted)?,
+        Err(error) => {
+            report.damaged(&format!("the database cannot be opened: {error}"));
+            false
+        }
+    };
+    if !report.repair {
+        if !whole {
+            report.note("what is in the database can be checked when it is repaired");
+        }
+        return Ok(found.ok().filter(|_| whole));
+    }
+    drop(found);
+    if !whole {
+        rebuild(report, &dir, noted)?;
+    }
+    Db::open(&dir, false).map(Some).map_err(db_open_error)
+}
+
+fn is_whole(report: &mut Report<'_>, db: &Db, noted: Noted) -> Opened<bool> {
+    let mut whole = true;
+    if let Noted::Upto(upto) = noted
+        && db.upto() < upto
+    {
+        let lost = upto - db.upto();
+        report.damaged(&format!("the log of the database: {lost} changes that were durable are behind its damage"));
+        whole = false;
+    }
+    for family in Family::ALL {
+        db.read_all(
+            family,
+            |_, _| Ok(()),
+            |error, _, _| {
+                report.damaged(&format!("the tables of {}: {error}", family.name()));
+                whole = false;
+            },
+        )?;
+    }
+    Ok(whole)
+}
+
+/// Writes what can be read to a new database, which takes the place of the old one.
+fn rebuild(report: &mut Report<'_>, dir: &Path, noted: Noted) -> Opened<()> {
+    let (new, salvage) = (report.dir.join("db.new"), report.dir.join("db.salvage"));
+    remove_dir(&new)?;
+    remove_dir(&salvage)?;
+    let upto = if let Noted::Upto(upto) = noted { upto } else { 0 };
+    let (mut copied, gaps) = match Db::open_to_read(dir, Recovery::SkipDamaged) {
+        // An older list of its files may have been read.
+        Ok(source) if source.upto() >= upto => copy(&source, &new)?,
+        _ => (0, Family::ALL.map(|family| Gap { family, from: Vec::new(), to: None }).into()),
+    };
+    if !gaps.is_empty() {
+        // A table that cannot be read hides others that can.
+        link_dir(dir, &salvage)?;
+        let scratch = report.dir.join("db.planted");
+        remove_dir(&scratch)?;
+        Db::salvage(&salvage, &scratch)?;
+        remove_dir(&scratch)?;
+        let source = Db::open_to_read(&salvage, Recovery::SkipDamaged).map_err(db_open_error)?;
+        copied += fill(&source, &new, &gaps)?;
+    }
+    let lost = report.lost()?.join(format!("db-{}", clock::now_ms()));
+    exchange(&new, dir)?;
+    fs::rename(&new, &lost)?;
+    fs::File::open(&report.dir)?.sync_all()?;
+    remove_dir(&salvage)?;
+    // All that is wrong with the database is repaired by this.
+    let pending = report.summary.damaged - report.summary.repaired;
+    report.summary.repaired += pending.saturating_sub(1);
+    report.repaired(&format!(
+        "what can be read of the database, {copied} entries, is in a new one; the damaged one is {}",
+        lost.display()
+    ));
+    Ok(())
+}
+
+/// Removes a directory that may not be there.
+fn remove_dir(dir: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Where entries of a family cannot be read: from which key on, and up to which, or to the end.
+struct Gap {
+    family: Family,
+    from: Vec<u8>,
+    to: Option<Vec<u8>>,
+}
+
+/// Copies all entries that can be read to a new database; gives how many, and where there are others.
+fn copy(source: &Db, new: &Path) -> Opened<(u64, Vec<Gap>)> {
+    let target = Db::open(new, true).map_err(db_open_error)?;
+    let (mut copied, mut gaps) = (0, Vec::new());
+    for family in Family::ALL {
+        let mut writer = Writer::new(&target);
+        let gap = |_, from: &[u8], to: Option<&[u8]>| {
+            gaps.push(Gap { family, from: from.to_vec(), to: to.map(<[u8]>::to_vec) });
+        };
+        source.read_all(family, |key, value| writer.put(family, key, value), gap)?;
+        copied += writer.finish()?;
+    }
+    Ok((copied, gaps))
+}
+
+/// Copies the entries in the gaps that another source has; gives how many.
+fn fill(source: &Db, new: &Path, gaps: &[Gap]) -> Opened<u64> {
+    let target = Db::open(new, true).map_err(db_open_error)?;
+    let mut copied = 0;
+    for Gap { family, from, to } in gaps {
+        let mut writer = Writer::new(&target);
+        let each = |key: &[u8], value: &[u8]| {
+            let within = key >= &from[..] && to.as_ref().is_none_or(|to| key < &to[..]);
+            if within && !Db::is_planted(key) { writer.put(*family, key, value) } else { Ok(()) }
+        };
+        source.read_all(*family, each, |_, _, _| ())?;
+        copied += writer.finish()?;
+    }
+    Ok(copied)
+}
+
+/// Writes entries, some at once.
+struct Writer<'a> {
+    target: &'a Db,
+    batch: Batch<'a>,
+    pending: usize,
+    written: u64,
+}
+
+impl<'a> Writer<'a> {
+    fn new(target: &'a Db) -> Self {
+        Self { target, batch: target.batch(), pending: 0, written: 0 }
+    }
+
+    fn put(&mut self, family: Family, key: &[u8], value: &[u8]) -> Result<()> {
+        self.batch.put(family, key, value);
+        self.pending += 1;
+        self.written += 1;
+        if self.pending < AT_ONCE {
+            return Ok(());
+        }
+        self.pending = 0;
+        self.target.write(std::mem::replace(&mut self.batch, self.target.batch()))
+    }
+
+    /// Makes all of it durable; gives how much it was.
+    fn finish(self) -> Result<u64> {
+        self.target.write(self.batch)?;
+        self.target.flush()?;
+        self.target.sync()?;
+        Ok(self.written)
+    }
+}
+
+/// Makes a directory with the same files. Tables never change, and are shared where that is possible.
+fn link_dir(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir(to)?;
+    let entries = match fs::read_dir(from) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
+        let entry = entry?;
+        if !entry.file_type()?.is_file() {
+            continue;
+        }
+        let (path, copy) = (entry.path(), to.join(entry.file_name()));
+        let table = path.extension().is_some_and(|extension| extension == "sst");
+        if !table || fs::hard_link(&path, &copy).is_err() {
+            fs::copy(&path, &copy)?;
+        }
+    }
+    Ok(())
+}
+
+/// Puts each directory in the place of the other, in one step where the file system can.
+fn exchange(new: &Path, old: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    if !old.exists() {
+        fs::create_dir(old)?;
+    }
+    if renameat_with(CWD, new, CWD, old, RenameFlags::EXCHANGE).is_ok() {
+        return Ok(());
+    }
+    let aside = old.with_extension("old");
+    fs::rename(old, &aside)?;
+    fs::rename(new, old)?;
+    fs::rename(&aside, new)
+}

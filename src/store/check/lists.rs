@@ -1,0 +1,166 @@
+//! Entries that are derived from records: does each of them lead to one? Whether each record has its entries is asked where the
+//! record is looked at.
+
+use crate::error::{Error, Result};
+use crate::queue::state::State as MessageState;
+use crate::store::db::Family;
+use crate::store::keys::{self, DeadlineKind};
+use crate::store::record::{self, BodyPlace, DraftRecord, MessageRecord};
+use crate::store::state::deadlines;
+
+use super::{Check, Fix};
+
+impl Check<'_> {
+    /// A message's record, if it is there and can be read.
+    fn record(&self, seq: u64) -> Result<Option<MessageRecord>> {
+        let found = self.db.get(Family::Messages, &keys::message(seq))?;
+        Ok(found.and_then(|found| record::decode_message(&found).ok()))
+    }
+
+    /// The listings of states.
+    pub(super) fn indexed(&mut self) -> Result<()> {
+        let db = self.db.clone();
+        db.scan(Family::Index, b"", b"", |key, name| {
+            let position = keys::indexed_position(key);
+            let queue = key.get(..8).and_then(keys::last_number);
+            let state = key.get(8).and_then(|state| MessageState::from_u8(*state));
+            let record = position.map(|position| self.record(keys::seq_of(position))).transpose()?.flatten();
+            let fits = record.is_some_and(|record| {
+                let order = position.map(keys::order_of);
+                (Some(record.queue), Some(record.state()), Some(record.order)) == (queue, state, order)
+                    && record.name == name
+            });
+            if !fits {
+                let seq = position.map_or(0, keys::seq_of);
+                let text =
+                    format!("{}: the place of message {seq:016} in the queue", self.label(queue.unwrap_or_default()));
+                self.leads_nowhere(Family::Index, key, &text);
+            }
+            Ok(true)
+        })
+    }
+
+    /// The deadlines of messages. Others may outlive what they are for, and do no harm.
+    pub(super) fn deadlines(&mut self) -> Result<()> {
+        let db = self.db.clone();
+        db.scan(Family::Deadlines, b"", b"", |key, _| {
+            let Some((at, kind, id)) = keys::parse_deadline(key) else {
+                self.leads_nowhere(Family::Deadlines, key, "a deadline");
+                return Ok(true);
+            };
+            let of_message = matches!(kind, DeadlineKind::Lease | DeadlineKind::Deliver | DeadlineKind::TimeToLive);
+            let fits =
+                !of_message || self.record(id)?.is_some_and(|record| deadlines(&record).any(|own| own == (at, kind)));
+            if !fits {
+                self.leads_nowhere(Family::Deadlines, key, &format!("a deadline of message {id:016}"));
+            }
+            Ok(true)
+        })
+    }
+
+    /// Names in queues that keep them.
+    pub(super) fn kept_names(&mut self) -> Result<()> {
+        let db = self.db.clone();
+        db.scan(Family::Meta, b"m", b"m", |key, value| {
+            let queue = key.get(1..9).and_then(keys::last_number);
+            let name = key.get(9..).unwrap_or_default();
+            let record = keys::last_number(value).map(|seq| self.record(seq)).transpose()?.flatten();
+            if !record.is_some_and(|record| Some(record.queue) == queue && record.name == name) {
+                let label = self.label(queue.unwrap_or_default());
+                let text = format!("{label}: the name {}", String::from_utf8_lossy(name));
+                self.leads_nowhere(Family::Meta, key, &text);
+            }
+            Ok(true)
+        })
+    }
+
+    pub(super) fn drafts(&mut self) -> Result<()> {
+        let db = self.db.clone();
+        db.scan(Family::Meta, b"d", b"d", |key, value| {
+            match (keys::last_number(key), record::decode_draft(value)) {
+                (Some(id), Ok(draft)) => self.draft(id, &draft)?,
+                (id, _) => {
+                    let id = id.unwrap_or(0);
+                    let fixes =
+                        vec![Fix::Save(format!("draft-{id}"), value.to_vec()), Fix::Delete(Family::Meta, key.to_vec())];
+                    self.damaged(&format!("the record of draft number {id}"), fixes, "moved to lost+found");
+                }
+            }
+            Ok(true)
+        })?;
+        for (tag, names) in [(b"f", false), (b"g", true)] {
+            db.scan(Family::Meta, tag, tag, |key, value| {
+                let queue = key.get(1..9).and_then(keys::last_number);
+                let (id, name) = match names {
+                    true => (keys::last_number(value), key.get(9..).unwrap_or_default()),
+                    false => (keys::last_number(key), value),
+                };
+                let found = match id {
+                    Some(id) => self.db.get(Family::Meta, &keys::draft(id))?,
+                    None => None,
+                };
+                let draft = found.and_then(|found| record::decode_draft(&found).ok());
+                if !draft.is_some_and(|draft| Some(draft.queue) == queue && draft.name == name) {
+                    let text = format!("the entry of a draft {}", String::from_utf8_lossy(name));
+                    self.leads_nowhere(Family::Meta, key, &text);
+                }
+                Ok(true)
+            })?;
+        }
+        Ok(())
+    }
+
+    fn draft(&mut self, id: u64, draft: &DraftRecord) -> Result<()> {
+        self.last.id = self.last.id.max(id);
+        self.owner(draft.queue);
+        let label = format!("{}: draft {}", self.label(draft.queue), String::from_utf8_lossy(&draft.name));
+        if let Err(Error::Damaged(_)) = self.bodies.open_read(id) {
+            let key = |key: &[u8]| Fix::Delete(Family::Meta, key.to_vec());
+            let mut fixes = vec![
+                Fix::Save(format!("draft-{id}"), record::encode(draft)),
+                key(&keys::draft(id)),
+                key(&keys::draft_entry(draft.queue, id)),
+                key(&keys::draft_by_name(draft.queue, &draft.name)),
+            ];
+            fixes.extend(self.recount(draft.queue, |counters| counters.drafts = counters.drafts.saturating_sub(1))?);
+            self.damaged(&format!("{label}: its file is missing"), fixes, "its record is in lost+found");
+            if self.report.repair {
+                return Ok(());
+            }
+        }
+        let listed = keys::draft_entry(draft.queue, id);
+        self.expect(Family::Meta, &listed, &draft.name, &format!("{label}: its place in the listing"))?;
+        let named = keys::draft_by_name(draft.queue, &draft.name);
+        self.expect(Family::Meta, &named, &id.to_be_bytes(), &format!("{label}: its name"))?;
+        if draft.due > 0 {
+            let due = keys::deadline(draft.due, DeadlineKind::Draft, id);
+            self.expect(Family::Deadlines, &due, b"", &format!("{label}: its deadline"))?;
+        }
+        if let Some(known) = self.queues.get_mut(&draft.queue) {
+            known.tally.drafts += 1;
+        }
+        self.report.summary.drafts += 1;
+        Ok(())
+    }
+
+    /// Who owns a body file, and what is known of it.
+    pub(super) fn body_owners(&mut self) -> Result<()> {
+        let db = self.db.clone();
+        db.scan(Family::Meta, b"b", b"b", |key, value| {
+            let id = keys::last_number(key).unwrap_or(0);
+            self.last.id = self.last.id.max(id);
+            let record = keys::last_number(value).map(|seq| self.record(seq)).transpose()?.flatten();
+            if !record.is_some_and(|record| record.body == BodyPlace::File(id)) {
+                self.leads_nowhere(Family::Meta, key, &format!("the owner of body file {id:016x}"));
+            }
+            Ok(true)
+        })?;
+        db.scan(Family::Meta, b"x", b"x", |key, _| {
+            let id = keys::last_number(key).unwrap_or(0);
+            if self.db.get(Family::Meta, &keys::body_file(id))?.is_none() {
+                self.leads_nowhere(Family::Meta, key, &format!("the checksums of body file {id:016x}"));
+            }
+            Ok(true)
+        })
+    }
+}

@@ -1,0 +1,251 @@
+//! Is a store whole? Looks at everything in one that nobody has open, says what is wrong, and puts right what can be.
+//!
+//! What is wrong is told together with the change that puts it right: [`Fix`]. To check is to tell; to repair is to tell and to
+//! make the change. Records are believed, and what is derived from them (listings, deadlines, counters) is made to agree.
+//! Nothing that a user has enqueued is thrown away: what has no place any more goes to `STORE/lost+found`.
+
+mod database;
+mod files;
+mod lists;
+mod messages;
+mod queues;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::fs::{DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::queue::state::State as MessageState;
+
+use super::bodies::Bodies;
+use super::db::{Db, Family};
+use super::keys;
+use super::open::{self, OpenError};
+use super::record::{self, Counters};
+use super::synced::Synced;
+use queues::Known;
+
+/// What a line of the report is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Something is not as it should be.
+    Damaged,
+    /// What was done about the damage told before.
+    Repaired,
+    /// Nothing is wrong, but it is good to know.
+    Note,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Kind::Damaged => "damaged",
+            Kind::Repaired => "repaired",
+            Kind::Note => "note",
+        })
+    }
+}
+
+/// What was found in a store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Queues, the root not counted.
+    pub queues: u64,
+    /// Messages in any state.
+    pub messages: u64,
+    /// Drafts.
+    pub drafts: u64,
+    /// What is damaged.
+    pub damaged: u64,
+    /// What of that has been repaired.
+    pub repaired: u64,
+}
+
+/// Checks the store in `dir`, and repairs it if told so. `tell` gets what is found, one line each.
+///
+/// An error when it cannot be checked at all: nobody else may have it open.
+pub fn check(dir: &Path, repair: bool, tell: &mut dyn FnMut(Kind, &str)) -> std::result::Result<Summary, OpenError> {
+    let _lock = open::lock_to_check(dir)?;
+    let mut report = Report { dir: dir.to_owned(), repair, tell, summary: Summary::default() };
+    let format = report.format()?;
+    let Some(db) = database::open(&mut report, format)? else { return Ok(report.summary) };
+    let mut check = Check {
+        db: Arc::new(db),
+        bodies: Bodies::at(dir.join("bodies")),
+        queues: HashMap::new(),
+        purges: HashSet::new(),
+        last: Last::default(),
+        report,
+    };
+    check.everything()?;
+    if repair {
+        check.db.flush()?;
+        check.db.sync()?;
+        Synced::open(dir, check.db.upto())?;
+        open::write_format(dir, open::FORMAT)?;
+    }
+    Ok(check.report.summary)
+}
+
+/// Where what is found goes.
+struct Report<'a> {
+    dir: PathBuf,
+    repair: bool,
+    tell: &'a mut dyn FnMut(Kind, &str),
+    summary: Summary,
+}
+
+/// A change that puts something right.
+enum Fix {
+    Put(Family, Vec<u8>, Vec<u8>),
+    Delete(Family, Vec<u8>),
+    /// Keeps bytes as a file of that name in `lost+found`.
+    Save(String, Vec<u8>),
+    /// Moves the body file of that number to `lost+found`.
+    Move(u64),
+}
+
+/// A check under way.
+struct Check<'a> {
+    db: Arc<Db>,
+    bodies: Bodies,
+    queues: HashMap<u64, Known>,
+    /// States of queues of which purged messages have not been cleared away.
+    purges: HashSet<(u64, MessageState)>,
+    last: Last,
+    report: Report<'a>,
+}
+
+/// The largest numbers in use.
+#[derive(Default)]
+struct Last {
+    seq: u64,
+    id: u64,
+}
+
+impl Report<'_> {
+    fn note(&mut self, text: &str) {
+        (self.tell)(Kind::Note, text);
+    }
+
+    /// Tells of damage that is not repaired here.
+    fn damaged(&mut self, text: &str) {
+        self.summary.damaged += 1;
+        (self.tell)(Kind::Damaged, text);
+    }
+
+    /// Tells what was done about the damage told last.
+    fn repaired(&mut self, done: &str) {
+        self.summary.repaired += 1;
+        (self.tell)(Kind::Repaired, done);
+    }
+
+    /// `STORE/lost+found`, made when it is missing.
+    fn lost(&self) -> io::Result<PathBuf> {
+        let lost = self.dir.join("lost+found");
+        match DirBuilder::new().mode(0o700).create(&lost) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => Ok(lost),
+        }
+    }
+
+    /// Keeps bytes in `lost+found`.
+    fn save(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let lost = self.lost()?;
+        let mut file = File::create(lost.join(name))?;
+        io::Write::write_all(&mut file, bytes)?;
+        file.sync_all()?;
+        File::open(lost)?.sync_all()
+    }
+
+    /// Looks at `STORE/format`; gives the version.
+    fn format(&mut self) -> std::result::Result<u32, OpenError> {
+        match open::check_format(&self.dir.join("format")) {
+            Err(error @ OpenError::NewerFormat { .. }) => Err(error),
+            Ok(format) => Ok(format),
+            Err(error) => {
+                self.damaged(&format!("the file format: {error}"));
+                if self.repair {
+                    open::write_format(&self.dir, open::FORMAT)?;
+                    self.repaired(&format!("it says {} now", open::FORMAT));
+                }
+                Ok(open::FORMAT)
+            }
+        }
+    }
+}
+
+impl Check<'_> {
+    fn everything(&mut self) -> Result<()> {
+        self.purges()?;
+        self.queues()?;
+        self.queue_lists()?;
+        self.drafts()?;
+        self.messages()?;
+        self.indexed()?;
+        self.deadlines()?;
+        self.kept_names()?;
+        self.body_owners()?;
+        self.counters()?;
+        self.body_files()?;
+        self.numbers()
+    }
+
+    /// Tells of damage and, if told so, makes the change that puts it right, which is `done`.
+    fn damaged(&mut self, text: &str, fixes: Vec<Fix>, done: &str) {
+        self.report.damaged(text);
+        if !self.report.repair || fixes.is_empty() {
+            return;
+        }
+        match self.apply(fixes) {
+            Ok(()) => self.report.repaired(done),
+            Err(error) => self.report.note(&format!("not repaired: {error}")),
+        }
+    }
+
+    fn apply(&self, fixes: Vec<Fix>) -> Result<()> {
+        let mut batch = self.db.batch();
+        for fix in fixes {
+            match fix {
+                Fix::Put(family, key, value) => batch.put(family, &key, &value),
+                Fix::Delete(family, key) => batch.delete(family, &key),
+                Fix::Save(name, bytes) => self.report.save(&name, &bytes)?,
+                Fix::Move(id) => {
+                    let to = self.report.lost()?.join(format!("body-{id:016x}"));
+                    std::fs::rename(self.bodies.path(id), to)?;
+                }
+            }
+        }
+        self.db.write(batch)
+    }
+
+    /// What makes the counters of a queue agree with a change that is made to what it holds.
+    fn recount(&self, queue: u64, change: impl FnOnce(&mut Counters)) -> Result<Option<Fix>> {
+        let key = keys::counters(queue).to_vec();
+        let Some(found) = self.db.get(Family::Meta, &key)? else { return Ok(None) };
+        let Ok(mut counters) = record::decode_counters(&found) else { return Ok(None) };
+        change(&mut counters);
+        Ok(Some(Fix::Put(Family::Meta, key, record::encode(&counters))))
+    }
+
+    /// Sees to it that a key has that value, which `what` says in words.
+    fn expect(&mut self, family: Family, key: &[u8], value: &[u8], what: &str) -> Result<()> {
+        if self.db.get(family, key)?.is_some_and(|found| *found == *value) {
+            return Ok(());
+        }
+        let put = Fix::Put(family, key.to_vec(), value.to_vec());
+        self.damaged(&format!("{what} is missing or wrong"), vec![put], "entered");
+        Ok(())
+    }
+
+    /// Tells of an entry that leads nowhere.
+    fn leads_nowhere(&mut self, family: Family, key: &[u8], what: &str) {
+        self.damaged(&format!("{what} leads nowhere"), vec![Fix::Delete(family, key.to_vec())], "removed");
+    }
+}

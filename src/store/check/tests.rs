@@ -1,0 +1,117 @@
+use std::path::Path;
+
+use super::*;
+use crate::store::keys::{self, DeadlineKind};
+use crate::store::tests::{checked, message, open as open_store, queue};
+use crate::store::{NewBody, Store, Taker};
+
+/// A store with a message in each state.
+fn filled(dir: &Path) -> (Store, u64, Vec<u64>) {
+    let store = open_store(dir);
+    let q = queue(&store, "q");
+    let seqs = (0..9).map(|n| {
+        let body = NewBody::Inline(b"body");
+        store.enqueue(message(&store, q, &format!("m{n}")), body, false, 1000 + n).unwrap().seq().unwrap()
+    });
+    let seqs: Vec<u64> = seqs.collect();
+    store.claim(q, seqs[0], Taker { worker: None, uid: 0 }, 2000).unwrap();
+    store.dead_letter(q, seqs[1], MessageState::Ready, 2000).unwrap();
+    (store, q, seqs)
+}
+
+/// Breaks a store by `break_it`, which gives words that the check is to say; repaired, it is whole.
+#[track_caller]
+fn told_and_repaired(
+    break_it: impl FnOnce(&Store, u64, &[u64], &mut super::super::db::Batch<'_>) -> &'static [&'static str],
+) {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, q, seqs) = filled(dir.path());
+    let mut batch = store.db.batch();
+    let words = break_it(&store, q, &seqs, &mut batch);
+    store.db.write(batch).unwrap();
+    store.close().unwrap();
+    drop(store);
+    let (lines, summary) = checked(dir.path(), false);
+    let damaged: Vec<&String> = lines.iter().filter(|line| line.starts_with("damaged: ")).collect();
+    assert_eq!(damaged.len(), words.len(), "{lines:#?}");
+    assert_eq!((summary.damaged, summary.repaired), (words.len() as u64, 0));
+    for (line, word) in damaged.iter().zip(words) {
+        assert!(line.contains(word), "{word}: {lines:#?}");
+    }
+    let (lines, summary) = checked(dir.path(), true);
+    assert_eq!((summary.damaged, summary.repaired), (words.len() as u64, words.len() as u64), "{lines:#?}");
+    let (lines, summary) = checked(dir.path(), false);
+    assert!(summary.damaged == 0 && lines.iter().all(|line| line.contains("has been set aside")), "{lines:#?}");
+    drop(open_store(dir.path()));
+}
+
+#[test]
+fn a_store_in_use_is_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _, _) = filled(dir.path());
+    drop(store); // not closed
+    let (lines, summary) = checked(dir.path(), false);
+    assert_eq!((lines, summary.queues, summary.messages), (vec![], 1, 9));
+}
+
+#[test]
+fn a_listing_that_misses_a_message_or_has_one_too_many() {
+    told_and_repaired(|_, q, seqs, batch| {
+        batch.delete(Family::Index, &keys::index(q, MessageState::Ready, seqs[4]));
+        batch.put(Family::Index, &keys::index(q, MessageState::Dead, seqs[5]), b"m5");
+        &["place in the queue is missing", "leads nowhere"]
+    });
+}
+
+#[test]
+fn deadlines() {
+    told_and_repaired(|store, _, seqs, batch| {
+        let at = store.message(seqs[0]).unwrap().claim.unwrap().deadline;
+        batch.delete(Family::Deadlines, &keys::deadline(at, DeadlineKind::Lease, seqs[0]));
+        batch.put(Family::Deadlines, &keys::deadline(77, DeadlineKind::TimeToLive, seqs[3]), b"");
+        &["a deadline is missing", "a deadline of message"]
+    });
+}
+
+#[test]
+fn counters_and_numbers() {
+    told_and_repaired(|store, q, _, batch| {
+        let mut counters = store.queue(q).unwrap().counters;
+        counters.ready += 5;
+        counters.head = keys::LAST_POSITION;
+        batch.put(Family::Meta, &keys::counters(q), &crate::store::record::encode(&counters));
+        &["counters of queue q: 12 ready"]
+    });
+}
+
+#[test]
+fn records_that_cannot_be_read() {
+    told_and_repaired(|_, q, seqs, batch| {
+        batch.put(Family::Messages, &keys::message(seqs[6]), &[2, 1]);
+        batch.put(Family::Meta, &keys::queue(q), &[9, 9]);
+        &[
+            "unknown version",
+            "the record of queue q is missing",
+            "message record",
+            "leads nowhere",
+            "counters of queue q",
+        ]
+    });
+}
+
+#[test]
+fn a_queue_that_is_gone_with_its_messages_there() {
+    told_and_repaired(|_, q, _, batch| {
+        batch.delete(Family::Meta, &keys::queue(q));
+        batch.delete(Family::Meta, &keys::child(crate::store::ROOT, q));
+        &["entry of a queue q", "has no record, and messages", "in the listing", "the name of queue recovered-"]
+    });
+}
+
+#[test]
+fn a_small_body_that_is_gone() {
+    told_and_repaired(|_, _, seqs, batch| {
+        batch.delete(Family::Bodies, &keys::body(seqs[7]));
+        &["m7: body"]
+    });
+}
