@@ -170,9 +170,13 @@ impl Store {
         // The oldest of the lowest priority first.
         for order in (0..remembered.config.priorities).rev() {
             let mut from = keys::position(order, 0);
-            while let Some(seq) = self.first_of_order(state, queue, order, from)? {
-                let record = self.record(seq)?;
-                from = keys::position(order, seq) + 1;
+            while let Some(position) = self.first_of_order(state, queue, order, from)? {
+                let seq = keys::seq_of(position);
+                from = position + 1;
+                let record = match self.record(seq) {
+                    Err(Error::Damaged(_) | Error::NotFound) => continue, // it stays, and holds up nobody
+                    record => record?,
+                };
                 dropped = dropped.plus(Room::of_one(record.size));
                 // What makes way by its name is dropped for that.
                 if !matches!(onto, Onto::Message { seq: other, .. } if other == seq) {

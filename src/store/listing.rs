@@ -87,7 +87,7 @@ impl Store {
         })
     }
 
-    /// The first ready message of a queue in delivery order that users can see; the first after the position `after`, if
+    /// The position of the first ready message of a queue in delivery order that users can see; the first after the position `after`, if
     /// that is given.
     pub(super) fn first_ready(&self, state: &mut State, queue: u64, after: Option<u64>) -> Result<Option<u64>> {
         let from = after.map_or(0, |after| after + 1);
@@ -109,7 +109,7 @@ impl Store {
         Ok(None)
     }
 
-    /// The first ready message of one priority at the position `from` or after it. The graves of consumed messages
+    /// That of the first ready message of one priority at the position `from` or after it. The graves of consumed messages
     /// before it are not walked over again.
     pub(super) fn first_of_order(&self, state: &mut State, queue: u64, order: u8, from: u64) -> Result<Option<u64>> {
         let (begin, end) = (keys::position(order, 0), keys::position(order + 1, 0));
@@ -128,7 +128,7 @@ impl Store {
             };
             first = first.min(position);
             let seq = keys::seq_of(position);
-            found = (!remembered.hidden.contains_key(&seq)).then_some(seq);
+            found = (!remembered.hidden.contains_key(&seq)).then_some(position);
             Ok(found.is_none())
         })?;
         if start == head {

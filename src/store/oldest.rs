@@ -1,6 +1,6 @@
 //! How long what is ready has been waiting.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::queue::properties::Properties;
 
 use super::Store;
@@ -14,11 +14,16 @@ impl Store {
         let mut state = self.lock();
         let mut oldest = None;
         let mut after = None;
-        while let Some(seq) = self.first_ready(&mut state, queue, after)? {
-            let record = self.record(seq)?;
-            let since = waiting_since(&record);
-            oldest = Some(oldest.map_or(since, |oldest: u64| oldest.min(since)));
-            after = Some(keys::position(record.order + 1, 0) - 1);
+        while let Some(position) = self.first_ready(&mut state, queue, after)? {
+            match self.record(keys::seq_of(position)) {
+                Ok(record) => {
+                    let since = waiting_since(&record);
+                    oldest = Some(oldest.map_or(since, |oldest: u64| oldest.min(since)));
+                }
+                Err(Error::Damaged(_) | Error::NotFound) => {}
+                Err(error) => return Err(error),
+            }
+            after = Some(keys::position(keys::order_of(position) + 1, 0) - 1);
         }
         Ok(oldest)
     }

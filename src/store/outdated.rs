@@ -1,4 +1,5 @@
-//! Which ready messages of a queue a search for the next need not look at again, because their time to live is over.
+//! Which ready messages of a queue a search for the next need not look at again, because their time to live is over, or their
+//! records are damaged.
 //!
 //! Many may be over at the same time, and the thread that deals with them takes a while: whoever claims the next message then
 //! must not walk over all of them each time.
@@ -30,6 +31,11 @@ impl Outdated {
         };
         self.run = Some(run);
         run.last
+    }
+
+    /// Whether the message at `position` has been skipped.
+    pub fn knows(&self, position: u64) -> bool {
+        self.run.is_some_and(|run| (run.first..=run.last).contains(&position))
     }
 
     /// A message became ready.

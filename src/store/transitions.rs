@@ -158,13 +158,21 @@ impl Store {
             return Ok(None);
         }
         let mut from = None;
-        while let Some(seq) = self.first_ready(state, queue, from)? {
-            let record = self.record(seq)?;
-            if !is_over(&record, now) {
-                return Ok(Some((seq, record)));
+        while let Some(position) = self.first_ready(state, queue, from)? {
+            let seq = keys::seq_of(position);
+            let outdated = &mut state.queue(&self.db, queue)?.outdated;
+            match self.record(seq) {
+                Ok(record) if !is_over(&record, now) => return Ok(Some((seq, record))),
+                Ok(_) => {}
+                // It holds up nobody behind it.
+                Err(error @ (Error::Damaged(_) | Error::NotFound)) => {
+                    if !outdated.knows(position) {
+                        tracing::error!(queue, seq, %error, "unreadable message, passed over");
+                    }
+                }
+                Err(error) => return Err(error),
             }
-            let position = keys::position(record.order, seq);
-            from = Some(state.queue(&self.db, queue)?.outdated.skip(position, from, now));
+            from = Some(outdated.skip(position, from, now));
         }
         Ok(None)
     }

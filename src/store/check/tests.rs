@@ -115,3 +115,22 @@ fn a_small_body_that_is_gone() {
         &["m7: body"]
     });
 }
+
+/// Whatever is wrong with a record, those behind it are served; and they are told of, once.
+#[test]
+fn a_record_that_cannot_be_read_holds_up_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, q, seqs) = filled(dir.path());
+    let mut batch = store.db.batch();
+    batch.put(Family::Messages, &keys::message(seqs[2]), &[2, 1]);
+    batch.delete(Family::Messages, &keys::message(seqs[3]));
+    store.db.write(batch).unwrap();
+    for n in 4..9 {
+        assert!(store.has_ready(q, 3000).unwrap());
+        assert_eq!(store.claim_next(q, Taker { worker: None, uid: 0 }, 3000).unwrap().0, seqs[n]);
+        store.oldest_ready(q).unwrap();
+    }
+    assert!(!store.has_ready(q, 3000).unwrap());
+    let more = store.enqueue(message(&store, q, "more"), NewBody::Inline(b"x"), false, 3001).unwrap().seq().unwrap();
+    assert_eq!(store.claim_next(q, Taker { worker: None, uid: 0 }, 3002).unwrap().0, more);
+}
