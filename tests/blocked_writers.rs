@@ -86,11 +86,12 @@ fn those_who_wait_are_served_in_the_order_in_which_they_came() {
     ack(&q);
     small.finish().ok();
     // Nor has who comes later to wait when the one before him goes away.
-    let large = m.blocked(&q, "exec head -c 99 /dev/zero > q/large");
-    let small = m.blocked(&q, "echo small > q/small");
+    let write = |count| format!("import os; os.write(os.open('q/m', os.O_WRONLY | os.O_CREAT), b'x' * {count})");
+    let large = m.one_is_blocked(&q, || m.spawn_python(&write(99)));
+    let small = m.one_is_blocked(&q, || m.spawn_python(&write(9)));
     large.signal(libc::SIGKILL);
     small.finish().ok();
-    assert_eq!(m.bodies("q"), ["small\n", "small\n"]);
+    wait_until(|| m.bodies("q") == ["small\n", "xxxxxxxxx"]);
 }
 
 /// Ctrl-C, `timeout`, `kill`, `kill -9`: the wait ends at once, and the message with it.
@@ -134,8 +135,10 @@ fn a_wait_can_be_interrupted() {
 fn the_end_of_a_child_does_not_end_a_wait() {
     let m = Mount::new();
     let q = queue(&m, &["max_messages=1"]);
+    m.set("q", "max_messages = 0\nmax_bytes = 10");
     m.sh("echo first > q/first").ok();
-    let script = "trap 'echo child' CHLD; { read -r line < $T/fifo; } & echo body > q/a; echo done; wait";
+    // There is room for the file, but not for what is written to it.
+    let script = "trap 'echo child' CHLD; exec 3> q/a; { read -r line < $T/fifo; } & echo body >&3 && echo done; wait";
     m.sh("mkfifo $T/fifo").ok();
     let mut producer = m.blocked(&q, script);
     m.sh("echo go > $T/fifo").ok();
