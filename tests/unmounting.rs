@@ -65,6 +65,26 @@ fn an_open_writer_is_served_to_its_close() {
     assert_eq!(fs::read_to_string(&names[0]).unwrap(), "first,second");
 }
 
+/// The kernel takes the mount away at the last close, and may not tell of that close any more. Of an empty message nothing
+/// else has told that it is whole.
+#[test]
+fn an_empty_message_that_is_closed_last_is_enqueued() {
+    let place = Place::new();
+    for round in 1..=10 {
+        let mut child = place.foreground(&[]);
+        let _ = fs::create_dir(place.at("q"));
+        let file = File::create(place.at("q/m")).unwrap();
+        Process(child.id()).kill(libc::SIGTERM);
+        until(|| !is_mounted(&place.mnt()));
+        drop(file);
+        assert_eq!(end_of(&mut child).code(), Some(0));
+        let daemon = place.mounted(&[]);
+        assert_eq!(fs::read_dir(place.at("q")).unwrap().count(), round, "{}", place.errors());
+        run(Command::new("umount").arg(place.mnt())).succeeded();
+        daemon.ends();
+    }
+}
+
 #[test]
 fn a_second_signal_ends_it_at_once() {
     let place = Place::new();

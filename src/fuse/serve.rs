@@ -158,6 +158,9 @@ impl Server {
         if ended.is_none() {
             ended = self.serve_the_rest();
         }
+        if let Some(Ok(())) = ended {
+            self.view.release_all();
+        }
         self.view.close();
         let Some(result) = ended else {
             // The kernel still has files of ours open, and the thread that serves them still reads.

@@ -198,6 +198,13 @@ impl Handles {
         self.open.lock().by_number.values().filter_map(lines).collect()
     }
 
+    /// The numbers of the open files, in the order in which they were opened.
+    pub fn numbers(&self) -> Vec<u64> {
+        let mut numbers: Vec<u64> = self.open.lock().by_number.keys().copied().collect();
+        numbers.sort_unstable();
+        numbers
+    }
+
     /// How many files are open.
     pub fn len(&self) -> usize {
         self.open.lock().by_number.len()

@@ -192,6 +192,14 @@ impl View {
         }
     }
 
+    /// The last close of every file that is open as far as this side was told. The kernel takes a mount away with the last close
+    /// of its files, and drops what it had yet to tell; so when it has taken the mount away, all of them are closed.
+    pub fn release_all(self: &Arc<Self>) {
+        for handle in self.handles.numbers() {
+            self.release(handle);
+        }
+    }
+
     /// The lease ran on while the descriptor was open; its reader now has a good part of the visibility timeout left to ack.
     pub(super) fn release_lease(&self, seq: u64, lease: &Lease) {
         let now = clock::now_ms();
