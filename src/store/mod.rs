@@ -29,6 +29,8 @@ mod keys;
 mod limits;
 mod lines;
 mod listing;
+#[cfg(test)]
+mod model_tests;
 mod oldest;
 mod open;
 mod outdated;
@@ -48,8 +50,6 @@ mod synced;
 mod syncer;
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod time_tests;
 mod transitions;
 mod upgrade;
 mod wal;

@@ -12,6 +12,7 @@
 // Every test binary compiles this module, and none uses all of it.
 #![allow(dead_code, unused_imports)]
 
+mod clock;
 mod files;
 mod mounts;
 mod run;
@@ -54,15 +55,15 @@ impl Mount {
 
     /// Mounts an empty store with more arguments of `mqfs mount`, such as `["-o", "allow_other"]`.
     pub fn with(args: &[&str]) -> Mount {
-        Mount::in_directory(args, None)
+        Mount::in_directory(args, None, None)
     }
 
     /// Mounts an empty store in `directory/store` (a file system of the caller's) instead of one beside the mount point.
     pub fn with_store_in(directory: &Path, args: &[&str]) -> Mount {
-        Mount::in_directory(args, Some(directory))
+        Mount::in_directory(args, Some(directory), None)
     }
 
-    fn in_directory(args: &[&str], store: Option<&Path>) -> Mount {
+    fn in_directory(args: &[&str], store: Option<&Path>, clock: Option<&str>) -> Mount {
         static CLEAN: Once = Once::new();
         CLEAN.call_once(remove_leftovers);
         // SAFETY: only the calling thread's descriptor table is replaced, by a copy of itself.
@@ -82,6 +83,9 @@ impl Mount {
         }
         let args = args.iter().map(OsString::from).collect();
         let mut mount = Mount { dir: Some(dir), mnt, args, daemon: None };
+        if let Some(clock) = clock {
+            mount.set_clock(clock);
+        }
         mount.start();
         mount
     }
@@ -245,6 +249,7 @@ impl Mount {
             self.daemon = Some(daemon);
             panic!("mqfs does not exit");
         }
+        clock::remove_clock_of(daemon.id());
         status.unwrap()
     }
 
@@ -260,6 +265,7 @@ impl Mount {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mqfs"));
         command.arg("mount").arg(self.store()).arg(&self.mnt).arg("--foreground").args(&self.args);
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        self.give_clock(&mut command);
         self.daemon = Some(command.spawn().expect("start mqfs"));
     }
 
@@ -289,6 +295,7 @@ impl Drop for Mount {
             }
             let _ = daemon.kill();
             let _ = daemon.wait();
+            clock::remove_clock_of(daemon.id());
         }
         kill_stragglers(&self.mnt);
         let gone = detach(&self.mnt);

@@ -1,0 +1,319 @@
+//! What the operations of the model are to the store: what the view makes of them, without a mount.
+
+use std::collections::BTreeMap;
+
+use super::super::db::Family;
+use super::super::record::{Counters, MessageRecord, NewMessage, QueueRecord};
+use super::super::tests::{NOBODY, keys_in, open, queue};
+use super::super::{BatchFile, ClaimEnd, Enqueued, NewQueue, Onto, Patience, Published, ROOT, Room};
+use super::model::drive::{Looks, System};
+use super::model::ops::{BEGINNINGS, HOUR, QUEUES};
+use super::model::{Answer, Body, Message, Place, Props, Refusal, STATES, State, Tag};
+use super::{Tested, Writer, refused, store_state};
+use crate::error::{Error, Result};
+use crate::queue::config::QueueConfig;
+
+impl System for Tested {
+    const CAN_BE_LATE: bool = true;
+
+    fn begin(&mut self) -> u64 {
+        self.round += 1;
+        self.writers.clear();
+        self.drafts.clear();
+        let round = self.round;
+        let made = BEGINNINGS.iter().enumerate().map(|(number, keys)| {
+            let queue = queue(self.store(), &format!("q{number}-{round}"));
+            self.store()
+                .alter_queue(queue, |record| configure(record, &format!("max_deliveries = 20\n{keys}")))
+                .unwrap();
+            queue
+        });
+        self.queues = made.collect();
+        self.now
+    }
+
+    fn end(&mut self) {
+        for number in 0..QUEUES {
+            self.purge(number, &STATES, true);
+            let mut drafts = Vec::new();
+            let listed = self.store().list_drafts(self.queues[number], 0, |entry| {
+                drafts.push(entry.id);
+                true
+            });
+            listed.unwrap();
+            drafts.into_iter().for_each(|draft| self.store().remove_draft(draft, self.now).unwrap());
+        }
+        if std::mem::take(&mut self.left) {
+            self.restart(true);
+            self.store().clear_left(|| true).unwrap();
+        }
+        self.now += 24 * HOUR;
+        self.look();
+        for number in 0..QUEUES {
+            self.store().remove_queue(ROOT, self.path(number).as_bytes()).unwrap();
+        }
+        self.queues.clear();
+        for family in [Family::Messages, Family::Index, Family::Bodies, Family::Deadlines] {
+            assert_eq!(keys_in(self.store(), family), 0, "{family:?}: nothing is left");
+        }
+    }
+
+    fn set_clock(&mut self, now: u64, due: bool) {
+        self.now = now;
+        if due {
+            self.look();
+        }
+    }
+
+    fn open(&mut self, queue: usize, tag: Tag, props: Props) -> Answer<()> {
+        let new = self.new_message(queue, tag, props);
+        let config = self.store().config(new.queue).unwrap();
+        let admitted = match config.paused_in() {
+            true => Err(Error::Paused),
+            false if config.is_limited() => self.store().reserve(new.queue, new.id, Room::of_one(1), Patience::None),
+            false => Ok(()),
+        };
+        self.answer(queue, admitted)?;
+        self.writers.insert(tag, Writer { new, limited: config.is_limited(), bytes: Vec::new(), seq: None });
+        Ok(())
+    }
+
+    fn write(&mut self, tag: Tag, at: usize, bytes: &str) -> Answer<()> {
+        let (now, writer) = (self.now, self.writers.get_mut(&tag).unwrap());
+        assert_eq!(at, writer.bytes.len());
+        writer.bytes.extend(bytes.bytes());
+        let (queue, id, length) = (writer.new.queue, writer.new.id, writer.bytes.len() as u64);
+        let store = self.store.as_ref().unwrap();
+        if let Some(seq) = writer.seq.take() {
+            store.retract(queue, seq, now).unwrap();
+        }
+        if !writer.limited {
+            return Ok(());
+        }
+        let admitted = store.reserve(queue, id, Room::of_one(length), Patience::None);
+        if admitted.is_err() {
+            store.count_rejected(queue, now).unwrap();
+            self.abort(tag);
+        }
+        refused(admitted)
+    }
+
+    fn flush(&mut self, tag: Tag) {
+        let writer = &self.writers[&tag];
+        if writer.seq.is_none() && !writer.bytes.is_empty() {
+            assert!(self.commit(tag).seq().is_some());
+        }
+    }
+
+    fn close(&mut self, tag: Tag) {
+        let Writer { new, seq, .. } = &self.writers[&tag];
+        let (queue, id) = (new.queue, new.id);
+        let enqueued = match *seq {
+            // Others may have been closed since.
+            Some(seq) => Enqueued::As(self.store().resequence(queue, seq, None, self.now).unwrap()),
+            None => self.commit(tag),
+        };
+        match enqueued {
+            Enqueued::As(seq) => drop(self.store().reveal(queue, seq, self.now).unwrap()),
+            Enqueued::Duplicate => {
+                self.store().release(queue, id);
+                self.store().count_duplicate(queue, self.now).unwrap();
+            }
+        }
+        self.writers.remove(&tag);
+    }
+
+    fn abort(&mut self, tag: Tag) {
+        let Writer { new, seq, .. } = self.writers.remove(&tag).unwrap();
+        if let Some(seq) = seq {
+            self.store().retract(new.queue, seq, self.now).unwrap();
+        }
+        self.store().count_aborted(new.queue, self.now).unwrap();
+        self.store().release(new.queue, new.id);
+    }
+
+    fn line(&mut self, queue: usize, tag: Tag, text: &str) -> Option<Answer<()>> {
+        let new = self.new_message(queue, tag, Props::default());
+        let staged = self.staged(new.id, text.as_bytes());
+        let enqueued = self.store().enqueue(new.clone(), staged.body(), false, self.now);
+        Some(self.answer(queue, enqueued.map(drop)))
+    }
+
+    fn draft(&mut self, queue: usize, tag: Tag, text: &str, props: Props) {
+        let draft = self.make_draft(self.queues[queue], &format!(".d{tag}"), text, props);
+        self.drafts.insert(tag, draft);
+    }
+
+    fn publish(&mut self, draft: Tag, queue: usize, tag: Tag, link: bool) -> Answer<()> {
+        let id = self.drafts[&draft];
+        let attributes = self.store().draft(id).unwrap().attributes;
+        let bytes = std::fs::read(self.store().bodies().path(id)).unwrap();
+        let mut new = NewMessage { attributes, ..self.new_message(queue, tag, Props::default()) };
+        let then = if link { Published::Stays } else { Published::Gone };
+        if !link {
+            new.id = id;
+        }
+        let staged = self.staged(new.id, &bytes);
+        let published = self.store().publish(id, new.clone(), staged.body(), (then, Onto::Nothing), self.now);
+        self.answer(queue, published.map(drop))?;
+        if !link {
+            self.drafts.remove(&draft);
+        }
+        Ok(())
+    }
+
+    fn discard(&mut self, draft: Tag) {
+        let draft = self.drafts.remove(&draft).unwrap();
+        self.store().remove_draft(draft, self.now).unwrap();
+    }
+
+    fn batch(&mut self, queue: usize, files: &[(Tag, Body, Props)]) -> Answer<()> {
+        let store = self.store();
+        let new = NewQueue { parent: self.queues[queue], name: b"batch", uid: 0, gid: 0, mode: 0o755 };
+        let batch = store.make_batch(new).unwrap();
+        let made = files.iter().map(|(tag, body, props)| {
+            let name = format!("m{tag}");
+            (self.make_draft(batch, &name, &body.text(), *props), name, body.text())
+        });
+        let made: Vec<_> = made.collect();
+        let staged: Vec<_> = made.iter().map(|(draft, _, text)| self.staged(*draft, text.as_bytes())).collect();
+        let contents: Vec<_> = made
+            .iter()
+            .zip(&staged)
+            .map(|((draft, name, _), staged)| BatchFile {
+                draft: *draft,
+                name: name.as_bytes(),
+                modified_ns: 0,
+                body: staged.body(),
+            })
+            .collect();
+        let enqueued = store.publish_batch(batch, self.queues[queue], &contents, self.now, |_| Ok(()));
+        match &enqueued {
+            Ok(left) => left.iter().for_each(|file| store.discard_body(*file)),
+            Err(_) => drop(store.drop_batch(batch, self.now).unwrap()),
+        }
+        self.answer(queue, enqueued.map(drop))
+    }
+
+    fn take(&mut self, queue: usize) -> Answer<Tag> {
+        let (_, record) = refused(self.store().claim_next(self.queues[queue], NOBODY, self.now))?;
+        Ok(String::from_utf8(record.name).unwrap()[1..].parse().unwrap())
+    }
+
+    fn pop(&mut self, queue: usize) -> Answer<String> {
+        let (seq, record) = refused(self.store().claim_next(self.queues[queue], NOBODY, self.now))?;
+        let text = self.text(&record);
+        let claim = (record.claim.unwrap().at, record.deliveries);
+        assert!(self.store().end_claim(seq, claim, ClaimEnd::Ack, self.now).unwrap().is_none());
+        Ok(text)
+    }
+
+    fn read(&mut self, message: &Message) -> Answer<String> {
+        let (seq, record) = self.find(message.queue, message.state, message.tag);
+        refused(self.store().claim(record.queue, seq, NOBODY, self.now))?;
+        Ok(self.text(&record))
+    }
+
+    fn rename(&mut self, message: &Message, to: Place) -> Answer<()> {
+        let (seq, MessageRecord { queue, .. }) = self.find(message.queue, message.state, message.tag);
+        self.refuses_others(queue, seq, message.state);
+        let (store, now, from) = (self.store(), self.now, store_state(message.state));
+        match (message.state, to) {
+            (State::Ready, Place::Claimed) => refused(store.claim(queue, seq, NOBODY, now).map(drop)),
+            (_, Place::Dead) => refused(store.dead_letter(queue, seq, from, now).map(drop)),
+            (State::Claimed, Place::Delayed) => refused(store.nack(queue, seq, true, now).map(drop)),
+            (_, Place::Queue(target)) if target != message.queue => {
+                let name = format!("m{}", message.tag);
+                let to = (self.queues[target], name.as_bytes(), Onto::Nothing);
+                self.answer(target, store.move_to(queue, seq, from, to, now).map(drop))
+            }
+            (State::Claimed, Place::Queue(_)) => refused(store.nack(queue, seq, false, now).map(drop)),
+            (State::Delayed, Place::Queue(_)) => refused(store.deliver(queue, seq, None, now).map(drop)),
+            (State::Dead, Place::Queue(_)) => refused(store.redrive(queue, seq, now).map(drop)),
+            // The view tells that these are none.
+            _ => Err(Refusal::Foreign),
+        }
+    }
+
+    fn ack(&mut self, message: &Message) {
+        let (seq, record) = self.find(message.queue, message.state, message.tag);
+        self.store().ack(record.queue, seq, &[record.state()], self.now).unwrap();
+    }
+
+    fn renew(&mut self, message: &Message) {
+        let (seq, _) = self.find(message.queue, message.state, message.tag);
+        self.store().renew(seq, self.now).unwrap();
+    }
+
+    fn purge(&mut self, queue: usize, states: &[State], clear: bool) {
+        self.left |= !clear;
+        let states: Vec<_> = states.iter().copied().map(store_state).collect();
+        let (_, mut remains) = self.store().purge(self.queues[queue], &states, self.now).unwrap();
+        if clear {
+            while remains.clear_some().unwrap() {}
+            remains.finish().unwrap();
+        }
+    }
+
+    fn set(&mut self, queue: usize, line: &str) {
+        self.store().alter_queue(self.queues[queue], |record| configure(record, line)).unwrap();
+    }
+
+    fn path(&self, queue: usize) -> String {
+        format!("q{queue}-{}", self.round)
+    }
+
+    fn restart(&mut self, crash: bool) {
+        self.writers.clear();
+        if !crash {
+            self.store().close().unwrap();
+        }
+        self.store = None;
+        self.store = Some(open(self.dir.path()));
+    }
+
+    fn list(&mut self, queue: usize, state: State) -> Vec<Tag> {
+        let mut tags = Vec::new();
+        let listed = self.store().list(self.queues[queue], store_state(state), 0, |entry| {
+            tags.push(std::str::from_utf8(entry.name).unwrap()[1..].parse().unwrap());
+            true
+        });
+        listed.unwrap();
+        tags
+    }
+
+    fn look_at(&mut self, queue: usize, state: State, tag: Tag) -> Looks {
+        let (_, record) = self.find(queue, state, tag);
+        assert_eq!((record.queue, record.state()), (self.queues[queue], store_state(state)));
+        let attribute = |name: &str| {
+            let value = record.attributes.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
+            value.map(|value| String::from_utf8(value).unwrap())
+        };
+        Looks {
+            body: self.text(&record),
+            deliveries: record.deliveries,
+            due: record.due,
+            expires: record.expires,
+            lease: record.claim.as_ref().map_or(0, |claim| claim.deadline),
+            died: attribute("user.mq.dead_reason")
+                .map(|why| (why, attribute("user.mq.dead_deliveries").unwrap().parse().unwrap())),
+        }
+    }
+
+    fn stats(&mut self, queue: usize) -> BTreeMap<String, u64> {
+        let counters = self.store().queue(self.queues[queue]).unwrap().counters;
+        let counters = Counters { head: 0, changed: 0, ..counters }; // nobody is shown these
+        let mut stats: BTreeMap<_, _> = serde_json::from_value(serde_json::to_value(counters).unwrap()).unwrap();
+        let oldest = self.store().oldest_ready(self.queues[queue]).unwrap();
+        stats.extend(oldest.map(|since| ("oldest_ready_age_ms".to_owned(), self.now.saturating_sub(since))));
+        stats
+    }
+}
+
+fn configure(record: &mut QueueRecord, lines: &str) -> Result<()> {
+    let mut config = QueueConfig::default();
+    config.apply(&record.config)?;
+    config.apply(lines)?;
+    record.config = config.render();
+    Ok(())
+}

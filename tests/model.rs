@@ -1,0 +1,355 @@
+//! A real mount against the reference model of `tests/model`: random operations by ordinary system calls, with clean ends and
+//! crashes in between. The mount lives by a clock that the test turns, so that hours pass in no time.
+//!
+//! `MQFS_TEST_FULL=1` does many more of them; `PROPTEST_CASES` says how many. A sequence that shows a difference is to be kept
+//! here, or in `src/store/model_tests.rs`, as a test with a name, as `one_operation_after_the_other` is.
+
+mod common;
+#[path = "model/mod.rs"]
+mod model;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
+use std::os::fd::IntoRawFd;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, UNIX_EPOCH};
+
+use common::*;
+use model::drive::{Drive, Looks, System, random};
+use model::ops::{BEGINNINGS, HOUR, NOON, QUEUES, tour};
+use model::{Answer, Body, Message, Place, Props, Refusal, State, Tag};
+
+struct Mounted {
+    mount: Mount,
+    now: u64,
+    round: usize,
+    /// A round has begun and not ended.
+    busy: bool,
+    writers: BTreeMap<Tag, (usize, File)>,
+    drafts: BTreeMap<Tag, PathBuf>,
+}
+
+fn refused<T>(result: io::Result<T>) -> Answer<T> {
+    result.map_err(|error| match error.raw_os_error() {
+        Some(libc::ENOENT) => Refusal::NotFound,
+        Some(libc::EDQUOT) => Refusal::Full,
+        Some(libc::EAGAIN) => Refusal::Again,
+        Some(libc::EPERM) => Refusal::Foreign,
+        _ => panic!("{error}"),
+    })
+}
+
+/// close(2), and what it says.
+fn close(file: File) -> io::Result<()> {
+    // SAFETY: the descriptor was the file's, and is nobody's now.
+    match unsafe { libc::close(file.into_raw_fd()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn rfc3339(ms: u64) -> String {
+    humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(ms)).to_string()
+}
+
+/// `key=value` for what the properties say.
+fn words(props: Props) -> Vec<(&'static str, String)> {
+    let all = [
+        ("priority", props.priority > 0, props.priority.to_string()),
+        ("delay", props.delay > 0, format!("{}ms", props.delay)),
+        ("deliver_at", props.deliver_at > 0, rfc3339(props.deliver_at)),
+        ("ttl", props.ttl > 0, format!("{}ms", props.ttl)),
+        ("id", props.id > 0, format!("id{}", props.id)),
+    ];
+    all.into_iter().filter(|(_, said, _)| *said).map(|(word, _, value)| (word, value)).collect()
+}
+
+/// A clock that stands still, in the middle of a millisecond.
+fn clock(ms: u64) -> String {
+    format!("{}.{:03}5", ms / 1000, ms % 1000)
+}
+
+fn tag_of(name: &str) -> Tag {
+    let name = name.rsplit(['-', '/']).next().unwrap();
+    name[1..].parse().unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+fn word(state: State) -> &'static str {
+    match state {
+        State::Ready => "ready",
+        State::Delayed => "delayed",
+        State::Claimed => "claimed",
+        State::Dead => "dead",
+    }
+}
+
+impl Mounted {
+    fn new() -> Mounted {
+        let mount = Mount::with_clock(&clock(NOON));
+        mount.queue_with("clock", &["durability=async"]);
+        Mounted { mount, now: NOON, round: 0, busy: false, writers: BTreeMap::new(), drafts: BTreeMap::new() }
+    }
+
+    fn dir(&self, queue: usize) -> PathBuf {
+        self.mount.path().join(self.path(queue))
+    }
+
+    fn state_dir(&self, queue: usize, state: State) -> PathBuf {
+        let dir = self.dir(queue);
+        if state == State::Ready { dir } else { dir.join(".mq").join(word(state)) }
+    }
+
+    /// Where to create a file with these properties.
+    fn with(&self, queue: usize, props: Props) -> PathBuf {
+        let words: Vec<String> = words(props).into_iter().map(|(word, value)| format!("{word}={value}")).collect();
+        let dir = self.dir(queue);
+        if words.is_empty() { dir } else { dir.join(".mq/with").join(words.join(",")) }
+    }
+
+    /// The path of a message in the directory of its state.
+    fn find(&self, queue: usize, state: State, tag: Tag) -> PathBuf {
+        let dir = self.state_dir(queue, state);
+        let name = listing(&dir).into_iter().find(|name| !name.starts_with('.') && tag_of(name) == tag);
+        dir.join(name.unwrap_or_else(|| panic!("message {tag} is not in {}", dir.display())))
+    }
+
+    /// Reads one of `.mq/claim` and `.mq/pop`.
+    fn read_control(&self, queue: usize, name: &str) -> Answer<String> {
+        let path = self.dir(queue).join(".mq").join(name);
+        let mut file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).unwrap();
+        let mut text = String::new();
+        refused(file.read_to_string(&mut text))?;
+        close(file).unwrap();
+        Ok(text)
+    }
+}
+
+impl System for Mounted {
+    const CAN_BE_LATE: bool = false;
+
+    fn begin(&mut self) -> u64 {
+        self.round += 1;
+        self.busy = true;
+        for (queue, keys) in BEGINNINGS.iter().enumerate() {
+            fs::create_dir(self.dir(queue)).unwrap();
+            self.set(queue, keys);
+        }
+        self.now
+    }
+
+    fn end(&mut self) {
+        for queue in 0..QUEUES {
+            fs::write(self.dir(queue).join(".mq/purge"), "all").unwrap();
+            fs::remove_dir(self.dir(queue)).unwrap();
+        }
+        self.drafts.clear();
+        self.set_clock(self.now + 24 * HOUR, true);
+        self.busy = false;
+    }
+
+    fn set_clock(&mut self, now: u64, due: bool) {
+        if !due {
+            self.mount.set_clock(&clock(now));
+        } else {
+            // Whoever sleeps until this message is due looks at the clock again at once, not only when the next look is due.
+            fs::write(self.mount.path().join("clock/.mq/with/delay=1ms/tick"), "tick").unwrap();
+            self.mount.set_clock(&clock(now));
+            let tick = || fs::read_dir(self.mount.path().join("clock")).unwrap().count() > 0;
+            wait_until(tick);
+            fs::write(self.mount.path().join("clock/.mq/purge"), "all").unwrap();
+        }
+        self.now = now;
+    }
+
+    fn open(&mut self, queue: usize, tag: Tag, props: Props) -> Answer<()> {
+        let path = self.with(queue, props).join(format!("m{tag}"));
+        let file = refused(OpenOptions::new().write(true).create_new(true).open(path))?;
+        self.writers.insert(tag, (queue, file));
+        Ok(())
+    }
+
+    fn write(&mut self, tag: Tag, at: usize, bytes: &str) -> Answer<()> {
+        let written = refused(self.writers[&tag].1.write_all_at(bytes.as_bytes(), at as u64));
+        if written.is_err() {
+            let (_, file) = self.writers.remove(&tag).unwrap();
+            assert_eq!(errno(close(file)), libc::EDQUOT);
+        }
+        written
+    }
+
+    fn flush(&mut self, tag: Tag) {
+        close(self.writers[&tag].1.try_clone().unwrap()).unwrap();
+    }
+
+    fn close(&mut self, tag: Tag) {
+        let (_, file) = self.writers.remove(&tag).unwrap();
+        close(file).unwrap();
+    }
+
+    fn abort(&mut self, tag: Tag) {
+        let (_, file) = self.writers.remove(&tag).unwrap();
+        let mut killed = Command::new("sh");
+        killed.args(["-c", "printf x; kill -9 $$"]).stdout(file.try_clone().unwrap()).stderr(Stdio::null());
+        killed.status().unwrap();
+        drop(killed);
+        assert!(close(file).is_err(), "a writer was killed");
+    }
+
+    fn line(&mut self, _queue: usize, _tag: Tag, _text: &str) -> Option<Answer<()>> {
+        None // nothing in a line's name says which it is
+    }
+
+    fn draft(&mut self, queue: usize, tag: Tag, text: &str, props: Props) {
+        let name = format!(".d{tag}");
+        fs::write(self.with(queue, props).join(&name), text).unwrap();
+        self.drafts.insert(tag, self.dir(queue).join(name));
+    }
+
+    fn publish(&mut self, draft: Tag, queue: usize, tag: Tag, link: bool) -> Answer<()> {
+        let (from, to) = (&self.drafts[&draft], self.dir(queue).join(format!("m{tag}")));
+        if link {
+            return refused(fs::hard_link(from, to));
+        }
+        refused(fs::rename(from, to))?;
+        self.drafts.remove(&draft);
+        Ok(())
+    }
+
+    fn discard(&mut self, draft: Tag) {
+        fs::remove_file(self.drafts.remove(&draft).unwrap()).unwrap();
+    }
+
+    fn batch(&mut self, queue: usize, files: &[(Tag, Body, Props)]) -> Answer<()> {
+        let batch = self.dir(queue).join(".mq/batch/b");
+        fs::create_dir(&batch).unwrap();
+        for (tag, body, props) in files {
+            let path = batch.join(format!("m{tag:06}"));
+            fs::write(&path, body.text()).unwrap();
+            for (word, value) in words(*props) {
+                let word = if word == "id" { "dedup_id" } else { word };
+                set_xattr(&path, &format!("user.mq.{word}"), value).unwrap();
+            }
+        }
+        let enqueued = refused(fs::rename(&batch, self.dir(queue).join("b")));
+        if enqueued.is_err() {
+            assert_eq!(listing(&batch).len(), files.len(), "all or none");
+            fs::remove_dir_all(&batch).unwrap();
+        }
+        enqueued
+    }
+
+    fn take(&mut self, queue: usize) -> Answer<Tag> {
+        let path = self.read_control(queue, "claim")?;
+        Ok(tag_of(path.trim_end()))
+    }
+
+    fn pop(&mut self, queue: usize) -> Answer<String> {
+        self.read_control(queue, "pop")
+    }
+
+    fn read(&mut self, message: &Message) -> Answer<String> {
+        let mut file = refused(File::open(self.find(message.queue, State::Ready, message.tag)))?;
+        let mut text = String::new();
+        // Where names are kept, the process that wrote a message claims it at its first read.
+        refused(file.read_to_string(&mut text))?;
+        close(file).unwrap();
+        Ok(text)
+    }
+
+    fn rename(&mut self, message: &Message, to: Place) -> Answer<()> {
+        let from = self.find(message.queue, message.state, message.tag);
+        let to = match to {
+            Place::Queue(other) if other != message.queue => self.dir(other).join(format!("m{}", message.tag)),
+            Place::Queue(own) => self.dir(own).join(from.file_name().unwrap()),
+            Place::Claimed => self.state_dir(message.queue, State::Claimed).join(from.file_name().unwrap()),
+            Place::Delayed => self.state_dir(message.queue, State::Delayed).join(from.file_name().unwrap()),
+            Place::Dead => self.state_dir(message.queue, State::Dead).join(from.file_name().unwrap()),
+        };
+        refused(fs::rename(from, to))
+    }
+
+    fn ack(&mut self, message: &Message) {
+        fs::remove_file(self.find(message.queue, message.state, message.tag)).unwrap();
+    }
+
+    fn renew(&mut self, message: &Message) {
+        let path = self.find(message.queue, State::Claimed, message.tag);
+        let touched = Command::new("touch").arg("-c").arg(path).status().unwrap();
+        assert!(touched.success());
+    }
+
+    fn purge(&mut self, queue: usize, states: &[State], _clear: bool) {
+        let words: Vec<&str> = states.iter().copied().map(word).collect();
+        fs::write(self.dir(queue).join(".mq/purge"), words.join(" ")).unwrap();
+    }
+
+    fn set(&mut self, queue: usize, line: &str) {
+        fs::write(self.dir(queue).join(".mq/config"), line).unwrap();
+    }
+
+    fn path(&self, queue: usize) -> String {
+        format!("q{queue}-{}", self.round)
+    }
+
+    fn restart(&mut self, crash: bool) {
+        if crash {
+            self.mount.kill9();
+            self.writers.clear();
+            self.mount.start();
+        } else {
+            self.mount.remount();
+        }
+    }
+
+    fn list(&mut self, queue: usize, state: State) -> Vec<Tag> {
+        let names = listing(self.state_dir(queue, state));
+        names.iter().filter(|name| !name.starts_with('.')).map(|name| tag_of(name)).collect()
+    }
+
+    fn look_at(&mut self, queue: usize, state: State, tag: Tag) -> Looks {
+        let path = self.find(queue, state, tag);
+        let name = path.file_name().unwrap();
+        let path = self.dir(queue).join(".mq/peek").join(name);
+        let text = |name: &str| xattr(&path, &format!("user.mq.{name}"));
+        let time = |name: &str| {
+            let instant = text(name).map(|instant| humantime::parse_rfc3339(&instant).unwrap());
+            instant.map_or(0, |instant| instant.duration_since(UNIX_EPOCH).unwrap().as_millis() as u64)
+        };
+        assert_eq!(text("state").as_deref(), Some(word(state)));
+        Looks {
+            body: fs::read_to_string(&path).unwrap(),
+            deliveries: text("deliveries").unwrap().parse().unwrap(),
+            due: time("due"),
+            expires: time("expires"),
+            lease: time("deadline"),
+            died: text("dead_reason").map(|why| (why, text("dead_deliveries").unwrap().parse().unwrap())),
+        }
+    }
+
+    fn stats(&mut self, queue: usize) -> BTreeMap<String, u64> {
+        let stats = self.mount.stats(self.dir(queue));
+        let numbers = stats.as_object().unwrap().iter();
+        numbers.filter_map(|(name, value)| Some((name.clone(), value.as_u64()?))).collect()
+    }
+}
+
+#[test]
+fn random_operations_do_what_the_model_says() {
+    let mounted = RefCell::new(Mounted::new());
+    random(20, 60, |ops| {
+        let mut mounted = mounted.borrow_mut();
+        if mounted.busy {
+            *mounted = Mounted::new(); // the one before has failed
+        }
+        Drive::run(&mut *mounted, ops, 10);
+    });
+}
+
+#[test]
+fn one_operation_after_the_other() {
+    Drive::run(&mut Mounted::new(), &tour(), 1);
+}

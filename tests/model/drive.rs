@@ -1,0 +1,352 @@
+//! Random operations, done to the model and to a system that must look like it after each of them.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use proptest::collection::vec;
+use proptest::test_runner::{Config as Runs, RngAlgorithm, TestError, TestRng, TestRunner};
+
+use super::ops::{HOUR, Op, QUEUES, beginnings, op};
+use super::{Answer, Body, Message, Model, Place, Props, STATES, State, Tag};
+
+/// What is driven: it does what the methods say, by the ways that its users have.
+pub trait System {
+    /// Makes [`QUEUES`] empty queues that begin as [`super::ops::BEGINNINGS`] says; gives the time.
+    fn begin(&mut self) -> u64;
+    /// Removes the queues with all that they hold, which leaves nothing behind.
+    fn end(&mut self);
+    /// Sets the clock; when something is `due` by it, that is done when this returns.
+    fn set_clock(&mut self, now: u64, due: bool);
+    /// Whether it can leave undone for a while what is due.
+    const CAN_BE_LATE: bool;
+
+    fn open(&mut self, queue: usize, tag: Tag, props: Props) -> Answer<()>;
+    /// Writes the bytes after the first `at`. After a refusal, nothing more is done with the writer.
+    fn write(&mut self, tag: Tag, at: usize, bytes: &str) -> Answer<()>;
+    fn flush(&mut self, tag: Tag);
+    fn close(&mut self, tag: Tag);
+    /// Kills the writer, before or after it has written these bytes.
+    fn abort(&mut self, tag: Tag);
+    /// Enqueues in one step; `None` where there is no way to.
+    fn line(&mut self, queue: usize, tag: Tag, text: &str) -> Option<Answer<()>>;
+    fn draft(&mut self, queue: usize, tag: Tag, text: &str, props: Props);
+    fn publish(&mut self, draft: Tag, queue: usize, tag: Tag, link: bool) -> Answer<()>;
+    fn discard(&mut self, draft: Tag);
+    fn batch(&mut self, queue: usize, files: &[(Tag, Body, Props)]) -> Answer<()>;
+
+    fn take(&mut self, queue: usize) -> Answer<Tag>;
+    /// Gives the body.
+    fn pop(&mut self, queue: usize) -> Answer<String>;
+    /// Reads a ready message; gives the body.
+    fn read(&mut self, message: &Message) -> Answer<String>;
+    fn rename(&mut self, message: &Message, to: Place) -> Answer<()>;
+    fn ack(&mut self, message: &Message);
+    fn renew(&mut self, message: &Message);
+
+    /// `clear`: what was purged is cleared away at once.
+    fn purge(&mut self, queue: usize, states: &[State], clear: bool);
+    fn set(&mut self, queue: usize, line: &str);
+    /// The path of a queue.
+    fn path(&self, queue: usize) -> String;
+    /// A clean end and a new start: no writers are left. Or a crash.
+    fn restart(&mut self, crash: bool);
+
+    /// The messages of a queue in a state, in delivery order.
+    fn list(&mut self, queue: usize, state: State) -> Vec<Tag>;
+    /// Everything of one of them.
+    fn look_at(&mut self, queue: usize, state: State, tag: Tag) -> Looks;
+    fn stats(&mut self, queue: usize) -> BTreeMap<String, u64>;
+}
+
+/// What is seen of a message. Times that do not matter in its state are 0.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Looks {
+    pub body: String,
+    pub deliveries: u32,
+    pub due: u64,
+    pub expires: u64,
+    pub lease: u64,
+    /// `user.mq.dead_reason`, `user.mq.dead_deliveries`.
+    pub died: Option<(String, u32)>,
+}
+
+impl Looks {
+    fn of(message: &Message) -> Looks {
+        let only = |state, time| if message.state == state { time } else { 0 };
+        Looks {
+            body: message.body.text(),
+            deliveries: message.deliveries,
+            due: only(State::Delayed, message.due),
+            expires: message.expires,
+            lease: only(State::Claimed, message.lease),
+            died: message.died.map(|(why, deliveries)| (why.to_owned(), deliveries)),
+        }
+    }
+}
+
+/// Tells at which operation a test has failed.
+struct Told<'a>(usize, &'a Op);
+
+impl Drop for Told<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("at operation {}: {:?}", self.0, self.1);
+        }
+    }
+}
+
+/// The model and the system side by side.
+pub struct Drive<'a, S> {
+    model: Model,
+    system: &'a mut S,
+}
+
+impl<'a, S: System> Drive<'a, S> {
+    /// Does the operations to a system. After each, it must show what the model shows, and all details after every `closely`th
+    /// and at the end.
+    pub fn run(system: &'a mut S, ops: &[Op], closely: usize) {
+        let model = Model::new(system.begin(), beginnings());
+        let mut drive = Drive { model, system };
+        for (at, op) in ops.iter().enumerate() {
+            let told = Told(at, op);
+            drive.pass(1);
+            drive.step(op);
+            drive.compare((at + 1) % closely == 0 || at + 1 == ops.len());
+            drop(told);
+        }
+        let left: Vec<Tag> = drive.model.writers.keys().copied().collect();
+        left.into_iter().for_each(|tag| drive.close(tag));
+        drive.compare(true);
+        drive.system.end();
+    }
+
+    /// Time passes. A system that can be late does what is due at [`Op::Wait`] only.
+    fn pass(&mut self, ms: u64) {
+        self.model.now += ms;
+        if S::CAN_BE_LATE {
+            self.system.set_clock(self.model.now, false);
+        } else {
+            self.look();
+        }
+    }
+
+    fn look(&mut self) {
+        let due = self.model.next_deadline().is_some_and(|at| at <= self.model.now);
+        self.system.set_clock(self.model.now, due);
+        self.model.look();
+    }
+
+    fn tag(&mut self) -> Tag {
+        self.model.number() as Tag
+    }
+
+    fn step(&mut self, op: &Op) {
+        match op {
+            Op::Put { q, len, props } => {
+                if let Some(tag) = self.open(*q, *props)
+                    && (*len == 0 || self.write(tag, *len))
+                {
+                    self.close(tag);
+                }
+            }
+            Op::Open { q, props } => drop(self.open(*q, *props)),
+            Op::Write { n, len } => drop(pick(&self.model.writers, *n).is_some_and(|tag| self.write(tag, *len))),
+            Op::Flush { n } => {
+                if let Some(tag) = pick(&self.model.writers, *n)
+                    && self.model.writers[&tag].props.id == 0
+                {
+                    self.system.flush(tag);
+                    self.model.flush(tag);
+                }
+            }
+            Op::Close { n } => pick(&self.model.writers, *n).into_iter().for_each(|tag| self.close(tag)),
+            Op::Abort { n } => {
+                if let Some(tag) = pick(&self.model.writers, *n) {
+                    self.system.abort(tag);
+                    self.model.abort(tag);
+                }
+            }
+            Op::Line { q, len } => {
+                let tag = self.tag();
+                let body = Body { of: tag, len: *len };
+                if let Some(answer) = self.system.line(*q, tag, &body.text()) {
+                    assert_eq!(answer, self.model.enqueue(*q, &[(tag, body, Props::default())]));
+                }
+            }
+            Op::Draft { q, len, props } => {
+                let (tag, props) = (self.tag(), self.at(*props));
+                self.system.draft(*q, tag, &Body { of: tag, len: *len }.text(), props);
+                self.model.drafts.insert(tag, super::Draft { queue: *q, len: *len, props });
+            }
+            Op::Publish { n, q, link } => {
+                if let Some(draft) = pick(&self.model.drafts, *n) {
+                    let tag = self.tag();
+                    let answer = self.system.publish(draft, *q, tag, *link);
+                    assert_eq!(answer, self.model.publish(draft, *q, tag, *link));
+                }
+            }
+            Op::Discard { n } => {
+                if let Some(draft) = pick(&self.model.drafts, *n) {
+                    self.system.discard(draft);
+                    self.model.drafts.remove(&draft);
+                }
+            }
+            Op::Batch { q, files } => {
+                let file = |(len, props): &(usize, Props)| {
+                    let tag = self.tag();
+                    (tag, Body { of: tag, len: *len }, self.at(*props))
+                };
+                let files: Vec<_> = files.iter().map(file).collect();
+                assert_eq!(self.system.batch(*q, &files), self.model.enqueue(*q, &files));
+            }
+            Op::Take { q } => assert_eq!(self.system.take(*q), self.model.take(*q)),
+            Op::Pop { q } => {
+                let taken = self.model.take(*q);
+                let text = taken.map(|tag| self.model.messages[&tag].body.text());
+                assert_eq!(self.system.pop(*q), text);
+                taken.into_iter().for_each(|tag| self.model.ack(tag));
+            }
+            Op::Read { n } => {
+                if let Some(message) = self.picked(*n).filter(|message| message.state == State::Ready) {
+                    let answer = self.model.claim(message.tag).map(|()| message.body.text());
+                    assert_eq!(self.system.read(&message), answer);
+                }
+            }
+            Op::Rename { n, to } => {
+                // A rename to where it is does nothing.
+                let here = |m: &Message| match to {
+                    Place::Queue(queue) => m.state == State::Ready && m.queue == *queue,
+                    Place::Claimed => m.state == State::Claimed,
+                    Place::Delayed => m.state == State::Delayed,
+                    Place::Dead => m.state == State::Dead,
+                };
+                if let Some(message) = self.picked(*n).filter(|message| !here(message)) {
+                    assert_eq!(self.system.rename(&message, *to), self.model.rename(message.tag, *to));
+                }
+            }
+            Op::Ack { n } => {
+                if let Some(message) = self.picked(*n) {
+                    self.system.ack(&message);
+                    self.model.ack(message.tag);
+                }
+            }
+            Op::Renew { n } => {
+                if let Some(message) = self.picked(*n).filter(|message| message.state == State::Claimed) {
+                    self.system.renew(&message);
+                    self.model.renew(message.tag);
+                }
+            }
+            Op::Purge { q, states, clear } => {
+                let states: Vec<State> =
+                    STATES.into_iter().enumerate().filter(|(bit, _)| states >> bit & 1 == 1).map(|(_, s)| s).collect();
+                self.system.purge(*q, &states, *clear);
+                self.model.purge(*q, &states);
+            }
+            Op::Set { q, setting } => {
+                let line = setting.line(|queue| self.system.path(queue), *q);
+                self.system.set(*q, &line);
+                setting.apply(&mut self.model.queues[*q].config, *q);
+            }
+            Op::Wait { ms } => {
+                self.model.now += ms;
+                self.look();
+            }
+            Op::Late { ms } => self.pass(*ms),
+            Op::Restart { crash } => {
+                if !crash {
+                    let left: Vec<Tag> = self.model.writers.keys().copied().collect();
+                    left.into_iter().for_each(|tag| self.close(tag));
+                }
+                self.model.crash();
+                self.system.restart(*crash);
+            }
+        }
+    }
+
+    fn picked(&self, n: usize) -> Option<Message> {
+        pick(&self.model.messages, n).map(|tag| self.model.messages[&tag])
+    }
+
+    /// Properties with their instant.
+    fn at(&self, props: Props) -> Props {
+        let deliver_at = [0, self.model.now + HOUR, self.model.now - HOUR][props.deliver_at as usize];
+        Props { deliver_at, ..props }
+    }
+
+    fn open(&mut self, queue: usize, props: Props) -> Option<Tag> {
+        let (tag, props) = (self.tag(), self.at(props));
+        let answer = self.system.open(queue, tag, props);
+        assert_eq!(answer, self.model.open(queue, tag, props));
+        answer.is_ok().then_some(tag)
+    }
+
+    fn write(&mut self, tag: Tag, more: usize) -> bool {
+        let at = self.model.writers[&tag].len;
+        let text = Body { of: tag, len: at + more }.text();
+        let answer = self.system.write(tag, at, &text[at..]);
+        assert_eq!(answer, self.model.write(tag, more));
+        answer.is_ok()
+    }
+
+    fn close(&mut self, tag: Tag) {
+        self.system.close(tag);
+        self.model.close(tag);
+    }
+
+    fn compare(&mut self, closely: bool) {
+        for queue in 0..QUEUES {
+            for state in STATES {
+                let expected = self.model.list(queue, state);
+                let tags: Vec<Tag> = expected.iter().map(|message| message.tag).collect();
+                assert_eq!(self.system.list(queue, state), tags, "queue {queue}, {state:?}");
+                for message in expected.into_iter().filter(|_| closely) {
+                    let looks = self.system.look_at(queue, state, message.tag);
+                    assert_eq!(looks, Looks::of(message), "queue {queue}, {state:?}, message {}", message.tag);
+                }
+            }
+            let shown = self.system.stats(queue);
+            let expected = self.model.stats(queue);
+            for (name, count) in &shown {
+                // What the model does not tell has not happened.
+                let expected = expected.get(name.as_str()).copied().unwrap_or_default();
+                assert_eq!(*count, expected, "queue {queue}: {name}");
+            }
+            let missing: Vec<_> = expected.keys().filter(|name| !shown.contains_key(**name)).collect();
+            assert!(missing.is_empty(), "{missing:?}");
+        }
+    }
+}
+
+fn pick<T>(all: &BTreeMap<Tag, T>, n: usize) -> Option<Tag> {
+    all.keys().nth(n % all.len().max(1)).copied()
+}
+
+/// Tries `cases` random sequences of at most `longest` operations, a hundred times as many with `MQFS_TEST_FULL`, or
+/// `PROPTEST_CASES`; the same again for the same `MQFS_TEST_SEED`, which is printed. Of one that fails, a short one that fails
+/// too is told.
+pub fn random(cases: u32, longest: usize, test: impl Fn(&[Op])) {
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
+    let clock = || std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_nanos() as u64;
+    let seed = number("MQFS_TEST_SEED").unwrap_or_else(clock);
+    let cases = if std::env::var_os("MQFS_TEST_FULL").is_some() { 100 * cases } else { cases };
+    let cases = number("PROPTEST_CASES").map_or(cases, |cases| cases as u32);
+    println!("MQFS_TEST_SEED={seed} PROPTEST_CASES={cases}");
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let runs =
+        Runs { cases, failure_persistence: None, max_shrink_iters: 2000, max_shrink_time: 60_000, ..Runs::default() };
+    let mut runner = TestRunner::new_with_rng(runs, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
+    let tried = runner.run(&vec(op(), 1..longest), |ops| {
+        test(&ops);
+        Ok(())
+    });
+    match tried {
+        Ok(()) => {}
+        Err(TestError::Abort(why)) => panic!("{why}"),
+        Err(TestError::Fail(why, ops)) => {
+            let mut text = String::new();
+            ops.iter().for_each(|op| writeln!(text, "    Op::{op:?},").expect("a string"));
+            panic!("MQFS_TEST_SEED={seed} PROPTEST_CASES={cases}: {why}\n[\n{text}]");
+        }
+    }
+}

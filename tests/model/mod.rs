@@ -1,0 +1,443 @@
+//! The reference model: what a store of queues holds after any sequence of operations, in a form that can be read at a
+//! sitting. It is the definition of correct for everything but names, permissions and the disk; where it and mqfs(7)
+//! disagree, one of them is wrong.
+//!
+//! The store (`src/store/model_tests.rs`) and a real mount (`tests/model.rs`) are driven by the same random operations
+//! (`ops.rs`, `drive.rs`) as the model, and must always look like it. It calls no code of theirs. Time is [`Model::now`], which stands
+//! still during an operation.
+
+// The two test binaries use it differently.
+#![allow(dead_code)]
+
+pub mod drive;
+pub mod ops;
+mod things;
+
+use std::collections::BTreeMap;
+
+pub use things::*;
+
+pub struct Model {
+    pub now: u64,
+    pub queues: Vec<Queue>,
+    pub messages: BTreeMap<Tag, Message>,
+    pub writers: BTreeMap<Tag, Writer>,
+    pub drafts: BTreeMap<Tag, Draft>,
+    next: u64,
+}
+
+impl Model {
+    pub fn new(now: u64, configs: impl IntoIterator<Item = Config>) -> Model {
+        let queue = |config| Queue { config, totals: BTreeMap::new(), ids: BTreeMap::new() };
+        let queues = configs.into_iter().map(queue).collect();
+        Model { now, queues, messages: BTreeMap::new(), writers: BTreeMap::new(), drafts: BTreeMap::new(), next: 1 }
+    }
+
+    /// A new tag or sequence number.
+    pub fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next - 1
+    }
+
+    fn count(&mut self, queue: usize, what: &'static str) {
+        *self.queues[queue].totals.entry(what).or_default() += 1;
+    }
+
+    // What users see.
+
+    /// The messages of a queue in a state, in delivery order.
+    pub fn list(&self, queue: usize, state: State) -> Vec<&Message> {
+        let mut listed: Vec<_> = self.messages.values().filter(|m| m.queue == queue && m.state == state).collect();
+        listed.sort_by_key(|m| (self.order(m), m.seq));
+        listed
+    }
+
+    /// 0 for the highest priority.
+    fn order(&self, message: &Message) -> u8 {
+        let highest = self.queues[message.queue].config.priorities - 1;
+        highest - message.props.priority.min(highest)
+    }
+
+    pub fn stats(&self, queue: usize) -> BTreeMap<&'static str, u64> {
+        let mut stats = self.queues[queue].totals.clone();
+        let names = [("ready", "ready_bytes"), ("delayed", "delayed_bytes"), ("claimed", "claimed_bytes")];
+        for (state, (count, bytes)) in STATES.into_iter().zip(names.into_iter().chain([("dead", "dead_bytes")])) {
+            let (messages, length) = sum(self.list(queue, state).into_iter().map(Message::size));
+            stats.extend([(count, messages), (bytes, length)]);
+        }
+        // Of each priority, the first in delivery order counts as the oldest.
+        let ready = self.list(queue, State::Ready);
+        let first = ready.iter().enumerate().filter(|(at, m)| *at == 0 || self.order(ready[at - 1]) < self.order(m));
+        let oldest = first.map(|(_, m)| m.since).min();
+        stats.extend(oldest.map(|since| ("oldest_ready_age_ms", self.now.saturating_sub(since))));
+        stats.insert("drafts", self.drafts.values().filter(|draft| draft.queue == queue).count() as u64);
+        stats
+    }
+
+    // Limits.
+
+    /// Messages that count for the limits: dead ones do not, and promised ones do.
+    fn counted(&self, queue: usize) -> impl Iterator<Item = &Message> {
+        let promised = self.writers.values().filter_map(|writer| writer.promised.as_ref());
+        self.messages.values().chain(promised).filter(move |m| m.queue == queue && m.state != State::Dead)
+    }
+
+    fn within(&self, queue: usize, (messages, bytes): Room) -> bool {
+        let Config { max_messages, max_bytes, .. } = self.queues[queue].config;
+        (max_messages == 0 || messages <= max_messages) && (max_bytes == 0 || bytes <= max_bytes)
+    }
+
+    fn is_limited(&self, queue: usize) -> bool {
+        !self.within(queue, (u64::MAX, u64::MAX))
+    }
+
+    /// Whether there is room for `need`. What is ready makes room in a queue that drops its oldest; and so will whatever else is
+    /// being written. `own`: the writer whose reservation `need` replaces.
+    fn fits(&self, queue: usize, need: Room, own: Option<Tag>) -> bool {
+        let drops = self.queues[queue].config.drop_oldest;
+        let there = self.counted(queue).filter(|m| !drops || m.state != State::Ready).map(Message::size);
+        let others = self.writers.iter().filter(|(tag, writer)| writer.queue == queue && Some(**tag) != own && !drops);
+        let reserved = others.map(|(_, writer)| writer.reserved);
+        self.within(queue, sum(there.chain(reserved).chain([need])))
+    }
+
+    /// Refuses what a queue does not take now.
+    fn admit(&mut self, queue: usize, need: Room) -> Answer<()> {
+        let refused = match () {
+            () if self.queues[queue].config.paused_in => Refusal::Again,
+            () if self.is_limited(queue) && !self.fits(queue, need, None) => Refusal::Full,
+            () => return Ok(()),
+        };
+        self.count(queue, "rejected_total");
+        Err(refused)
+    }
+
+    /// Removes the oldest ready messages, those of the lowest priority first, while a queue that drops them is too full.
+    /// `but`: those that have just come.
+    fn drop_oldest(&mut self, queue: usize, but: &[Tag]) {
+        while self.queues[queue].config.drop_oldest && !self.within(queue, sum(self.counted(queue).map(Message::size)))
+        {
+            let ready = self.list(queue, State::Ready).into_iter().filter(|m| !but.contains(&m.tag));
+            let Some(victim) = ready.max_by_key(|m| (self.order(m), std::cmp::Reverse(m.seq))).map(|m| m.tag) else {
+                return;
+            };
+            self.messages.remove(&victim);
+            self.count(queue, "dropped_total");
+        }
+    }
+
+    // Enqueue.
+
+    /// A new message, ready or delayed, unless its id is remembered. Nobody sees it yet.
+    fn make(&mut self, queue: usize, tag: Tag, body: Body, props: Props) -> Option<Message> {
+        let now = self.now;
+        let Queue { config, ids, .. } = &mut self.queues[queue];
+        if props.id > 0 && config.dedup_window > 0 {
+            if ids.get(&props.id).is_some_and(|until| *until > now) {
+                self.count(queue, "duplicates_total");
+                return None;
+            }
+            ids.insert(props.id, now + config.dedup_window);
+        }
+        let due = props.deliver_at.max(now + props.delay);
+        let (state, due) = if due > now { (State::Delayed, due) } else { (State::Ready, 0) };
+        let expires = end_of_life(now.max(due), props.ttl, config.message_ttl);
+        let (since, seq) = (now.max(due), self.number());
+        let (deliveries, claimed, lease, died) = (0, 0, 0, None);
+        Some(Message { tag, queue, state, seq, body, props, deliveries, since, due, expires, claimed, lease, died })
+    }
+
+    /// A message is seen by everybody.
+    fn show(&mut self, message: Message) {
+        self.count(message.queue, "enqueued_total");
+        self.messages.insert(message.tag, message);
+    }
+
+    /// Enqueues several at once, all or none: lines, a batch, a draft.
+    pub fn enqueue(&mut self, queue: usize, new: &[(Tag, Body, Props)]) -> Answer<()> {
+        self.admit(queue, sum(new.iter().map(|(_, body, _)| (1, body.len as u64))))?;
+        for (tag, body, props) in new {
+            if let Some(message) = self.make(queue, *tag, *body, *props) {
+                self.show(message);
+            }
+        }
+        self.drop_oldest(queue, &new.iter().map(|(tag, ..)| *tag).collect::<Vec<_>>());
+        Ok(())
+    }
+
+    /// `open` of a new message: one that is being written counts, with a byte at least.
+    pub fn open(&mut self, queue: usize, tag: Tag, props: Props) -> Answer<()> {
+        self.admit(queue, (1, 1))?;
+        let limited = self.is_limited(queue);
+        let reserved = if limited { (1, 1) } else { (0, 0) };
+        self.writers.insert(tag, Writer { queue, props, len: 0, limited, reserved, promised: None });
+        Ok(())
+    }
+
+    /// `write`, of at least a byte. One that is refused drops the message as a whole.
+    pub fn write(&mut self, tag: Tag, more: usize) -> Answer<()> {
+        let Writer { queue, len, limited, .. } = self.writers[&tag];
+        let room = self.is_limited(queue).then_some((1, len as u64));
+        let writer = self.writers.get_mut(&tag).expect("an open writer");
+        if writer.promised.take().is_some() {
+            writer.reserved = room.unwrap_or_default();
+        }
+        writer.len += more;
+        let need = (1, writer.reserved.1.max(writer.len as u64));
+        if limited && need != writer.reserved {
+            if !self.fits(queue, need, Some(tag)) {
+                self.count(queue, "rejected_total");
+                self.abort(tag);
+                return Err(Refusal::Full);
+            }
+            self.writers.get_mut(&tag).expect("an open writer").reserved = need;
+        }
+        Ok(())
+    }
+
+    /// A close of one descriptor of several, by the process that opened the file. (Ids are left out: whose they are shows at
+    /// the last close only.)
+    pub fn flush(&mut self, tag: Tag) {
+        let Writer { queue, props, len, .. } = self.writers[&tag];
+        if len == 0 || props.id > 0 || self.writers[&tag].promised.is_some() {
+            return;
+        }
+        let promised = self.make(queue, tag, Body { of: tag, len }, props);
+        let writer = self.writers.get_mut(&tag).expect("an open writer");
+        (writer.promised, writer.reserved) = (promised, (0, 0));
+        self.drop_oldest(queue, &[tag]);
+    }
+
+    /// The last close. It makes the message's place.
+    pub fn close(&mut self, tag: Tag) {
+        let Writer { queue, props, len, promised, .. } = self.writers.remove(&tag).expect("an open writer");
+        let seq = self.number();
+        let message = match promised {
+            Some(message) => Some(Message { seq, ..message }),
+            None => self.make(queue, tag, Body { of: tag, len }, props),
+        };
+        if let Some(message) = message {
+            self.show(message);
+            self.drop_oldest(queue, &[tag]);
+            self.drop_oldest(queue, &[]);
+        }
+    }
+
+    /// A writer is killed.
+    pub fn abort(&mut self, tag: Tag) {
+        let writer = self.writers.remove(&tag).expect("an open writer");
+        self.count(writer.queue, "aborted_total");
+    }
+
+    /// Publishes a draft; `link` leaves it. A duplicate is published, too, as far as its producer can tell.
+    pub fn publish(&mut self, draft: Tag, queue: usize, tag: Tag, link: bool) -> Answer<()> {
+        let Draft { len, props, .. } = self.drafts[&draft];
+        self.enqueue(queue, &[(tag, Body { of: draft, len }, props)])?;
+        if !link {
+            self.drafts.remove(&draft);
+        }
+        Ok(())
+    }
+
+    // Consume.
+
+    fn message(&mut self, tag: Tag) -> &mut Message {
+        self.messages.get_mut(&tag).expect("a message that is there")
+    }
+
+    /// Claims a message: by reading it, or by a rename.
+    pub fn claim(&mut self, tag: Tag) -> Answer<()> {
+        let now = self.now;
+        let Message { queue, state, expires, .. } = *self.message(tag);
+        if state != State::Ready || (expires > 0 && expires <= now) {
+            return Err(Refusal::NotFound);
+        }
+        let Config { paused_out, visibility_timeout, .. } = self.queues[queue].config;
+        if paused_out {
+            return Err(Refusal::Again);
+        }
+        self.count(queue, "claims_total");
+        let message = self.message(tag);
+        message.state = State::Claimed;
+        message.deliveries += 1;
+        (message.claimed, message.lease) = (now, now + visibility_timeout);
+        Ok(())
+    }
+
+    /// `.mq/claim`: the first that can be claimed.
+    pub fn take(&mut self, queue: usize) -> Answer<Tag> {
+        let ready: Vec<Tag> = self.list(queue, State::Ready).iter().map(|m| m.tag).collect();
+        ready.into_iter().find(|tag| self.claim(*tag).is_ok()).ok_or(Refusal::Again)
+    }
+
+    /// `touch` of a claimed message.
+    pub fn renew(&mut self, tag: Tag) {
+        let now = self.now;
+        let Config { visibility_timeout, max_lease, .. } = self.queues[self.messages[&tag].queue].config;
+        let message = self.message(tag);
+        message.lease = message.lease.max((now + visibility_timeout).min(message.claimed + max_lease));
+    }
+
+    /// `rm`, whatever the state.
+    pub fn ack(&mut self, tag: Tag) {
+        let message = self.messages.remove(&tag).expect("a message that is there");
+        self.count(message.queue, "acked_total");
+    }
+
+    /// `mv`: transitions are renames.
+    pub fn rename(&mut self, tag: Tag, to: Place) -> Answer<()> {
+        let Message { queue, state, deliveries, .. } = *self.message(tag);
+        match (state, to) {
+            (State::Ready, Place::Claimed) => self.claim(tag)?,
+            (State::Ready | State::Delayed | State::Claimed, Place::Dead) => self.bury(tag),
+            (State::Claimed, Place::Queue(own)) if own == queue => {
+                self.count(queue, "nacked_total");
+                self.come_back(tag, 0);
+            }
+            (State::Claimed, Place::Delayed) => {
+                self.count(queue, "nacked_total");
+                let by_default = doubled(1000, deliveries, 5 * 60 * 1000);
+                self.come_back(tag, Some(self.retry_delay(tag)).filter(|delay| *delay > 0).unwrap_or(by_default));
+            }
+            (State::Delayed, Place::Queue(own)) if own == queue => self.become_ready(tag),
+            (State::Dead, Place::Queue(own)) if own == queue => {
+                self.count(queue, "redriven_total");
+                let message = self.message(tag);
+                (message.deliveries, message.expires) = (0, 0);
+                self.become_ready(tag);
+            }
+            (_, Place::Queue(other)) if other != queue => {
+                let size = self.message(tag).size();
+                self.admit(other, size)?;
+                self.count(queue, "moved_out_total");
+                self.settle(tag, other, state != State::Dead);
+                self.drop_oldest(other, &[tag]);
+            }
+            _ => return Err(Refusal::Foreign),
+        }
+        Ok(())
+    }
+
+    fn become_ready(&mut self, tag: Tag) {
+        let message = self.message(tag);
+        (message.state, message.due) = (State::Ready, 0);
+    }
+
+    fn retry_delay(&self, tag: Tag) -> u64 {
+        let Message { queue, deliveries, .. } = self.messages[&tag];
+        let Config { retry_delay, exponential, .. } = self.queues[queue].config;
+        if exponential { doubled(retry_delay, deliveries, 24 * 60 * 60 * 1000) } else { retry_delay }
+    }
+
+    /// A claimed message comes back after this time, to its old place; or it has been delivered often enough.
+    fn come_back(&mut self, tag: Tag, delay: u64) {
+        let (now, Message { queue, deliveries, .. }) = (self.now, *self.message(tag));
+        let Config { max_deliveries, .. } = self.queues[queue].config;
+        if max_deliveries > 0 && deliveries >= max_deliveries {
+            return self.give_up(tag, "max_deliveries");
+        }
+        self.become_ready(tag);
+        if delay > 0 {
+            let message = self.message(tag);
+            (message.state, message.due) = (State::Delayed, now + delay);
+        }
+    }
+
+    /// It is dead, and stays in its queue.
+    fn bury(&mut self, tag: Tag) {
+        let message = self.message(tag);
+        (message.state, message.due) = (State::Dead, 0);
+        let queue = message.queue;
+        self.count(queue, "dead_lettered_total");
+    }
+
+    /// The queue gives it up: it goes to the queue that gets the dead letters, which never refuses it.
+    fn give_up(&mut self, tag: Tag, why: &'static str) {
+        self.bury(tag);
+        let Message { queue, deliveries, .. } = self.messages[&tag];
+        if let Some(target) = self.queues[queue].config.dead_letter {
+            self.message(tag).died = Some((why, deliveries));
+            self.settle(tag, target, false);
+        }
+    }
+
+    /// It arrives in another queue, as the newest. `lives`: its own time to live begins anew, as that of the queue does.
+    fn settle(&mut self, tag: Tag, queue: usize, lives: bool) {
+        let (now, seq, message_ttl) = (self.now, self.number(), self.queues[queue].config.message_ttl);
+        self.become_ready(tag);
+        let message = self.message(tag);
+        (message.queue, message.seq, message.deliveries) = (queue, seq, 0);
+        message.expires = end_of_life(now, if lives { message.props.ttl } else { 0 }, message_ttl);
+        self.count(queue, "enqueued_total");
+    }
+
+    // What happens by itself, and to all.
+
+    /// When something is due next.
+    pub fn next_deadline(&self) -> Option<u64> {
+        self.messages.values().flat_map(Message::deadlines).map(|(at, _)| at).min()
+    }
+
+    /// Does what is due.
+    pub fn look(&mut self) {
+        loop {
+            let of =
+                |m: &Message| m.deadlines().into_iter().map(|(at, what)| (at, what, m.seq, m.tag)).collect::<Vec<_>>();
+            let mut due: Vec<_> = self.messages.values().flat_map(of).filter(|(at, ..)| *at <= self.now).collect();
+            due.sort_unstable();
+            if due.is_empty() {
+                return;
+            }
+            for (at, what, _, tag) in due {
+                if self.messages.get(&tag).is_some_and(|message| message.deadlines().contains(&(at, what))) {
+                    self.pass(tag, what);
+                }
+            }
+        }
+    }
+
+    fn pass(&mut self, tag: Tag, what: Deadline) {
+        let queue = self.messages[&tag].queue;
+        match what {
+            Deadline::Lease => {
+                self.count(queue, "expired_total");
+                self.come_back(tag, self.retry_delay(tag));
+            }
+            Deadline::Due => self.become_ready(tag),
+            Deadline::Expires => {
+                self.count(queue, "ttl_expired_total");
+                if self.queues[queue].config.drop_expired {
+                    self.messages.remove(&tag);
+                } else {
+                    self.give_up(tag, "expired");
+                }
+            }
+        }
+    }
+
+    /// Purges messages in these states; what is being written stays.
+    pub fn purge(&mut self, queue: usize, states: &[State]) {
+        let before = self.messages.len();
+        self.messages.retain(|_, message| message.queue != queue || !states.contains(&message.state));
+        *self.queues[queue].totals.entry("purged_total").or_default() += (before - self.messages.len()) as u64;
+    }
+
+    /// The server dies and starts again. What a close has promised is there.
+    pub fn crash(&mut self) {
+        let promised = std::mem::take(&mut self.writers).into_values().filter_map(|writer| writer.promised);
+        promised.for_each(|message| self.show(message));
+    }
+}
+
+fn sum(rooms: impl Iterator<Item = Room>) -> Room {
+    rooms.fold((0, 0), |(messages, bytes), room| (messages + room.0, bytes + room.1))
+}
+
+fn doubled(first: u64, deliveries: u32, limit: u64) -> u64 {
+    (1..deliveries.min(40)).fold(first, |delay, _| delay.saturating_mul(2)).min(limit.max(first))
+}
+
+/// The shorter of two times to live counts.
+fn end_of_life(start: u64, own: u64, queues: u64) -> u64 {
+    [own, queues].into_iter().filter(|ttl| *ttl > 0).min().map_or(0, |ttl| start + ttl)
+}

@@ -1,0 +1,347 @@
+//! The random operations.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use super::{Config, Place, Props};
+
+const SECOND: u64 = 1000;
+pub const HOUR: u64 = 3600 * SECOND;
+/// When the operations begin: a day in 2030.
+pub const NOON: u64 = 1_900_000_800_000;
+
+/// One operation. `n` picks one of what there is, modulo its number; a `q` is a queue. [`Props::deliver_at`] is an hour after
+/// now for 1, and an hour ago for 2.
+#[derive(Clone, Debug)]
+pub enum Op {
+    /// Writes a message, which takes an open, a write and a close.
+    Put {
+        q: usize,
+        len: usize,
+        props: Props,
+    },
+    /// Enqueues in one step.
+    Line {
+        q: usize,
+        len: usize,
+    },
+    Open {
+        q: usize,
+        props: Props,
+    },
+    Write {
+        n: usize,
+        len: usize,
+    },
+    Flush {
+        n: usize,
+    },
+    Close {
+        n: usize,
+    },
+    Abort {
+        n: usize,
+    },
+    Draft {
+        q: usize,
+        len: usize,
+        props: Props,
+    },
+    Publish {
+        n: usize,
+        q: usize,
+        link: bool,
+    },
+    Discard {
+        n: usize,
+    },
+    Batch {
+        q: usize,
+        files: Vec<(usize, Props)>,
+    },
+    Take {
+        q: usize,
+    },
+    Pop {
+        q: usize,
+    },
+    Read {
+        n: usize,
+    },
+    Rename {
+        n: usize,
+        to: Place,
+    },
+    Ack {
+        n: usize,
+    },
+    Renew {
+        n: usize,
+    },
+    Purge {
+        q: usize,
+        states: usize,
+        clear: bool,
+    },
+    Set {
+        q: usize,
+        setting: Setting,
+    },
+    /// Time passes, and what is due is done.
+    Wait {
+        ms: u64,
+    },
+    /// Time passes, and the system has not yet done what is due. (A mount cannot be late.)
+    Late {
+        ms: u64,
+    },
+    /// The system ends, cleanly or not, and starts again.
+    Restart {
+        crash: bool,
+    },
+}
+
+/// A line of configuration.
+#[derive(Clone, Copy, Debug)]
+pub enum Setting {
+    VisibilityTimeout(u64),
+    MaxLease(u64),
+    MaxDeliveries(u32),
+    RetryDelay(u64),
+    Exponential(bool),
+    DeadLetter(Grave),
+    MessageTtl(u64),
+    DropExpired(bool),
+    MaxMessages(u64),
+    MaxBytes(u64),
+    DropOldest(bool),
+    DedupWindow(u64),
+    Paused(bool, bool),
+}
+
+/// Where dead letters go.
+#[derive(Clone, Copy, Debug)]
+pub enum Grave {
+    Here,
+    /// The queue itself, which means here.
+    Itself,
+    /// A queue that is not there, which means here.
+    Nowhere,
+    /// The queue after this one.
+    Next,
+}
+
+impl Setting {
+    pub fn line(self, path: impl Fn(usize) -> String, queue: usize) -> String {
+        let word = |yes, this: &str, that: &str| if yes { this.to_owned() } else { that.to_owned() };
+        let (key, value) = match self {
+            Setting::VisibilityTimeout(ms) => ("visibility_timeout", format!("{ms}ms")),
+            Setting::MaxLease(ms) => ("max_lease", format!("{ms}ms")),
+            Setting::MaxDeliveries(count) => ("max_deliveries", count.to_string()),
+            Setting::RetryDelay(ms) => ("retry_delay", format!("{ms}ms")),
+            Setting::Exponential(yes) => ("retry_backoff", word(yes, "exponential", "fixed")),
+            Setting::DeadLetter(Grave::Here) => ("dead_letter", String::new()),
+            Setting::DeadLetter(Grave::Itself) => ("dead_letter", path(queue)),
+            Setting::DeadLetter(Grave::Nowhere) => ("dead_letter", "no/such/queue".to_owned()),
+            Setting::DeadLetter(Grave::Next) if queue + 1 == QUEUES => ("dead_letter", String::new()),
+            Setting::DeadLetter(Grave::Next) => ("dead_letter", path(queue + 1)),
+            Setting::MessageTtl(ms) => ("message_ttl", format!("{ms}ms")),
+            Setting::DropExpired(yes) => ("expired", word(yes, "drop", "dead")),
+            Setting::MaxMessages(count) => ("max_messages", count.to_string()),
+            Setting::MaxBytes(count) => ("max_bytes", count.to_string()),
+            Setting::DropOldest(yes) => ("overflow", word(yes, "drop-oldest", "reject")),
+            Setting::DedupWindow(ms) => ("dedup_window", format!("{ms}ms")),
+            Setting::Paused(false, out) => ("paused", word(out, "out", "no")),
+            Setting::Paused(true, out) => ("paused", word(out, "both", "in")),
+        };
+        format!("{key} = {value}\n")
+    }
+
+    pub fn apply(self, config: &mut Config, queue: usize) {
+        match self {
+            Setting::VisibilityTimeout(ms) => config.visibility_timeout = ms,
+            Setting::MaxLease(ms) => config.max_lease = ms,
+            Setting::MaxDeliveries(count) => config.max_deliveries = count,
+            Setting::RetryDelay(ms) => config.retry_delay = ms,
+            Setting::Exponential(yes) => config.exponential = yes,
+            Setting::DeadLetter(Grave::Next) if queue + 1 < QUEUES => config.dead_letter = Some(queue + 1),
+            Setting::DeadLetter(_) => config.dead_letter = None,
+            Setting::MessageTtl(ms) => config.message_ttl = ms,
+            Setting::DropExpired(yes) => config.drop_expired = yes,
+            Setting::MaxMessages(count) => config.max_messages = count,
+            Setting::MaxBytes(count) => config.max_bytes = count,
+            Setting::DropOldest(yes) => config.drop_oldest = yes,
+            Setting::DedupWindow(ms) => config.dedup_window = ms,
+            Setting::Paused(incoming, outgoing) => (config.paused_in, config.paused_out) = (incoming, outgoing),
+        }
+    }
+}
+
+/// So many queues there are: a plain one, one with priorities, and one that keeps names.
+pub const QUEUES: usize = 3;
+/// How they begin, besides the defaults.
+pub const BEGINNINGS: [&str; QUEUES] = ["", "priorities = 3\n", "names = keep\n"];
+
+/// The same to the model.
+pub fn beginnings() -> [Config; QUEUES] {
+    let plain = Config {
+        keep: false,
+        priorities: 1,
+        visibility_timeout: 30 * SECOND,
+        max_lease: 12 * HOUR,
+        max_deliveries: 20,
+        retry_delay: 0,
+        exponential: false,
+        dead_letter: None,
+        message_ttl: 0,
+        drop_expired: false,
+        max_messages: 0,
+        max_bytes: 0,
+        drop_oldest: false,
+        dedup_window: 0,
+        paused_in: false,
+        paused_out: false,
+    };
+    let priorities = Config { priorities: 3, ..plain.clone() };
+    [plain.clone(), priorities, Config { keep: true, ..plain }]
+}
+
+fn props() -> impl Strategy<Value = Props> {
+    let one = |values: &'static [u64]| select(values);
+    let all = (0..4_u8, one(&[0, 0, 0, HOUR, 2 * HOUR]), one(&[0, 0, 0, 1, 2]), one(&[0, 0, HOUR, 3 * HOUR]));
+    let props = (all, select(&[0_u8, 0, 0, 1, 2, 3][..]));
+    let props =
+        props.prop_map(|((priority, delay, deliver_at, ttl), id)| Props { priority, delay, deliver_at, ttl, id });
+    prop_oneof![2 => Just(Props::default()), 3 => props]
+}
+
+fn setting() -> impl Strategy<Value = Setting> {
+    let times = |values: &'static [u64]| select(values);
+    prop_oneof![
+        times(&[SECOND, HOUR, 2 * HOUR]).prop_map(Setting::VisibilityTimeout),
+        times(&[0, HOUR, 12 * HOUR]).prop_map(Setting::MaxLease),
+        select(&[0_u32, 1, 2, 20][..]).prop_map(Setting::MaxDeliveries),
+        times(&[0, 0, SECOND, HOUR]).prop_map(Setting::RetryDelay),
+        any::<bool>().prop_map(Setting::Exponential),
+        select(&[Grave::Here, Grave::Itself, Grave::Nowhere, Grave::Next, Grave::Next][..])
+            .prop_map(Setting::DeadLetter),
+        times(&[0, HOUR, 2 * HOUR]).prop_map(Setting::MessageTtl),
+        any::<bool>().prop_map(Setting::DropExpired),
+        times(&[0, 2, 5]).prop_map(Setting::MaxMessages),
+        times(&[0, 30, 100]).prop_map(Setting::MaxBytes),
+        any::<bool>().prop_map(Setting::DropOldest),
+        times(&[0, HOUR, 2 * HOUR]).prop_map(Setting::DedupWindow),
+        select(&[(false, false), (false, false), (true, false), (false, true), (true, true)][..])
+            .prop_map(|(incoming, outgoing)| Setting::Paused(incoming, outgoing)),
+    ]
+}
+
+/// A random operation.
+pub fn op() -> impl Strategy<Value = Op> {
+    let q = || 0..QUEUES;
+    let n = || 0..40_usize;
+    let len = || prop_oneof![30 => 0..40_usize, 1 => Just(40_000)];
+    let ms = || select(&[1, 999, SECOND, 30 * SECOND, HOUR - 1, HOUR, 2 * HOUR][..]);
+    let place = prop_oneof![
+        q().prop_map(Place::Queue),
+        q().prop_map(Place::Queue),
+        Just(Place::Claimed),
+        Just(Place::Claimed),
+        Just(Place::Delayed),
+        Just(Place::Dead)
+    ];
+    prop_oneof![
+        12 => (q(), len(), props()).prop_map(|(q, len, props)| Op::Put { q, len, props }),
+        2 => (q(), len()).prop_map(|(q, len)| Op::Line { q, len }),
+        3 => (q(), props()).prop_map(|(q, props)| Op::Open { q, props }),
+        3 => (n(), 1..40_usize).prop_map(|(n, len)| Op::Write { n, len }),
+        2 => n().prop_map(|n| Op::Flush { n }),
+        3 => n().prop_map(|n| Op::Close { n }),
+        1 => n().prop_map(|n| Op::Abort { n }),
+        2 => (q(), len(), props()).prop_map(|(q, len, props)| Op::Draft { q, len, props }),
+        3 => (n(), q(), any::<bool>()).prop_map(|(n, q, link)| Op::Publish { n, q, link }),
+        1 => n().prop_map(|n| Op::Discard { n }),
+        2 => (q(), vec((len(), props()), 0..4)).prop_map(|(q, files)| Op::Batch { q, files }),
+        8 => q().prop_map(|q| Op::Take { q }),
+        2 => q().prop_map(|q| Op::Pop { q }),
+        3 => n().prop_map(|n| Op::Read { n }),
+        16 => (n(), place).prop_map(|(n, to)| Op::Rename { n, to }),
+        4 => n().prop_map(|n| Op::Ack { n }),
+        2 => n().prop_map(|n| Op::Renew { n }),
+        1 => (q(), 0..16_usize, any::<bool>()).prop_map(|(q, states, clear)| Op::Purge { q, states, clear }),
+        6 => (q(), setting()).prop_map(|(q, setting)| Op::Set { q, setting }),
+        4 => ms().prop_map(|ms| Op::Wait { ms }),
+        2 => ms().prop_map(|ms| Op::Late { ms }),
+        1 => any::<bool>().prop_map(|crash| Op::Restart { crash }),
+    ]
+}
+
+/// Each operation at least once, in an order in which it does something.
+pub fn tour() -> Vec<Op> {
+    let plain = Props::default();
+    let put = |q, len| Op::Put { q, len, props: plain };
+    let with = |q, props| Op::Put { q, len: 5, props };
+    let set = |q, setting| Op::Set { q, setting };
+    let rename = |n, to| Op::Rename { n, to };
+    vec![
+        put(0, 3),
+        put(0, 0),
+        put(0, 40_000),
+        with(1, Props { priority: 1, ..plain }),
+        with(1, Props { priority: 9, delay: HOUR, ..plain }),
+        with(2, Props { deliver_at: 1, ttl: HOUR, ..plain }),
+        Op::Line { q: 0, len: 4 },
+        Op::Take { q: 0 },
+        Op::Renew { n: 0 },
+        rename(0, Place::Queue(0)),
+        Op::Read { n: 0 },
+        rename(0, Place::Delayed),
+        rename(0, Place::Queue(0)),
+        rename(0, Place::Dead),
+        rename(0, Place::Claimed),
+        rename(0, Place::Queue(0)),
+        rename(0, Place::Queue(2)),
+        Op::Pop { q: 1 },
+        Op::Pop { q: 1 },
+        Op::Ack { n: 1 },
+        Op::Wait { ms: HOUR },
+        Op::Open { q: 2, props: plain },
+        Op::Write { n: 0, len: 7 },
+        Op::Flush { n: 0 },
+        Op::Open { q: 0, props: plain },
+        put(2, 1),
+        Op::Restart { crash: true },
+        Op::Open { q: 1, props: plain },
+        Op::Write { n: 0, len: 7 },
+        Op::Flush { n: 0 },
+        put(1, 1),
+        Op::Close { n: 0 },
+        Op::Open { q: 1, props: plain },
+        Op::Write { n: 0, len: 7 },
+        Op::Abort { n: 0 },
+        Op::Draft { q: 0, len: 3, props: Props { priority: 2, ..plain } },
+        Op::Publish { n: 0, q: 1, link: true },
+        Op::Publish { n: 0, q: 0, link: false },
+        Op::Draft { q: 0, len: 3, props: plain },
+        Op::Discard { n: 0 },
+        set(1, Setting::MaxMessages(5)),
+        Op::Batch { q: 1, files: vec![(1, plain), (2, plain), (3, plain)] },
+        set(1, Setting::DropOldest(true)),
+        Op::Batch { q: 1, files: vec![(1, plain), (2, Props { priority: 1, ..plain }), (3, plain)] },
+        set(2, Setting::DedupWindow(HOUR)),
+        with(2, Props { id: 1, ..plain }),
+        with(2, Props { id: 1, ..plain }),
+        set(1, Setting::MaxDeliveries(1)),
+        set(1, Setting::DeadLetter(Grave::Next)),
+        Op::Take { q: 1 },
+        Op::Late { ms: HOUR },
+        Op::Take { q: 1 },
+        Op::Wait { ms: 1 },
+        set(1, Setting::Paused(true, true)),
+        put(1, 1),
+        Op::Take { q: 1 },
+        Op::Purge { q: 1, states: 15, clear: false },
+        Op::Restart { crash: false },
+    ]
+}

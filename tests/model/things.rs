@@ -1,0 +1,166 @@
+//! The nouns of the model. Nothing is decided here.
+
+use std::collections::BTreeMap;
+
+/// What tells a message, writer or draft from all others. It goes with a message wherever that goes.
+pub type Tag = usize;
+
+/// Messages, and the bytes of their bodies.
+pub type Room = (u64, u64);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum State {
+    Ready,
+    Delayed,
+    Claimed,
+    Dead,
+}
+
+pub const STATES: [State; 4] = [State::Ready, State::Delayed, State::Claimed, State::Dead];
+
+/// Why an operation is refused. Nothing has changed then, except that a counter may say so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// There is no such message, or not in that state.
+    NotFound,
+    /// The queue is full.
+    Full,
+    /// The queue is paused, or nothing is ready.
+    Again,
+    /// No transition leads there.
+    Foreign,
+}
+
+pub type Answer<T> = Result<T, Refusal>;
+
+/// What a producer says of a message. Times in milliseconds; 0 says nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Props {
+    pub priority: u8,
+    pub delay: u64,
+    /// An instant.
+    pub deliver_at: u64,
+    pub ttl: u64,
+    /// `dedup_id`.
+    pub id: u8,
+}
+
+/// The bytes of a body: how many, and of which tag they tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Body {
+    pub of: Tag,
+    pub len: usize,
+}
+
+impl Body {
+    pub fn text(self) -> String {
+        format!("{};", self.of).chars().cycle().take(self.len).collect()
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Message {
+    pub tag: Tag,
+    pub queue: usize,
+    pub state: State,
+    /// First in, first out: the smaller goes first.
+    pub seq: u64,
+    pub body: Body,
+    pub props: Props,
+    pub deliveries: u32,
+    /// When it was enqueued or, if its producer delayed it, due.
+    pub since: u64,
+    /// While delayed: when it is ready.
+    pub due: u64,
+    /// When its time to live is over; 0 is never.
+    pub expires: u64,
+    /// While claimed: since when, and until when.
+    pub claimed: u64,
+    pub lease: u64,
+    /// Of a dead letter that went to another queue: why, and after how many deliveries.
+    pub died: Option<(&'static str, u32)>,
+}
+
+impl Message {
+    pub fn size(&self) -> Room {
+        (1, self.body.len as u64)
+    }
+
+    /// What will happen to it, and when. Of several at a time, leases end first, then delays, then lives.
+    pub fn deadlines(&self) -> Vec<(u64, Deadline)> {
+        let waits = matches!(self.state, State::Ready | State::Delayed);
+        let all = [
+            (self.state == State::Claimed).then_some((self.lease, Deadline::Lease)),
+            (self.state == State::Delayed).then_some((self.due, Deadline::Due)),
+            (waits && self.expires > 0).then_some((self.expires, Deadline::Expires)),
+        ];
+        all.into_iter().flatten().collect()
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Deadline {
+    Lease,
+    Due,
+    Expires,
+}
+
+/// A message that is being written.
+#[derive(Clone, Debug)]
+pub struct Writer {
+    pub queue: usize,
+    pub props: Props,
+    pub len: usize,
+    /// Its queue was limited when it was opened: its bytes are admitted as they are written.
+    pub limited: bool,
+    /// What it counts for in a limited queue as long as it is not promised.
+    pub reserved: Room,
+    /// A close has promised all bytes so far: this is there after a crash.
+    pub promised: Option<Message>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Draft {
+    pub queue: usize,
+    pub len: usize,
+    pub props: Props,
+}
+
+/// The configuration of a queue; times in milliseconds, 0 is off.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub keep: bool,
+    pub priorities: u8,
+    pub visibility_timeout: u64,
+    pub max_lease: u64,
+    pub max_deliveries: u32,
+    pub retry_delay: u64,
+    pub exponential: bool,
+    /// The queue that gets the dead letters.
+    pub dead_letter: Option<usize>,
+    pub message_ttl: u64,
+    pub drop_expired: bool,
+    pub max_messages: u64,
+    pub max_bytes: u64,
+    pub drop_oldest: bool,
+    pub dedup_window: u64,
+    pub paused_in: bool,
+    pub paused_out: bool,
+}
+
+pub struct Queue {
+    pub config: Config,
+    /// The counters that only grow.
+    pub totals: BTreeMap<&'static str, u64>,
+    /// Until when ids are remembered.
+    pub ids: BTreeMap<u8, u64>,
+}
+
+/// Where a rename leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    Queue(usize),
+    Claimed,
+    Delayed,
+    Dead,
+}
