@@ -11,7 +11,7 @@ use super::promises::QUEUES;
 use super::workers::{Worker, listed};
 use crate::common::{Mount, poll};
 
-/// How long after the last worker died everything must have been claimable again.
+/// How long after the last worker died, or a message was claimed, the next must be claimable.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The states of a message, as the counters call them.
@@ -118,8 +118,8 @@ impl<'a> Observer<'a> {
 
 fn empty(queue: &str, dir: &Path, journal: Journal) {
     let mut worker = Worker::new(queue, dir, journal);
-    let began = Instant::now();
-    while began.elapsed() < PATIENCE {
+    let mut progress = Instant::now();
+    while progress.elapsed() < PATIENCE {
         // What is wrong with one message is in the journal, and no reason to leave the others.
         let more = worker.work_one(false, false).unwrap_or(false);
         // By one reading: between two, a message can go from one state to another.
@@ -127,8 +127,9 @@ fn empty(queue: &str, dir: &Path, journal: Journal) {
         if !more && STATES[..3].iter().all(|state| counter(&stats, state) == Some(0)) {
             break;
         }
-        if !more {
-            thread::sleep(Duration::from_millis(10));
+        match more {
+            true => progress = Instant::now(),
+            false => thread::sleep(Duration::from_millis(10)),
         }
     }
     for (name, _) in messages_in(&dir.join(".mq/dead")) {
