@@ -119,6 +119,13 @@ impl Db {
         let _ = self.synced.set(synced);
     }
 
+    /// Tells how long the list of its files is, at the end of all writing.
+    pub fn tell_manifest(&self) {
+        if let Some(synced) = self.synced.get() {
+            synced.look_at_manifest(true);
+        }
+    }
+
     /// The number of the last change.
     pub fn upto(&self) -> u64 {
         self.db.latest_sequence_number()

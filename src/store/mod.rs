@@ -217,6 +217,7 @@ impl Store {
         self.lock().save_numbers(&self.db)?;
         self.db.sync()?;
         self.syncer.stop();
+        self.db.tell_manifest();
         Ok(())
     }
 }

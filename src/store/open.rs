@@ -150,6 +150,9 @@ pub fn database(dir: &Path, prepared: &Prepared) -> Result<Db, OpenError> {
         }
         Noted::Nothing => {}
     }
+    if let Some(what) = synced::manifest_cut(dir) {
+        return Err(OpenError::Damaged(what));
+    }
     let db = Db::open(&path, make).map_err(db_open_error)?;
     let upto = if let Noted::Upto(upto) = noted { upto } else { 0 };
     db.tell_synced(Synced::open(dir, upto)?);
@@ -199,6 +202,9 @@ pub fn database_to_read(dir: &Path) -> Result<Db, OpenError> {
     let db = Db::open_to_read(&dir.join("db"), Recovery::PointInTime).map_err(db_open_error)?;
     if let Noted::Upto(upto) = synced::read(dir)? {
         refuse_behind(&db, upto)?;
+    }
+    if let Some(what) = synced::manifest_cut(dir) {
+        return Err(OpenError::Damaged(what));
     }
     Ok(db)
 }

@@ -5,12 +5,17 @@
 //! not. So after each sync `STORE/synced` is given the number of the last change that the sync made durable. It is written
 //! in place and not synced itself: what is found there after a power cut may be old, and never says too much.
 //!
-//! The file has one line of fixed length: the number, and the CRC-32 of its digits.
+//! The same holds for the list of the database's files, its manifest: one that was cut is taken for an older one, and the files
+//! that are not on it are removed. So its length and its checksum are noted, too, when it is sure to be on disk.
+//!
+//! The file has two lines of fixed length: the number of the change; the number of the manifest, its length in bytes and its CRC-32;
+//! each with the CRC-32 of what is before it.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -28,8 +33,60 @@ pub enum Noted {
 /// The file, open.
 #[derive(Debug)]
 pub struct Synced {
+    store: PathBuf,
     file: File,
     upto: Mutex<u64>,
+    /// When the manifest was looked at, what it was, and what of it is noted.
+    looked: Mutex<(Instant, Option<Manifest>, Option<Manifest>)>,
+}
+
+/// The number of a manifest, and its length in bytes.
+type Manifest = (u64, u64);
+
+/// So much of a manifest is read at most.
+const READ_MAX: u64 = 64 << 20;
+
+/// A manifest that has not grown for so long is on disk.
+const SURE: Duration = Duration::from_secs(2);
+
+fn manifest_line((number, length): Manifest, sum: u32) -> String {
+    let digits = format!("{number:010} {length:020} {sum:08x}");
+    format!("{digits} {:08x}\n", crc32fast::hash(digits.as_bytes()))
+}
+
+/// What the second line of the file says.
+fn noted_manifest(bytes: &[u8]) -> Option<(Manifest, u32)> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    let found = (text.get(..10)?.parse().ok()?, text.get(11..31)?.parse().ok()?);
+    let sum = u32::from_str_radix(text.get(32..40)?, 16).ok()?;
+    (manifest_line(found, sum) == text).then_some((found, sum))
+}
+
+/// The CRC-32 of the first bytes of a manifest.
+fn sum_of(store: &Path, (number, length): Manifest) -> io::Result<u32> {
+    let file = File::open(store.join(format!("db/MANIFEST-{number:06}")))?;
+    let mut bytes = Vec::new();
+    file.take(length.min(READ_MAX)).read_to_end(&mut bytes)?;
+    Ok(crc32fast::hash(&bytes))
+}
+
+/// The manifest that a database uses.
+fn manifest(store: &Path) -> Option<Manifest> {
+    let name = std::fs::read_to_string(store.join("db/CURRENT")).ok()?;
+    let number = name.trim_end().strip_prefix("MANIFEST-")?.parse().ok()?;
+    Some((number, std::fs::metadata(store.join("db").join(name.trim_end())).ok()?.len()))
+}
+
+/// What is wrong with the manifest, in words.
+pub fn manifest_cut(store: &Path) -> Option<String> {
+    let bytes = std::fs::read(path(store)).ok()?;
+    let ((number, noted), sum) = noted_manifest(bytes.get(line(0).len()..)?)?;
+    let length = manifest(store).filter(|found| found.0 == number)?.1;
+    if length < noted {
+        return Some(format!("the list of its files has {length} bytes and not {noted}"));
+    }
+    let whole = sum_of(store, (number, noted)).is_ok_and(|found| found == sum);
+    (!whole).then(|| "the list of its files has a wrong checksum".to_owned())
 }
 
 fn path(store: &Path) -> PathBuf {
@@ -49,7 +106,10 @@ pub fn read(store: &Path) -> io::Result<Noted> {
         Err(error) => return Err(error),
     };
     let upto = bytes.get(..20).and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok());
-    Ok(upto.filter(|upto| line(*upto).as_bytes() == bytes).map_or(Noted::Damaged, Noted::Upto))
+    let length = line(0).len();
+    let (first, second) = (bytes.get(..length).unwrap_or_default(), bytes.get(length..).unwrap_or_default());
+    let whole = second.is_empty() || noted_manifest(second).is_some();
+    Ok(upto.filter(|upto| whole && line(*upto).as_bytes() == first).map_or(Noted::Damaged, Noted::Upto))
 }
 
 impl Synced {
@@ -59,9 +119,12 @@ impl Synced {
         let text = line(upto);
         file.write_all_at(text.as_bytes(), 0)?;
         file.set_len(text.len() as u64)?;
-        file.sync_all()?;
+        let looked = Mutex::new((Instant::now(), None, None));
+        let synced = Self { store: store.to_owned(), file, upto: Mutex::new(upto), looked };
+        synced.look_at_manifest(true);
+        synced.file.sync_all()?;
         File::open(store)?.sync_all()?;
-        Ok(Self { file, upto: Mutex::new(upto) })
+        Ok(synced)
     }
 
     /// Notes that changes up to `upto` are durable.
@@ -75,6 +138,26 @@ impl Synced {
             // It goes on saying less.
             Err(error) => tracing::debug!(%error, "synced not written"),
         }
+        drop(before);
+        self.look_at_manifest(false);
+    }
+
+    /// Notes how long the manifest is: when it is `sure` to be on disk, or has not grown for a while.
+    pub fn look_at_manifest(&self, sure: bool) {
+        let mut looked = self.looked.lock();
+        if !sure && looked.0.elapsed() < SURE {
+            return;
+        }
+        let found = manifest(&self.store);
+        let stays = found.filter(|_| sure || found == looked.1);
+        if let Some(found) = stays.filter(|found| sure || looked.2 != Some(*found)) {
+            let written = sum_of(&self.store, found)
+                .and_then(|sum| self.file.write_all_at(manifest_line(found, sum).as_bytes(), line(0).len() as u64));
+            if let Err(error) = written {
+                tracing::debug!(%error, "synced not written");
+            }
+        }
+        *looked = (Instant::now(), found, stays);
     }
 }
 
@@ -92,6 +175,17 @@ mod tests {
         synced.note(9);
         assert_eq!(read(dir.path()).unwrap(), Noted::Upto(u64::MAX));
         drop(Synced::open(dir.path(), 3).unwrap());
+        std::fs::create_dir(dir.path().join("db")).unwrap();
+        std::fs::write(dir.path().join("db/CURRENT"), "MANIFEST-000007\n").unwrap();
+        std::fs::write(dir.path().join("db/MANIFEST-000007"), "longer").unwrap();
+        drop(Synced::open(dir.path(), 3).unwrap());
+        assert_eq!(manifest_cut(dir.path()), None);
+        std::fs::write(dir.path().join("db/MANIFEST-000007"), "short").unwrap();
+        assert!(manifest_cut(dir.path()).is_some());
+        std::fs::write(dir.path().join("db/MANIFEST-000007"), "lonGer").unwrap();
+        assert!(manifest_cut(dir.path()).is_some());
+        std::fs::write(dir.path().join("db/MANIFEST-000007"), "longer still").unwrap();
+        assert_eq!(manifest_cut(dir.path()), None);
         let whole = std::fs::read(path(dir.path())).unwrap();
         assert_eq!(read(dir.path()).unwrap(), Noted::Upto(3));
         for at in 0..whole.len() {
@@ -100,7 +194,8 @@ mod tests {
             std::fs::write(path(dir.path()), &bytes).unwrap();
             assert_eq!(read(dir.path()).unwrap(), Noted::Damaged);
             std::fs::write(path(dir.path()), &whole[..at]).unwrap();
-            assert_eq!(read(dir.path()).unwrap(), Noted::Damaged);
+            let first = at == line(0).len();
+            assert_eq!(read(dir.path()).unwrap(), if first { Noted::Upto(3) } else { Noted::Damaged });
         }
     }
 }

@@ -43,6 +43,11 @@ pub(super) fn open(report: &mut Report<'_>, format: u32) -> Opened<Option<Db>> {
             false
         }
     };
+    let cut = synced::manifest_cut(&report.dir);
+    if let Some(what) = &cut {
+        report.damaged(&format!("the database: {what}"));
+    }
+    let whole = whole && cut.is_none();
     if !report.repair {
         if !whole {
             report.note("what is in the database can be checked when it is repaired");
@@ -51,7 +56,7 @@ pub(super) fn open(report: &mut Report<'_>, format: u32) -> Opened<Option<Db>> {
     }
     drop(found);
     if !whole {
-        rebuild(report, &dir, noted)?;
+        rebuild(report, &dir, noted, cut.is_some())?;
     }
     Db::open(&dir, false).map(Some).map_err(db_open_error)
 }
@@ -79,14 +84,14 @@ fn is_whole(report: &mut Report<'_>, db: &Db, noted: Noted) -> Opened<bool> {
 }
 
 /// Writes what can be read to a new database, which takes the place of the old one.
-fn rebuild(report: &mut Report<'_>, dir: &Path, noted: Noted) -> Opened<()> {
+fn rebuild(report: &mut Report<'_>, dir: &Path, noted: Noted, cut: bool) -> Opened<()> {
     let (new, salvage) = (report.dir.join("db.new"), report.dir.join("db.salvage"));
     remove_dir(&new)?;
     remove_dir(&salvage)?;
     let upto = if let Noted::Upto(upto) = noted { upto } else { 0 };
     let (mut copied, gaps) = match Db::open_to_read(dir, Recovery::SkipDamaged) {
         // An older list of its files may have been read.
-        Ok(source) if source.upto() >= upto => copy(&source, &new)?,
+        Ok(source) if source.upto() >= upto && !cut => copy(&source, &new)?,
         _ => (0, Family::ALL.map(|family| Gap { family, from: Vec::new(), to: None }).into()),
     };
     if !gaps.is_empty() {
