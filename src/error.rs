@@ -32,6 +32,8 @@ pub enum Error {
     MessageTooLarge,
     /// The disk under the store is full (or within its reserve).
     NoSpace,
+    /// The disk under the store has become read-only.
+    StoreReadOnly,
     /// The queue is full: `max_messages` or `max_bytes`.
     QueueFull,
     /// Nothing is enqueued, or nothing claimed, for the time being.
@@ -67,6 +69,17 @@ pub enum Error {
 }
 
 impl Error {
+    /// The same for another one whom it concerns.
+    pub fn again(&self) -> Error {
+        match self {
+            Error::NoSpace => Error::NoSpace,
+            Error::StoreReadOnly => Error::StoreReadOnly,
+            Error::TooManyOpen => Error::TooManyOpen,
+            Error::GoingAway => Error::GoingAway,
+            other => Error::Io(io::Error::other(other.to_string())),
+        }
+    }
+
     /// The errno that the caller sees.
     pub fn errno(&self) -> i32 {
         match self {
@@ -80,6 +93,7 @@ impl Error {
             Error::NameTooLong => libc::ENAMETOOLONG,
             Error::MessageTooLarge => libc::EFBIG,
             Error::NoSpace => libc::ENOSPC,
+            Error::StoreReadOnly => libc::EROFS,
             Error::QueueFull => libc::EDQUOT,
             // Both pass by themselves: it is worth trying again.
             Error::Paused | Error::WouldBlock => libc::EAGAIN,
@@ -118,6 +132,7 @@ impl fmt::Display for Error {
             Error::NameTooLong => f.write_str("name too long"),
             Error::MessageTooLarge => f.write_str("message larger than max_message_bytes"),
             Error::NoSpace => f.write_str("no space left on the store's disk"),
+            Error::StoreReadOnly => f.write_str("the store's disk is read-only"),
             Error::QueueFull => f.write_str("the queue is full"),
             Error::Paused => f.write_str("the queue is paused"),
             Error::WouldBlock => f.write_str("nothing to take now"),
@@ -151,6 +166,7 @@ impl From<io::Error> for Error {
     fn from(error: io::Error) -> Self {
         match error.raw_os_error() {
             Some(libc::ENOSPC | libc::EDQUOT) => Error::NoSpace,
+            Some(libc::EROFS) => Error::StoreReadOnly,
             Some(libc::EMFILE | libc::ENFILE) => Error::TooManyOpen,
             _ => Error::Io(error),
         }

@@ -278,3 +278,20 @@ fn help_and_version_are_no_failures() {
     assert!(place.mqfs(&["--help"]).succeeded().stdout.contains("umount"));
     assert!(place.mqfs(&["mount", "--help"]).succeeded().stdout.contains("--foreground"));
 }
+
+/// The log's disk may be full, or its reader gone: that is no reason to end.
+#[test]
+fn a_log_that_cannot_be_written_to_does_no_harm() {
+    let place = Place::new();
+    let mut child = std::process::Command::new(place::binary())
+        .args(["mount", "store", "mnt", "--foreground"])
+        .current_dir(place.dir())
+        .stderr(fs::File::options().write(true).open("/dev/full").unwrap())
+        .spawn()
+        .unwrap();
+    place::until(|| place::is_mounted(&place.mnt()) || child.try_wait().unwrap().is_some());
+    let script = "mkdir mnt/q && echo claim=rename > mnt/q/.mq/config && echo x > mnt/q/a && cat mnt/q/*-a";
+    assert_eq!(place.sh(script).succeeded().stdout, "x\n");
+    place.mqfs(&["umount", "mnt"]).succeeded();
+    assert_eq!(place::end_of(&mut child).code(), Some(0));
+}

@@ -65,6 +65,9 @@ where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(colours);
+    // A line that cannot be written, for want of room on its disk say, is lost. To say so on standard error would end the
+    // thread that serves if that is what cannot be written to.
+    let builder = builder.log_internal_errors(false);
     // A second subscriber in one process can only come from a test; the first one stays.
     let _ = match format {
         LogFormat::Text => builder.try_init(),

@@ -25,6 +25,9 @@ use crate::view::{View, ViewOptions};
 
 /// How long open files are served after the mount was taken off.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// When none of them is being written, and nobody has read for so long, nobody is waited for: what a reader has claimed is
+/// delivered again, and it may keep the file open for the hours that its work takes.
+const IDLE: Duration = Duration::from_secs(2);
 /// How long the kernel is given to end the session when no file is open: it covers who is in the middle of an open.
 const GRACE: Duration = Duration::from_millis(100);
 /// How often the open files are counted meanwhile.
@@ -188,9 +191,11 @@ impl Server {
         }
     }
 
-    /// Serves open files for up to [`PATIENCE`]. Returns how the session ended if it did.
+    /// Serves open files for up to [`PATIENCE`], those that are only read for as long as they are. Returns how the session
+    /// ended if it did.
     fn serve_the_rest(&self) -> Option<io::Result<()>> {
         let start = Instant::now();
+        let (mut busy, mut served) = (start, self.view.activity());
         loop {
             match self.events.recv_timeout(LOOK) {
                 Ok(Event::Ended(result)) => return Some(result),
@@ -200,6 +205,14 @@ impl Server {
             }
             let (open, waited) = (self.view.open_files(), start.elapsed());
             if open == 0 && waited >= GRACE {
+                return None;
+            }
+            let activity = self.view.activity();
+            if activity != served {
+                (busy, served) = (Instant::now(), activity);
+            }
+            if self.view.written_files() == 0 && busy.elapsed() >= IDLE {
+                tracing::info!("{open} files are open, and nobody reads or writes them: leaving");
                 return None;
             }
             if waited >= PATIENCE {

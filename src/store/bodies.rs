@@ -6,12 +6,16 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::process::Resource;
+
 use crate::error::{Error, Result};
 
+use super::db::table_files;
 use super::record::BodyPlace;
 use super::removals::Removals;
 
@@ -21,6 +25,10 @@ pub const INLINE_MAX: usize = 32 * 1024;
 
 /// So many files are synced one by one.
 const SYNCED_ONE_BY_ONE: usize = 16;
+
+/// So many descriptors, besides those for its tables, are left to the database, which stops for good when it gets none; and to
+/// whoever looks at the processes that ask.
+const DESCRIPTORS_LEFT: u64 = 16;
 
 /// The directory of the body files.
 #[derive(Clone, Debug)]
@@ -77,7 +85,9 @@ impl Bodies {
 
     /// Makes a new file.
     pub fn create(&self, id: u64) -> Result<File> {
-        Ok(OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(self.path(id))?)
+        let path = self.path(id);
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+        unless_scarce(file).inspect_err(|_| remove(&path))
     }
 
     /// Opens a file for reading.
@@ -91,10 +101,11 @@ impl Bodies {
     }
 
     fn opened(&self, id: u64, options: &OpenOptions) -> Result<File> {
-        options.open(self.path(id)).map_err(|error| match error.kind() {
+        let file = options.open(self.path(id)).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => Error::Damaged(format!("body file {id:016x} is missing")),
             _ => error.into(),
-        })
+        })?;
+        unless_scarce(file)
     }
 
     /// Makes the file `to` with the bytes of a message's, which `file` is: they never change, so the two can share them. Survives a
@@ -173,6 +184,17 @@ pub fn crc(mut file: &File) -> io::Result<u32> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
+    }
+}
+
+/// Refuses with [`Error::TooManyOpen`] when what is left of the process's descriptors is kept for others. The kernel gives the
+/// lowest number that is free, so the number tells how many are in use.
+fn unless_scarce(file: File) -> Result<File> {
+    let limit = rustix::process::getrlimit(Resource::Nofile).current;
+    let left = |limit: u64| limit.saturating_sub(file.as_raw_fd().unsigned_abs().into());
+    match limit {
+        Some(limit) if left(limit) <= table_files(limit) + DESCRIPTORS_LEFT => Err(Error::TooManyOpen),
+        _ => Ok(file),
     }
 }
 

@@ -4,19 +4,24 @@
 //! up writers meanwhile. So one sync serves all who wait ([`super::syncer`]).
 
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBPinnableSlice, DBRawIterator, DBRecoveryMode,
     FlushOptions, InfoLogger, LogLevel, Options, ReadOptions, WriteBatch, WriteOptions,
 };
+use rustix::process::Resource;
 
 use crate::error::{Error, Result};
 
-use super::keys;
+use super::listener;
 use super::open::OpenError;
+use super::reserve::Reserve;
 use super::synced::Synced;
+use super::trouble::{self, Trouble};
+use super::{keys, space::Sizes};
 
 /// A column family of the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,16 +56,17 @@ impl Family {
 
 /// Memory for blocks read from disk, index and filter blocks included.
 const BLOCK_CACHE_BYTES: usize = 32 << 20;
-/// Memory for what is written and not yet in table files, over all column families.
-const WRITE_BUFFER_BYTES: usize = 48 << 20;
-/// The log is at most about this long: an idle column family is flushed rather than keep old logs.
-const LOG_BYTES: u64 = 64 << 20;
+/// A write of at most so many bytes, as all but enqueues are, is tried again when RocksDB was given room. Others fail.
+const TRIED_AGAIN: usize = 4096;
+/// The pause between two tries.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// The open database.
 pub struct Db {
     pub(super) db: DB,
     unsynced: WriteOptions,
     synced: OnceLock<Synced>,
+    trouble: Arc<Trouble>,
 }
 
 /// What becomes of the changes in a log that is damaged.
@@ -78,32 +84,48 @@ pub struct Batch<'a> {
     batch: WriteBatch,
 }
 
+/// How many table files the database has open at most, of so many descriptors.
+pub fn table_files(limit: u64) -> u64 {
+    (limit / 4).clamp(20, 256)
+}
+
 impl Db {
     /// Opens the database in `dir`. `make`: it is made when it is missing; else that is an error.
     pub fn open(dir: &Path, make: bool) -> std::result::Result<Self, rocksdb::Error> {
-        let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
-        let mut options = options();
+        Self::open_watched(dir, make, Sizes::LARGEST, Arc::new(Trouble::new(Arc::new(Reserve::none()))))
+    }
+
+    /// As [`Db::open`], with buffers of these sizes, and somebody to be told when a write of its own fails.
+    pub fn open_watched(
+        dir: &Path,
+        make: bool,
+        sizes: Sizes,
+        trouble: Arc<Trouble>,
+    ) -> std::result::Result<Self, rocksdb::Error> {
+        let mut options = options(sizes);
         options.create_if_missing(make);
         options.create_missing_column_families(make);
-        Ok(Self::of(DB::open_cf_descriptors(&options, dir, descriptors(&cache))?))
+        let told = trouble.clone();
+        listener::listen(&options, Box::new(move |reason, text| told.met(reason, text)));
+        Ok(Self::of(DB::open_cf_descriptors(&options, dir, descriptors(sizes))?, trouble))
     }
 
     /// Opens the database in `dir` as it is, changing nothing.
     pub fn open_to_read(dir: &Path, recovery: Recovery) -> std::result::Result<Self, rocksdb::Error> {
-        let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
-        let mut options = options();
+        let mut options = options(Sizes::LARGEST);
         // Else it makes files for its own log.
         options.set_info_logger(InfoLogger::new_callback_logger(LogLevel::Fatal, |_, _| ()));
         if recovery == Recovery::SkipDamaged {
             options.set_wal_recovery_mode(DBRecoveryMode::SkipAnyCorruptedRecord);
         }
-        Ok(Self::of(DB::open_cf_descriptors_read_only(&options, dir, descriptors(&cache), false)?))
+        let db = DB::open_cf_descriptors_read_only(&options, dir, descriptors(Sizes::LARGEST), false)?;
+        Ok(Self::of(db, Arc::new(Trouble::new(Arc::new(Reserve::none())))))
     }
 
-    fn of(db: DB) -> Self {
+    fn of(db: DB, trouble: Arc<Trouble>) -> Self {
         let mut unsynced = WriteOptions::default();
         unsynced.set_sync(false);
-        Self { db, unsynced, synced: OnceLock::new() }
+        Self { db, unsynced, synced: OnceLock::new(), trouble }
     }
 
     /// Makes `dir`, which must not exist, a database with everything as it is at one moment of this call. Tables, and logs that
@@ -147,17 +169,59 @@ impl Db {
 
     /// Applies a change. It survives a crash of this process at once, a power cut after the next [`Db::sync`].
     pub fn write(&self, batch: Batch<'_>) -> Result<()> {
-        self.db.write_opt(batch.batch, &self.unsynced).map_err(db_error)
+        let batch = batch.batch;
+        let again = (batch.size_in_bytes() <= TRIED_AGAIN).then(|| batch.data().to_vec());
+        match (self.write_once(batch), again) {
+            (Err(Error::NoSpace), Some(again)) => self.write_until_it_goes_on(&again),
+            (result, _) => result,
+        }
+    }
+
+    fn write_once(&self, batch: WriteBatch) -> Result<()> {
+        self.db.write_opt(batch, &self.unsynced).map_err(db_error)?;
+        self.trouble.wrote();
+        Ok(())
+    }
+
+    /// Fails as a write would when the database has stopped; costs nothing when it has not.
+    pub fn refuse_when_stopped(&self) -> Result<()> {
+        if self.trouble.has_stopped() { self.write_once(WriteBatch::default()) } else { Ok(()) }
+    }
+
+    /// Tries a write again for as long as RocksDB, which was given room, may go on in a moment.
+    fn write_until_it_goes_on(&self, batch: &[u8]) -> Result<()> {
+        loop {
+            match self.write_once(WriteBatch::from_data(batch)) {
+                Err(Error::NoSpace) if self.trouble.may_be_over() => std::thread::sleep(PAUSE),
+                Err(Error::NoSpace) => {
+                    self.trouble.stays();
+                    return Err(Error::NoSpace);
+                }
+                result => return result,
+            }
+        }
     }
 
     /// Makes every change applied so far survive a power cut.
     pub fn sync(&self) -> Result<()> {
         let upto = self.upto();
-        self.db.flush_wal(true).map_err(db_error)?;
+        self.sync_log()?;
         if let Some(synced) = self.synced.get() {
             synced.note(upto);
         }
         Ok(())
+    }
+
+    fn sync_log(&self) -> Result<()> {
+        let Err(error) = self.db.flush_wal(true) else { return Ok(()) };
+        let full = matches!(trouble::of_text(error.as_ref()), Error::NoSpace);
+        if !full && !trouble::is_echo(error.as_ref()) {
+            return Err(db_error(error));
+        }
+        // A write before this has failed, and what became of the database the next one is told: when that succeeds, all that
+        // was written before is in new files, and synced.
+        self.write_until_it_goes_on(WriteBatch::default().data())?;
+        self.db.flush_wal(true).map_err(db_error)
     }
 
     /// Calls `each` with keys and values from `from` (inclusive) to the end of `prefix`, in order, until it answers false.
@@ -280,14 +344,16 @@ impl Batch<'_> {
     }
 }
 
-fn options() -> Options {
+fn options(sizes: Sizes) -> Options {
     let mut options = Options::default();
-    options.set_db_write_buffer_size(WRITE_BUFFER_BYTES);
-    options.set_max_total_wal_size(LOG_BYTES);
+    options.set_db_write_buffer_size(sizes.memory as usize);
+    // An idle column family is flushed rather than keep old logs.
+    options.set_max_total_wal_size(sizes.log);
     options.set_max_background_jobs(2);
     options.set_keep_log_file_num(4);
     options.set_max_log_file_size(4 << 20);
-    options.set_max_open_files(256);
+    let limit = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    options.set_max_open_files(table_files(limit) as i32);
     options.set_bytes_per_sync(1 << 20);
     options.set_stats_dump_period_sec(0);
     // A torn end of the log is what a power cut leaves. Damage before the end looks the same to this: see `super::synced`.
@@ -295,11 +361,12 @@ fn options() -> Options {
     options
 }
 
-fn descriptors(cache: &Cache) -> [ColumnFamilyDescriptor; 5] {
-    Family::ALL.map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(family, cache)))
+fn descriptors(sizes: Sizes) -> [ColumnFamilyDescriptor; 5] {
+    let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
+    Family::ALL.map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(family, &cache, sizes)))
 }
 
-fn family_options(family: Family, cache: &Cache) -> Options {
+fn family_options(family: Family, cache: &Cache, sizes: Sizes) -> Options {
     let mut table = BlockBasedOptions::default();
     table.set_block_cache(cache);
     table.set_cache_index_and_filter_blocks(true);
@@ -310,7 +377,7 @@ fn family_options(family: Family, cache: &Cache) -> Options {
     }
     let mut options = Options::default();
     options.set_block_based_table_factory(&table);
-    options.set_write_buffer_size(16 << 20);
+    options.set_write_buffer_size(sizes.buffer as usize);
     options.set_max_write_buffer_number(3);
     options.set_level_compaction_dynamic_level_bytes(true);
     options.set_level_zero_slowdown_writes_trigger(40);
@@ -328,12 +395,10 @@ pub(super) fn db_open_error(error: rocksdb::Error) -> OpenError {
     if system { OpenError::Io(std::io::Error::other(text)) } else { OpenError::Damaged(text) }
 }
 
-/// RocksDB's errors as the project's. The binding gives a text only, so a full disk is told by its words; what is
-/// accepted is decided before, by [`super::space`].
+/// RocksDB's errors as the project's.
 pub(super) fn db_error(error: rocksdb::Error) -> Error {
     match error.kind() {
         rocksdb::ErrorKind::Corruption => Error::Damaged(error.to_string()),
-        _ if error.to_string().contains("No space left on device") => Error::NoSpace,
-        _ => Error::Io(std::io::Error::other(error.to_string())),
+        _ => trouble::of_text(error.as_ref()),
     }
 }

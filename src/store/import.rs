@@ -53,7 +53,7 @@ impl Incoming<'_> {
 
     /// Adds bytes; [`Error::NoSpace`] when they would leave the store too little room.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.store.space.admit(bytes.len() as u64)?;
+        self.store.admit_bytes(bytes.len() as u64)?;
         if self.file.is_none() && self.memory.len() + bytes.len() > INLINE_MAX {
             let path = self.store.dir.join(INCOMING);
             let mut file =
@@ -142,7 +142,7 @@ impl Store {
     /// another message has that, or the name where names are kept. Whole or not at all; durable after
     /// [`Store::finish_import`].
     pub fn import_message(&self, seq: Option<u64>, mut record: MessageRecord, mut body: Incoming<'_>) -> Result<u64> {
-        self.space.admit(0)?;
+        self.admit_bytes(0)?;
         check_number(record.id)?;
         let sums = body.place(record.id)?;
         let new = match &sums {

@@ -28,6 +28,7 @@ mod kept_tests;
 mod keys;
 mod limits;
 mod lines;
+mod listener;
 mod listing;
 #[cfg(test)]
 mod model_tests;
@@ -41,6 +42,7 @@ mod queues;
 pub mod record;
 mod removals;
 mod reservations;
+mod reserve;
 mod salvage;
 mod snapshot;
 mod space;
@@ -51,6 +53,7 @@ mod syncer;
 #[cfg(test)]
 mod tests;
 mod transitions;
+mod trouble;
 mod upgrade;
 mod wal;
 
@@ -85,6 +88,8 @@ use crate::queue::config::QueueConfig;
 use db::{Db, Family};
 use deadlines::DeadlineWatch;
 use purge::Purged;
+use reserve::Reserve;
+use space::Sizes;
 use state::State;
 use syncer::Syncer;
 
@@ -118,7 +123,9 @@ impl Store {
     /// Opens the store in `dir`, made when it is missing. `defaults` is the configuration of queues made in the root.
     pub fn open(dir: &Path, defaults: QueueConfig) -> std::result::Result<Self, OpenError> {
         let prepared = open::prepare(dir)?;
-        let db = Arc::new(open::database(dir, &prepared)?);
+        let sizes = Sizes::of(dir)?;
+        let reserve = Arc::new(Reserve::new(dir.join("reserve"), sizes.reserve));
+        let db = Arc::new(open::database(dir, &prepared, sizes, &reserve)?);
         let state = State::load(&db)?;
         let bodies = Bodies::open(dir.join("bodies"))?;
         let store = Self {
@@ -126,7 +133,7 @@ impl Store {
             db,
             bodies,
             dir: dir.to_path_buf(),
-            space: Space::new(dir.to_path_buf()),
+            space: Space::new(dir.to_path_buf(), reserve),
             deadlines: DeadlineWatch::default(),
             first_id: state.next_id(),
             state: Mutex::new(state),
@@ -139,6 +146,8 @@ impl Store {
         store.drop_cut_bodies()?;
         store.drop_snapshot();
         bodies::remove(&dir.join(import::INCOMING));
+        // Room is kept from now on if there is any.
+        store.space.look()?;
         Ok(store)
     }
 
@@ -152,6 +161,13 @@ impl Store {
     /// The body files.
     pub fn bodies(&self) -> &Bodies {
         &self.bodies
+    }
+
+    /// Refuses what can be known before it is written: that there is no room for so many bytes above the reserve
+    /// ([`crate::error::Error::NoSpace`]; 0 stands for a few), or that nothing is written at all, because the disk has failed or is read-only.
+    pub fn admit_bytes(&self, bytes: u64) -> Result<()> {
+        self.db.refuse_when_stopped()?;
+        self.space.admit(bytes)
     }
 
     /// The file system under the store.

@@ -6,6 +6,7 @@
 //! STORE/db/      RocksDB
 //! STORE/synced   how far the database is durable: `synced.rs`
 //! STORE/bodies/  the files of `bodies.rs`
+//! STORE/reserve  room on the disk that is kept for the database: `reserve.rs`
 //! STORE/snapshot a snapshot that is being made or taken away (`snapshot.rs`)
 //! STORE/lost+found/  what a repair has set aside: `check/`
 //! ```
@@ -15,13 +16,18 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::Arc;
 
 use rustix::fs::FlockOperation;
 
 use super::backup;
 use super::db::{Db, Recovery, db_open_error};
+use super::reserve::Reserve;
+use super::space::Sizes;
 use super::synced::{self, Noted, Synced};
+use super::trouble::{self, Trouble};
 use super::wal;
+use crate::error::Error;
 
 /// The version of the layout, the keys and the records that this code writes. Version 1 is the first; version 2 has the keys
 /// and records ([`super::record`]) for what came with it, and reads those of version 1; version 3 has checksums of body files
@@ -133,8 +139,9 @@ pub fn lock_to_check(dir: &Path) -> Result<File, OpenError> {
     lock(dir)
 }
 
-/// Opens the database of a store, made when the store is new.
-pub fn database(dir: &Path, prepared: &Prepared) -> Result<Db, OpenError> {
+/// Opens the database of a store, made when the store is new, with buffers of these sizes. On a full disk it gets the room that was
+/// kept for it: messages must be consumed to make more.
+pub fn database(dir: &Path, prepared: &Prepared, sizes: Sizes, reserve: &Arc<Reserve>) -> Result<Db, OpenError> {
     let path = dir.join("db");
     let noted = synced::read(dir)?;
     let make = match prepared.found {
@@ -153,7 +160,15 @@ pub fn database(dir: &Path, prepared: &Prepared) -> Result<Db, OpenError> {
     if let Some(what) = synced::manifest_cut(dir) {
         return Err(OpenError::Damaged(what));
     }
-    let db = Db::open(&path, make).map_err(db_open_error)?;
+    let trouble = Arc::new(Trouble::new(reserve.clone()));
+    let opened = Db::open_watched(&path, make, sizes, trouble.clone()).or_else(|error| {
+        if matches!(trouble::of_text(error.as_ref()), Error::NoSpace) && reserve.give_up() {
+            Db::open_watched(&path, make, sizes, trouble)
+        } else {
+            Err(error)
+        }
+    });
+    let db = opened.map_err(db_open_error)?;
     let upto = if let Noted::Upto(upto) = noted { upto } else { 0 };
     db.tell_synced(Synced::open(dir, upto)?);
     Ok(db)

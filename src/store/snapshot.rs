@@ -53,7 +53,7 @@ impl Store {
     /// needs would leave too little room.
     pub fn make_snapshot(&self, go_on: &dyn Fn() -> bool) -> Result<(PathBuf, Manifest)> {
         self.drop_snapshot();
-        self.space.admit(self.logs()?)?;
+        self.admit_bytes(self.logs()?)?;
         let dir = self.snapshot_dir();
         DirBuilder::new().mode(0o700).create(&dir)?;
         let made = self.fill_snapshot(&dir, go_on);
@@ -183,7 +183,7 @@ impl Making<'_> {
 
     fn copy(&self, id: u64) -> Result<u64> {
         let (from, to) = (self.store.bodies.path(id), self.bodies.path(id));
-        self.store.space.admit(std::fs::metadata(&from).map_err(Error::Io)?.len())?;
+        self.store.admit_bytes(std::fs::metadata(&from).map_err(Error::Io)?.len())?;
         Ok(backup::copy_file(&from, &to)?)
     }
 

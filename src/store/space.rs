@@ -1,12 +1,16 @@
 //! The free space under the store. Writes are refused while there is room left for the database to work, because RocksDB
 //! turns read-only when it meets a full disk itself.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use rustix::fs::StatVfsMountFlags;
 
 use crate::error::{Error, Result};
+
+use super::reserve::Reserve;
 
 /// The part of the disk that is kept free.
 const RESERVE_FRACTION: u64 = 20;
@@ -18,9 +22,48 @@ const RESERVE_MAX: u64 = 256 << 20;
 const TRUST: Duration = Duration::from_millis(500);
 const TRUST_BYTES: u64 = 1 << 20;
 
+/// Memory for what was written and is not in table files yet, in one column family, at most.
+const BUFFER_MAX: u64 = 16 << 20;
+
+/// How much the database may write before it tidies up: what it has in memory must fit into the reserve, and most of that into the
+/// file that keeps room for it ([`Reserve`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// In memory, for one column family, in bytes.
+    pub buffer: u64,
+    /// In memory, for all of them.
+    pub memory: u64,
+    /// In logs.
+    pub log: u64,
+    /// In the file that keeps room.
+    pub reserve: u64,
+}
+
+impl Sizes {
+    /// On a disk of any size.
+    pub const LARGEST: Self = Self::with_buffer(BUFFER_MAX);
+
+    const fn with_buffer(buffer: u64) -> Self {
+        Self { buffer, memory: 3 * buffer, log: 4 * buffer, reserve: 3 * buffer }
+    }
+
+    /// For a store in this directory.
+    pub fn of(path: &Path) -> std::io::Result<Self> {
+        let fs = rustix::fs::statvfs(path)?;
+        let buffer = (reserve(fs.f_blocks.saturating_mul(fs.f_frsize)) / 4).min(BUFFER_MAX);
+        Ok(Self::with_buffer(buffer))
+    }
+}
+
+/// What is kept free of a disk of so many bytes.
+fn reserve(total: u64) -> u64 {
+    (total / RESERVE_FRACTION).clamp(RESERVE_MIN, RESERVE_MAX)
+}
+
 /// Watches the file system of the store.
 pub struct Space {
     path: PathBuf,
+    reserve: Arc<Reserve>,
     seen: Mutex<Seen>,
 }
 
@@ -39,22 +82,29 @@ pub struct Usage {
     pub blocks: u64,
     /// Blocks that mqfs may still fill.
     pub free: u64,
+    /// Nothing can be written there.
+    pub read_only: bool,
 }
 
 impl Space {
-    /// Watches the file system that holds `path`.
-    pub fn new(path: PathBuf) -> Self {
-        Self { path, seen: Mutex::new(Seen { at: None, left: 0 }) }
+    /// Watches the file system that holds `path`, and keeps the reserve there.
+    pub fn new(path: PathBuf, reserve: Arc<Reserve>) -> Self {
+        Self { path, reserve, seen: Mutex::new(Seen { at: None, left: 0 }) }
     }
 
-    /// Refuses with [`Error::NoSpace`] unless `bytes` more fit above the reserve.
+    /// Refuses with [`Error::NoSpace`] unless `bytes` more fit above the reserve. What takes a few bytes, of which 0 stands for
+    /// any number, is refused when nothing at all fits.
     pub fn admit(&self, bytes: u64) -> Result<()> {
         let mut seen = self.seen.lock();
         let fresh = seen.at.is_some_and(|at| at.elapsed() < TRUST);
         if !fresh || seen.left < bytes {
             let usage = self.usage()?;
+            if usage.read_only {
+                return Err(Error::StoreReadOnly);
+            }
             let free = usage.free.saturating_mul(usage.block);
-            if free < bytes {
+            self.reserve.keep(free);
+            if free < bytes.max(1) {
                 seen.at = None;
                 return Err(Error::NoSpace);
             }
@@ -66,12 +116,19 @@ impl Space {
         Ok(())
     }
 
+    /// Keeps the reserve when there is room for it.
+    pub fn look(&self) -> Result<()> {
+        let usage = self.usage()?;
+        self.reserve.keep(usage.free.saturating_mul(usage.block));
+        Ok(())
+    }
+
     /// Blocks of the file system, the reserve taken off the free ones.
     pub fn usage(&self) -> Result<Usage> {
         let fs = rustix::fs::statvfs(&self.path).map_err(std::io::Error::from)?;
-        let block = fs.f_frsize.max(1);
-        let reserve = (fs.f_blocks.saturating_mul(block) / RESERVE_FRACTION).clamp(RESERVE_MIN, RESERVE_MAX) / block;
-        Ok(Usage { block, blocks: fs.f_blocks, free: fs.f_bavail.saturating_sub(reserve) })
+        let (block, read_only) = (fs.f_frsize.max(1), fs.f_flag.contains(StatVfsMountFlags::RDONLY));
+        let reserve = reserve(fs.f_blocks.saturating_mul(block)).saturating_sub(self.reserve.kept()) / block;
+        Ok(Usage { block, blocks: fs.f_blocks, free: fs.f_bavail.saturating_sub(reserve), read_only })
     }
 }
 
@@ -82,7 +139,7 @@ mod tests {
     #[test]
     fn room_is_admitted_and_more_than_there_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let space = Space::new(dir.path().into());
+        let space = Space::new(dir.path().into(), Arc::new(Reserve::new(dir.path().join("reserve"), 1 << 20)));
         space.admit(1).unwrap();
         space.admit(4096).unwrap();
         assert!(matches!(space.admit(u64::MAX), Err(Error::NoSpace)));

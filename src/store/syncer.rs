@@ -174,7 +174,7 @@ fn run(db: &Db, jobs: &Receiver<Job>, removals: &Removals, syncs: &AtomicU64, pe
             match job {
                 Job::Sync(done) => done(match &result {
                     Ok(()) => Ok(()),
-                    Err(error) => Err(std::io::Error::other(error.to_string()).into()),
+                    Err(error) => Err(error.again()),
                 }),
                 Job::Remove(path) if result.is_ok() => removals.remove(path),
                 Job::Remove(_) => {} // swept at the next start

@@ -138,7 +138,7 @@ impl View {
         if self.store.find_queue(target, to.1).is_ok() {
             return Err(Error::Exists);
         }
-        self.store.space().admit(0)?;
+        self.store.admit_bytes(0)?;
         let pid = self.workers.worker(caller.pid).map_or(0, |worker| worker.process.tgid);
         self.enqueued.lock().insert(batch);
         Ok(Some(Order { batch, target, properties, pid }))

@@ -112,7 +112,7 @@ impl View {
     ) -> Result<(Attributes, Opened)> {
         let producer_name = self.producer_name(queue, name)?;
         let info = self.store.queue(queue)?;
-        self.store.space().admit(ROOM_FOR_ONE)?;
+        self.store.admit_bytes(ROOM_FOR_ONE)?;
         let id = self.store.next_id()?;
         let keeps = info.config.names == Names::Keep;
         if keeps {

@@ -1,5 +1,6 @@
 //! The thread that does what is due: leases that end, drafts that have been left lying.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 use crate::clock;
@@ -15,6 +16,45 @@ const AT_ONCE: usize = 1024;
 /// When the disk does not let a deadline be dealt with, it is tried again after this time, in milliseconds.
 const TRY_AGAIN_MS: u64 = 2000;
 
+/// The leases that one look has ended, by their queues. A crash of many workers, or a long pause, ends thousands at once: of
+/// those that are more than a few, one line in the log tells.
+#[derive(Default)]
+struct Ended {
+    of: BTreeMap<u64, Vec<(u64, u32, Altered)>>,
+    /// By queue: those beyond the few, and how many of them went to dead, wherever that is.
+    more: BTreeMap<u64, (u64, u64)>,
+}
+
+/// So many of a queue are told one by one.
+const TOLD: usize = 10;
+
+impl Ended {
+    fn add(&mut self, queue: u64, seq: u64, deliveries: u32, back: &Altered) {
+        let few = self.of.entry(queue).or_default();
+        if few.len() < TOLD {
+            return few.push((seq, deliveries, back.clone()));
+        }
+        let (count, dead) = self.more.entry(queue).or_default();
+        *count += 1;
+        *dead += u64::from(back.record.queue != queue || back.record.state() == State::Dead);
+    }
+
+    fn tell(self) {
+        for (queue, few) in self.of {
+            for (seq, deliveries, back) in few {
+                tracing::info!(seq, queue, deliveries, to = back.record.state().word(), "lease expired");
+                View::log_dead_letter(seq, queue, &back);
+            }
+            if let Some(&(leases, dead)) = self.more.get(&queue) {
+                tracing::info!(queue, leases, "more leases expired");
+                if dead > 0 {
+                    tracing::warn!(queue, messages = dead, "more messages are dead letters now");
+                }
+            }
+        }
+    }
+}
+
 impl View {
     /// Sleeps until the next deadline and deals with it, until the store is closed.
     pub(super) fn keep_deadlines(&self) {
@@ -26,6 +66,12 @@ impl View {
     }
 
     fn deal_with_due(&self) {
+        let mut ended = Ended::default();
+        self.deal_with_all_due(&mut ended);
+        ended.tell();
+    }
+
+    fn deal_with_all_due(&self, ended: &mut Ended) {
         let now = clock::now_ms();
         let mut last = None;
         while !self.going_away.load(Ordering::SeqCst) {
@@ -36,7 +82,7 @@ impl View {
                     return;
                 }
             };
-            let full = due.iter().any(|due| matches!(self.deal_with(due, now), Err(Error::NoSpace)));
+            let full = due.iter().any(|due| matches!(self.deal_with(due, ended, now), Err(Error::NoSpace)));
             last = due.last().copied();
             if full || due.len() < AT_ONCE {
                 return;
@@ -44,9 +90,9 @@ impl View {
         }
     }
 
-    fn deal_with(&self, due: &Due, now: u64) -> Result<()> {
+    fn deal_with(&self, due: &Due, ended: &mut Ended, now: u64) -> Result<()> {
         let dealt = match due.kind {
-            DeadlineKind::Lease => self.lease_due(due, now),
+            DeadlineKind::Lease => self.lease_due(due, ended, now),
             DeadlineKind::Draft => self.draft_due(due, now),
             DeadlineKind::Deliver => self.delivery_due(due, now),
             DeadlineKind::TimeToLive => self.time_to_live_over(due, now),
@@ -65,7 +111,7 @@ impl View {
         dealt
     }
 
-    fn lease_due(&self, due: &Due, now: u64) -> Result<()> {
+    fn lease_due(&self, due: &Due, ended: &mut Ended, now: u64) -> Result<()> {
         let message = self.store.message_due(due)?;
         let Some(claim) = message.claim.filter(|claim| claim.deadline == due.at) else {
             return self.store.drop_deadline(due);
@@ -78,15 +124,13 @@ impl View {
             }
         }
         let back = self.store.expire(due.id, due.at, now)?;
-        let (queue, to, deliveries) = (message.queue, back.record.state().word(), message.deliveries);
-        tracing::info!(seq = due.id, queue, deliveries, to, "lease expired");
-        self.log_dead_letter(due.id, queue, &back);
+        ended.add(message.queue, due.id, message.deliveries, &back);
         self.announce(&back.record);
         Ok(())
     }
 
     /// What the queue itself gives up is told at once, because people have to look at it.
-    pub(super) fn log_dead_letter(&self, seq: u64, queue: u64, now: &Altered) {
+    pub(super) fn log_dead_letter(seq: u64, queue: u64, now: &Altered) {
         if now.record.queue != queue {
             tracing::warn!(seq, queue, target = now.record.queue, new_seq = now.seq, "dead-lettered to another queue");
         } else if now.record.state() == State::Dead {

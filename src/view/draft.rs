@@ -105,7 +105,7 @@ impl View {
             due: 0,
             attributes,
         };
-        self.store.space().admit(0)?;
+        self.store.admit_bytes(0)?;
         let (id, file) = self.store.make_draft(record.clone())?;
         let file = Arc::new(file);
         self.drafts.lock().entry(id).or_default().opened(&file, record, true);

@@ -205,6 +205,16 @@ impl Handles {
         numbers
     }
 
+    /// How many files are open that somebody may be in the middle of writing.
+    pub fn written(&self) -> usize {
+        let written = |handle: &&Arc<Handle>| match &***handle {
+            Handle::Writer(_) | Handle::Config(_) | Handle::Purge(_) | Handle::LineWriter(_) => true,
+            Handle::Draft { writes, .. } => *writes,
+            Handle::Reader(_) | Handle::Text(_) | Handle::Take(_) | Handle::LineReader(_) | Handle::Backup(_) => false,
+        };
+        self.open.lock().by_number.values().filter(written).count()
+    }
+
     /// How many files are open.
     pub fn len(&self) -> usize {
         self.open.lock().by_number.len()

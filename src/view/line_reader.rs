@@ -204,7 +204,7 @@ impl View {
         );
         for message in messages {
             if let Some(back) = self.end_line(handle, reader.queue, &message, ClaimEnd::Return) {
-                self.log_dead_letter(message.seq, reader.queue, &back);
+                Self::log_dead_letter(message.seq, reader.queue, &back);
                 self.announce(&back.record);
             }
         }

@@ -242,7 +242,7 @@ impl View {
     ) -> Result<usize> {
         let mut cut = Cut::new(data, part.line.size(), config.max_message_bytes)?;
         self.fit(writer, part, config, &mut cut, attempt)?;
-        self.store.space().admit(cut.length() as u64)?;
+        self.store.admit_bytes(cut.length() as u64)?;
         if !cut.lines.is_empty() {
             self.enqueue_lines(writer, part, &cut.lines)?;
         }
@@ -348,10 +348,8 @@ impl View {
     fn finish_line(&self, writer: &mut LineWriter, mut part: Part) {
         if part.is_whole() {
             // Its bytes were taken: it is not refused any more.
-            let enqueued = self.store.space().admit(0).and_then(|()| {
-                let body = part.line.body(false)?;
-                self.store.enqueue_all(&writer.each, &[body], true, clock::now_ms())
-            });
+            let body = part.line.body(false);
+            let enqueued = body.and_then(|body| self.store.enqueue_all(&writer.each, &[body], true, clock::now_ms()));
             match enqueued {
                 Ok(()) => {
                     writer.enqueued += 1;

@@ -207,6 +207,11 @@ impl View {
         self.handles.len()
     }
 
+    /// Open files that somebody may be in the middle of writing.
+    pub fn written_files(&self) -> usize {
+        self.handles.written()
+    }
+
     /// Ends everything: what is uncommitted is dropped and logged, the rest made durable. Call it once, when no request is
     /// being served any more.
     pub fn close(self: &Arc<Self>) {

@@ -19,7 +19,7 @@ impl View {
         };
         check_queue_name(name)?;
         let info = self.store.queue(parent)?;
-        self.store.space().admit(0)?;
+        self.store.admit_bytes(0)?;
         // A set-group-id directory hands its group and the bit itself down.
         let inherited = info.mode & 0o2000;
         let new = NewQueue {

@@ -162,7 +162,7 @@ impl View {
 
     fn nack(&self, queue: u64, seq: u64, later: bool, now: u64) -> Result<()> {
         let back = self.store.nack(queue, seq, later, now)?;
-        self.log_dead_letter(seq, queue, &back);
+        Self::log_dead_letter(seq, queue, &back);
         self.announce(&back.record);
         Ok(())
     }
@@ -239,7 +239,7 @@ impl View {
         }
         let name = self.producer_name(queue, to.1)?;
         let onto = self.onto(caller, queue, name, keep)?;
-        self.store.space().admit(0)?;
+        self.store.admit_bytes(0)?;
         let asker = self.workers.worker(caller.pid);
         let id = if then == Published::Gone { draft } else { self.store.next_id()? };
         Ok(Target { id, onto, ..Target::new(caller.uid, asker, (queue, properties), (name, to.1), then) })

@@ -145,7 +145,17 @@ impl View {
         if caller.pid != opener {
             holders.extend(opened_by.map(|worker| Some(worker.process)));
         }
-        *taken = Some(self.taken(take, seq, &message, holders)?);
+        let got = self.taken(take, seq, &message, holders).inspect_err(|error| {
+            // What is short for a moment must not keep the message until its lease expires.
+            let claim = message.claim.as_ref().map_or(0, |claim| claim.at);
+            if matches!(error, Error::TooManyOpen)
+                && let Err(error) =
+                    self.store.end_claim(seq, (claim, message.deliveries), ClaimEnd::Return, clock::now_ms())
+            {
+                tracing::debug!(seq, %error, "not given back");
+            }
+        });
+        *taken = Some(got?);
         self.handles.bind(handle, seq);
         Ok(())
     }
@@ -254,7 +264,7 @@ impl View {
         match self.store.end_claim(taken.seq, taken.claim, end, clock::now_ms()) {
             Ok(Some(back)) => {
                 tracing::info!(seq = taken.seq, queue = take.queue, "a reader did not finish: its message goes back");
-                self.log_dead_letter(taken.seq, take.queue, &back);
+                Self::log_dead_letter(taken.seq, take.queue, &back);
                 self.announce(&back.record);
             }
             Ok(None) => {}

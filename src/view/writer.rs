@@ -19,6 +19,7 @@ mod closing;
 mod room;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use parking_lot::Mutex;
@@ -71,6 +72,8 @@ pub struct Writer {
     version: u64,
     /// `fsync` was called: the commit is to be durable whatever the queue's durability.
     synced: bool,
+    /// A sync after a commit failed: its close said so, and the message must not be seen.
+    lost: Arc<AtomicBool>,
     /// Open files on it.
     opens: u32,
     /// Room is kept for it, or was.
@@ -168,6 +171,7 @@ impl Writer {
             dirty: true,
             version: 0,
             synced: false,
+            lost: Arc::default(),
             opens: 1,
             holds_room,
             unmet: None,
@@ -233,6 +237,11 @@ impl Writer {
         self.config.names == Names::Keep
     }
 
+    /// Whether a close has said that it failed.
+    fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::SeqCst)
+    }
+
     /// Whether a close promises durability.
     fn durable(&self) -> bool {
         self.synced || self.config.durability == Durability::Sync
@@ -270,7 +279,7 @@ impl View {
         if config.max_message_bytes > 0 && length > config.max_message_bytes {
             return Err(Error::MessageTooLarge);
         }
-        self.store.space().admit(more)
+        self.store.admit_bytes(more)
     }
 
     /// Writes bytes into a new message, or nothing. [`Error::WouldBlock`] when there is no room and it is worth trying again;

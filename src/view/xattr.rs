@@ -224,13 +224,17 @@ impl View {
                 Ok(())
             }
             Node::Draft(id) => {
+                self.store.admit_bytes(0)?;
                 self.store.alter_draft(id, |draft| set_on_new(&mut draft.attributes, name, value, demand)).map(drop)
             }
             Node::Message(..) | Node::Granted(..) => Err(Error::NotPermitted("a committed message never changes")),
             Node::Queue(ROOT) => Err(Error::NotPermitted("the root of the mount has no attributes of its own")),
             Node::Queue(queue) => match name.strip_prefix(PREFIX) {
                 Some(own) => self.set_key(caller, queue, own, value),
-                None => self.store.alter_queue(queue, |record| set(&mut record.attributes, name, value, demand)),
+                None => {
+                    self.store.admit_bytes(0)?;
+                    self.store.alter_queue(queue, |record| set(&mut record.attributes, name, value, demand))
+                }
             },
             _ => Err(Error::NotPermitted("control files have no attributes")),
         }

@@ -198,6 +198,13 @@ impl Mount {
         assert!(!is_mounted(&self.mnt), "mqfs left its mount behind");
     }
 
+    /// Sends SIGTERM and waits until mqfs has gone, however it ends: its disk may have failed.
+    pub fn stop_anyway(&mut self) {
+        self.signal(libc::SIGTERM);
+        self.wait_for_exit();
+        assert!(!is_mounted(&self.mnt), "mqfs left its mount behind");
+    }
+
     /// Kills mqfs with SIGKILL, as a crash would, and mounts again.
     pub fn kill9_and_remount(&mut self) {
         self.kill9();

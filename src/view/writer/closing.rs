@@ -1,6 +1,7 @@
 //! The closes of a message that is being written: what each of them commits, and what the last one shows.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::clock;
 use crate::error::{Error, Result};
@@ -33,6 +34,10 @@ impl View {
         }
         match writer.state {
             Progress::Aborted(why) => return done(Err(why.error())),
+            Progress::Committed { .. } if writer.is_lost() => {
+                self.abort(&mut writer, Reason::Failed);
+                return done(Err(Error::Aborted));
+            }
             Progress::Committed { seq, .. } if !writer.dirty => {
                 writer.state = Progress::Committed { seq, later: true };
                 return done(Ok(()));
@@ -89,12 +94,17 @@ impl View {
             self.abort(writer, Reason::of(&error));
             return done(Err(error));
         }
-        match (writer.durable(), synced) {
-            (false, _) => done(Ok(())),
-            // A large body: this is not the thread that serves requests.
-            (true, true) => self.store.after_sync(done),
-            (true, false) => self.store.after_sync_serving(done),
+        if !writer.durable() {
+            return done(Ok(()));
         }
+        let lost = writer.lost.clone();
+        let told: Done = Box::new(move |result| {
+            // Before the answer, after which the last close may come.
+            lost.fetch_or(result.is_err(), Ordering::SeqCst);
+            done(result);
+        });
+        // With a large body, this is not the thread that serves requests.
+        if synced { self.store.after_sync(told) } else { self.store.after_sync_serving(told) }
     }
 
     fn commit_now(self: &Arc<Self>, writer: &mut Writer, synced: bool) -> Result<()> {
@@ -176,6 +186,9 @@ impl View {
     }
 
     fn finish(self: &Arc<Self>, writer: &mut Writer) -> Result<Option<u64>> {
+        if writer.is_lost() && !matches!(writer.state, Progress::Aborted(_)) {
+            return Err(Error::Aborted);
+        }
         if writer.state == Progress::Open {
             // There is nobody left who could wait.
             let unmet = if writer.unmet.is_some() { Err(Error::WouldBlock) } else { Ok(()) };

@@ -1,0 +1,100 @@
+//! A file that holds nothing but room on the disk: RocksDB gets it when another program has taken the rest.
+//!
+//! A database that meets a full disk stops until there is room to write all that it has in memory. But the way to make room
+//! is to consume messages, and that is a write. So the file is as long as what the database may have in memory.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rustix::fs::FallocateFlags;
+
+/// Once it has the room, RocksDB goes on within milliseconds; who waits for that waits no longer.
+const LATELY: Duration = Duration::from_secs(2);
+
+/// The file.
+pub struct Reserve {
+    path: PathBuf,
+    bytes: u64,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    kept: bool,
+    /// The file system has no room to give without bytes to it.
+    impossible: bool,
+    given_up: Option<Instant>,
+}
+
+impl Reserve {
+    /// The file of that path, which may be there from before; it is to have so many bytes.
+    pub fn new(path: PathBuf, bytes: u64) -> Self {
+        let kept = path.exists();
+        Self { path, bytes, state: Mutex::new(State { kept, ..State::default() }) }
+    }
+
+    /// Of a database that is not written to.
+    pub fn none() -> Self {
+        Self { path: PathBuf::new(), bytes: 0, state: Mutex::new(State { impossible: true, ..State::default() }) }
+    }
+
+    /// The room that it keeps now, in bytes.
+    pub fn kept(&self) -> u64 {
+        if self.state.lock().kept { self.bytes } else { 0 }
+    }
+
+    /// Makes it when it is not there, there is room for it twice, and the file system can. `free`: the room on the disk that is
+    /// not wanted for anything else.
+    pub fn keep(&self, free: u64) {
+        let mut state = self.state.lock();
+        if state.kept || state.impossible || free / 2 < self.bytes {
+            return;
+        }
+        let file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&self.path);
+        let kept = file.and_then(|file| Ok(rustix::fs::fallocate(file, FallocateFlags::empty(), 0, self.bytes)?));
+        match kept {
+            Ok(()) => *state = State { kept: true, ..State::default() },
+            Err(error) => {
+                state.impossible = error.raw_os_error() != Some(libc::ENOSPC);
+                tracing::debug!(%error, "no room is kept for the database");
+                let _ = std::fs::remove_file(&self.path);
+            }
+        }
+    }
+
+    /// Gives the room back to the disk; tells whether there was any.
+    pub fn give_up(&self) -> bool {
+        let mut state = self.state.lock();
+        let gone = std::mem::take(&mut state.kept) && std::fs::remove_file(&self.path).is_ok();
+        if gone {
+            state.given_up = Some(Instant::now());
+        }
+        gone
+    }
+
+    /// Whether it was given up a moment ago, so that what failed for want of room is worth another try.
+    pub fn given_up_lately(&self) -> bool {
+        self.state.lock().given_up.is_some_and(|at| at.elapsed() < LATELY)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_kept_where_there_is_room_and_given_up_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let reserve = Reserve::new(dir.path().join("reserve"), 1 << 20);
+        reserve.keep(1 << 20);
+        assert_eq!((reserve.kept(), reserve.given_up_lately()), (0, false), "there is no more room than that");
+        reserve.keep(1 << 30);
+        assert_eq!(reserve.kept(), 1 << 20);
+        assert_eq!(Reserve::new(dir.path().join("reserve"), 1 << 20).kept(), 1 << 20, "from before");
+        assert!(reserve.give_up() && reserve.given_up_lately() && !reserve.give_up());
+        assert!(reserve.kept() == 0 && !dir.path().join("reserve").exists());
+    }
+}

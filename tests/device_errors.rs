@@ -1,0 +1,175 @@
+//! The disk fails under the store: a sync or a write of mqfs gets EIO, or the file system becomes read-only. Who was told
+//! that all is well has what he was told; the others get an error; nothing is half there.
+
+mod common;
+#[path = "common/disk.rs"]
+mod disk;
+#[path = "common/extra.rs"]
+mod extra;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use common::*;
+use disk::Disk;
+
+/// Faults in the system calls of mqfs, until it is dropped.
+struct Faults {
+    strace: Child,
+}
+
+impl Faults {
+    /// `inject` as in strace(1): `fdatasync:error=EIO:when=1+`. It is counted by each thread for itself, so `threads` says
+    /// whose they are, by what their names begin with.
+    fn new(m: &Mount, threads: &str, inject: &str) -> Faults {
+        let tasks = fs::read_dir(format!("/proc/{}/task", m.pid())).unwrap().map(|task| task.unwrap().path());
+        let named =
+            tasks.filter(|task| fs::read_to_string(task.join("comm")).is_ok_and(|name| name.starts_with(threads)));
+        let ids: Vec<String> = named.map(|task| task.file_name().unwrap().to_str().unwrap().to_owned()).collect();
+        let log = m.scratch().join("strace");
+        let call = inject.split(':').next().unwrap();
+        let strace = Command::new("strace")
+            .args(["-e", &format!("trace={call}"), "-e", &format!("inject={inject}"), "-p", &ids.join(",")])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        wait_until(|| fs::read_to_string(&log).unwrap().matches(" attached").count() == ids.len());
+        Faults { strace }
+    }
+}
+
+impl Drop for Faults {
+    fn drop(&mut self) {
+        // SAFETY: the child has not been waited for. At SIGTERM strace lets go of the processes.
+        unsafe { libc::kill(self.strace.id() as i32, libc::SIGTERM) };
+        let _ = self.strace.wait();
+    }
+}
+
+/// Writes a message as programs do that look at every answer; whether it was taken.
+fn enqueue(path: &Path, body: &[u8]) -> bool {
+    let Ok(mut file) = fs::File::create(path) else { return false };
+    let written = std::io::Write::write_all(&mut file, body).is_ok();
+    // SAFETY: the descriptor is given up by its owner and closed once.
+    let closed = unsafe { libc::close(std::os::fd::IntoRawFd::into_raw_fd(file)) };
+    written && closed == 0
+}
+
+fn names(m: &Mount, queue: &Path) -> BTreeSet<String> {
+    m.messages(queue).iter().map(|(name, _)| producer(name).to_owned()).collect()
+}
+
+/// The disk's cache cannot be written out: closes that promised it fail, and so does what comes after, until the store is
+/// mounted again. Whatever a close has said is true then.
+#[test]
+fn a_sync_that_fails_fails_the_close() {
+    for large in [false, true] {
+        let mut m = Mount::new();
+        let q = m.queue("q");
+        let body = if large { vec![b'x'; 200_000] } else { b"x".to_vec() };
+        let mut taken = BTreeSet::new();
+        for n in 0..5 {
+            assert!(enqueue(&q.join(format!("before{n}")), &body));
+            taken.insert(format!("before{n}"));
+        }
+        let faults = Faults::new(&m, if large { "mqfs-body" } else { "" }, "fdatasync:error=EIO:when=1");
+        assert!(!enqueue(&q.join("failed"), &body));
+        drop(faults);
+        assert!(!names(&m, &q).contains("failed"), "who is told of a failure does it again");
+        for n in 0..5 {
+            if enqueue(&q.join(format!("after{n}")), &body) {
+                taken.insert(format!("after{n}"));
+            }
+        }
+        if large {
+            // One file could not be written; the others, and the database, can.
+            assert_eq!(taken.len(), 10);
+        } else {
+            assert_eq!(taken.len(), 5, "what is on the disk is not known any more");
+            assert!(m.log().contains("mount again when the cause is gone"), "{}", m.log());
+            m.sh("echo x > q/x").fails("Input/output error");
+            m.sh("rm q/*-before0").fails("Input/output error");
+            m.sh("cat q/*-before0").fails("Input/output error");
+            assert_eq!(m.sh("cat q/.mq/peek/*-before0").ok(), "x", "looking works");
+        }
+        m.stop_anyway();
+        m.start();
+        let there = names(&m, &q);
+        assert!(taken.is_subset(&there), "{taken:?} {there:?}");
+        assert!(m.messages(&q).iter().all(|(_, found)| *found == body), "whole");
+        assert!(enqueue(&q.join("goes-on"), &body));
+    }
+}
+
+/// The log cannot be written to.
+#[test]
+fn a_write_that_fails_fails_the_operation() {
+    let mut m = Mount::new();
+    let q = m.queue("q");
+    m.fill(&q, 3);
+    let faults = Faults::new(&m, "", "write:error=EIO:when=1+");
+    assert!(!enqueue(&q.join("failed"), b"x"));
+    let first = q.join(&listing(&q)[0]);
+    assert_eq!(errno(fs::remove_file(&first)), libc::EIO);
+    assert_eq!(errno(fs::create_dir(m.path().join("r"))), libc::EIO);
+    drop(faults);
+    assert_eq!(names(&m, &q), BTreeSet::from(["m0".into(), "m1".into(), "m2".into()]));
+    m.stop_anyway();
+    m.start();
+    assert_eq!(m.bodies(&q), ["m0", "m1", "m2"]);
+    m.sh("echo more > q/more; rm q/*-m0").ok();
+}
+
+/// The file system under a running mqfs becomes read-only, as ext4 does it on an error.
+#[test]
+fn a_disk_that_becomes_read_only_is_told() {
+    for small in [true, false] {
+        let disk = Disk::new(&["mkfs.ext4", "-q", "-F"]);
+        let mut m = Mount::with_store_in(&disk.path(), &[]);
+        let q = m.queue("q");
+        m.fill(&q, 3);
+        m.message(&q, "large", vec![b'x'; 100_000]);
+        // An error of the file system's own: with files open for writing nobody may do it politely.
+        disk.fail();
+        let body = if small { &b"x"[..] } else { &[b'x'; 1_000_000] };
+        assert!(!enqueue(&q.join("x"), body));
+        // From then on everybody is told before he writes.
+        wait_until(|| m.sh("echo x > q/x").stderr.contains("Read-only file system"));
+        m.sh("rm q/*-m0").fails("Read-only file system");
+        assert!(m.log().contains("the database failed"), "{}", m.log());
+        assert_eq!(m.sh("cat q/.mq/peek/*-m1").ok(), "m1");
+        m.stop_anyway();
+        disk.start_again();
+        m.start();
+        let there: Vec<String> = names(&m, &q).into_iter().filter(|name| name != "x").collect();
+        assert_eq!(there, ["large", "m0", "m1", "m2"]);
+        m.sh("rm q/*-m0; echo goes on > q/y").ok();
+        m.stop();
+    }
+}
+
+/// A store that cannot be written to is refused in words, read-only mount or not: what reads claims.
+#[test]
+fn a_read_only_store_is_refused() {
+    let disk = Disk::new(&["mkfs.ext4", "-q", "-F"]);
+    let mut m = Mount::with_store_in(&disk.path(), &[]);
+    let q = m.queue("q");
+    m.fill(&q, 3);
+    m.stop();
+    disk.remount("ro");
+    for options in [&[][..], &["-o", "ro"]] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mqfs"));
+        let ran = command.arg("mount").arg(m.store()).arg(m.path()).args(options).output().unwrap();
+        assert_eq!(ran.status.code(), Some(4), "{ran:?}");
+        let line = String::from_utf8_lossy(&ran.stderr).into_owned();
+        assert!(line.lines().count() == 1 && line.ends_with("Read-only file system\n"), "{line:?}");
+    }
+    disk.remount("rw");
+    m.start();
+    assert_eq!(m.bodies(&q), ["m0", "m1", "m2"]);
+    m.stop();
+}
