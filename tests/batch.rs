@@ -365,3 +365,26 @@ fn a_batch_wakes_those_who_wait() {
     served.sort();
     assert_eq!(served, ["1\n", "2\n", "3\n"]);
 }
+
+/// A queue that is full or paused says so to who enqueues a batch, as to anybody else, and all of it stays in the batch.
+#[test]
+fn a_full_or_paused_queue_refuses_a_batch() {
+    let m = Mount::new();
+    let q = m.queue("q");
+    m.sh("mkdir q/.mq/batch/b && touch q/.mq/batch/b/1 q/.mq/batch/b/2 && echo one > q/one").ok();
+    for (config, words) in [
+        ("max_messages=2", "Disk quota exceeded"),
+        ("max_messages=0\nmax_bytes=3", "Disk quota exceeded"),
+        ("max_bytes=0\npaused=in", "Resource temporarily unavailable"),
+    ] {
+        m.set("q", config);
+        let rejected = m.stats(&q)["rejected_total"].as_u64().unwrap();
+        m.sh("mv q/.mq/batch/b q/").fails(words);
+        assert_eq!(listing(q.join(".mq/batch/b")), ["1", "2"]);
+        assert_eq!(producers(&q), ["one"]);
+        assert!(m.stats(&q)["rejected_total"].as_u64().unwrap() > rejected, "{config}");
+    }
+    m.set("q", "paused=no");
+    m.sh("mv q/.mq/batch/b q/").ok();
+    assert_eq!(producers(&q), ["one", "1", "2"]);
+}
