@@ -273,7 +273,8 @@ fn one_damage(original: &Original, (kind, all_there): (&str, bool), random: &mut
         _ => original.messages.len(),
     };
     assert!(missing <= most, "{what}: {missing} are missing: {repair:?}");
-    repaired.sh("echo new > mnt/q/again && cat mnt/q/*-again").succeeded();
+    // The queue may have been recovered under another name.
+    repaired.sh("cd mnt/q 2> /dev/null || cd mnt/recovered-* && echo new > again && cat *again").succeeded();
     repaired.unmount();
 }
 
