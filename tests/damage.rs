@@ -274,7 +274,9 @@ fn one_damage(original: &Original, (kind, all_there): (&str, bool), random: &mut
     };
     assert!(missing <= most, "{what}: {missing} are missing: {repair:?}");
     // The queue may have been recovered under another name.
-    repaired.sh("cd mnt/q 2> /dev/null || cd mnt/recovered-* && echo new > again && cat *again").succeeded();
+    repaired
+        .sh("cd mnt/q 2> /dev/null || for q in mnt/recovered-*; do cd $q; break; done; echo new > again && cat *again")
+        .succeeded();
     repaired.unmount();
 }
 
