@@ -148,3 +148,18 @@ fn this_version_is_in_the_changelog() {
     let changes = fs::read_to_string("CHANGELOG.md").unwrap();
     assert!(changes.contains(&format!("\n## {} ", env!("CARGO_PKG_VERSION"))));
 }
+
+/// The table of promises in the README names tests that are there.
+#[test]
+fn the_tests_that_the_readme_names_exist() {
+    let readme = fs::read_to_string("README.md").unwrap();
+    let named: Vec<&str> = readme.split("](").skip(1).filter_map(|rest| rest.split(')').next()).collect();
+    let files: Vec<&&str> = named.iter().filter(|path| !path.contains("://")).collect();
+    assert!(files.len() > 30, "{files:?}");
+    for path in files {
+        assert!(fs::exists(path).unwrap(), "{path}");
+    }
+    for script in readme.split("`./scripts/").skip(1).filter_map(|rest| rest.split([' ', '`']).next()) {
+        assert!(fs::exists(format!("scripts/{script}")).unwrap(), "{script}");
+    }
+}
