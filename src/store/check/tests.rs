@@ -125,9 +125,9 @@ fn a_record_that_cannot_be_read_holds_up_nobody() {
     batch.put(Family::Messages, &keys::message(seqs[2]), &[2, 1]);
     batch.delete(Family::Messages, &keys::message(seqs[3]));
     store.db.write(batch).unwrap();
-    for n in 4..9 {
+    for &seq in &seqs[4..9] {
         assert!(store.has_ready(q, 3000).unwrap());
-        assert_eq!(store.claim_next(q, Taker { worker: None, uid: 0 }, 3000).unwrap().0, seqs[n]);
+        assert_eq!(store.claim_next(q, Taker { worker: None, uid: 0 }, 3000).unwrap().0, seq);
         store.oldest_ready(q).unwrap();
     }
     assert!(!store.has_ready(q, 3000).unwrap());
