@@ -6,6 +6,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use crate::error::{Error, Result};
+use crate::queue::properties::ms;
 
 use super::Store;
 use super::db::Family;
@@ -29,6 +30,8 @@ pub struct Due {
 pub enum Wake {
     /// Something may be due.
     Look,
+    /// The clock was set back.
+    SetBack,
     /// The store is being closed.
     Stop,
 }
@@ -51,6 +54,8 @@ pub(super) struct DeadlineWatch {
 struct Times {
     low: u64,
     next: Option<u64>,
+    /// The clock when the thread last looked at it.
+    clock: u64,
     stopped: bool,
 }
 
@@ -169,7 +174,12 @@ impl Store {
             if times.stopped {
                 return Wake::Stop;
             }
-            match times.next.map(|next| next.saturating_sub(now())) {
+            let now = now();
+            let before = std::mem::replace(&mut times.clock, now);
+            if now.saturating_add(ms(LOOK_AGAIN)) < before {
+                return Wake::SetBack;
+            }
+            match times.next.map(|next| next.saturating_sub(now)) {
                 Some(0) => return Wake::Look,
                 Some(left) => {
                     self.deadlines.changed.wait_for(&mut times, Duration::from_millis(left).min(LOOK_AGAIN));

@@ -26,6 +26,7 @@ mod kept;
 #[cfg(test)]
 mod kept_tests;
 mod keys;
+mod leases;
 mod limits;
 mod lines;
 mod listener;

@@ -83,7 +83,7 @@ impl Store {
 
     /// Changes the record of a visible message by `change`, which sees it as it is now and may refuse; gives the new record. The
     /// new state, deadlines and counters take effect with it.
-    fn alter(
+    pub(super) fn alter(
         &self,
         seq: u64,
         now: u64,
