@@ -20,3 +20,8 @@ pub mod fuse;
 pub mod queue;
 pub mod store;
 pub mod view;
+
+/// What the fuzz targets assert, of the corpus and of some thousand random inputs, so that they stay true between fuzzing.
+#[cfg(test)]
+#[path = "../fuzz/src/properties.rs"]
+mod fuzz_properties;

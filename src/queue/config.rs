@@ -461,12 +461,13 @@ fn small<T: TryFrom<u64>>(text: &str, limit: u64) -> Option<T> {
     number(text).filter(|count| (1..=limit).contains(count)).and_then(|count| count.try_into().ok())
 }
 
-/// Names of queues with slashes between them; a slash before or after says nothing.
+/// Names of queues with slashes between them; a slash before or after says nothing. White space at an end would be lost when
+/// the configuration is printed and read again.
 fn queue_path(text: &str) -> Option<String> {
     let path = text.trim_matches('/');
     let names = || path.split('/');
     let sound = path.is_empty() || names().all(|name| !matches!(name, "" | "." | ".." | ".mq"));
-    (sound && !path.contains('\n')).then(|| path.to_owned())
+    (sound && path == path.trim() && !path.contains('\n')).then(|| path.to_owned())
 }
 
 fn bytes(text: &str) -> Option<u64> {

@@ -113,6 +113,7 @@ fn bad_values_are_refused_with_key_value_and_what_is_allowed() {
     for (key, value) in [
         ("names", "kept"),
         ("dead_letter", "a//b"),
+        ("dead_letter", "a /"),
         ("dead_letter", "../b"),
         ("dead_letter", "a/.mq"),
         ("priorities", "0"),

@@ -27,6 +27,9 @@
 
 use crate::queue::state::State;
 
+/// The number of the root of the mount among the queues. It holds queues and no messages.
+pub const ROOT: u64 = 1;
+
 /// What a deadline is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeadlineKind {
@@ -283,7 +286,9 @@ pub fn index(queue: u64, state: State, position: u64) -> [u8; 18] {
 
 /// The position in a key that [`index`] made; `None` when the key is not of that form.
 pub fn indexed_position(key: &[u8]) -> Option<u64> {
-    (key.len() == 18).then(|| last_number(key).map(|seq| position(key[9], seq))).flatten()
+    let (order, seq) = (*key.get(9)?, last_number(key)?);
+    // Any other number would be taken for a message's of another priority.
+    (key.len() == 18 && order < 16 && seq < 1 << SEQ_BITS).then(|| position(order, seq))
 }
 
 /// All messages of a queue in one state: the prefix of [`index`].
@@ -365,6 +370,11 @@ mod tests {
             assert!(at < LAST_POSITION);
             assert_eq!((order_of(at), seq_of(at)), (order, seq));
             assert_eq!(indexed_position(&index(3, State::Dead, at)), Some(at));
+        }
+        for at in [9, 10] {
+            let mut damaged = index(3, State::Dead, position(7, 7));
+            damaged[at] = 0x80;
+            assert_eq!(indexed_position(&damaged), None, "a number that no position has");
         }
     }
 

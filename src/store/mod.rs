@@ -25,7 +25,7 @@ pub mod import;
 mod kept;
 #[cfg(test)]
 mod kept_tests;
-mod keys;
+pub(crate) mod keys;
 mod leases;
 mod limits;
 mod lines;
@@ -73,7 +73,7 @@ pub use drafts::Published;
 pub use duplicates::Enqueued;
 pub use enqueue::NewBody;
 pub use kept::{Holder, Onto};
-pub use keys::DeadlineKind;
+pub use keys::{DeadlineKind, ROOT};
 pub use limits::Room;
 pub use listing::Entry;
 pub use open::{FORMAT, OpenError};
@@ -93,9 +93,6 @@ use reserve::Reserve;
 use space::Sizes;
 use state::State;
 use syncer::Syncer;
-
-/// The number of the root of the mount among the queues. It holds queues and no messages.
-pub const ROOT: u64 = 1;
 
 /// An open store.
 pub struct Store {

@@ -20,7 +20,7 @@ use crate::store::{Altered, Body, ClaimEnd, Taker};
 
 use super::access::Caller;
 use super::handles::{Handle, Lease};
-use super::line_part::LINES_AT_ONCE;
+use super::line_cut::LINES_AT_ONCE;
 use super::open::Opened;
 use super::waiters::{Line, Turn};
 use super::{View, process};

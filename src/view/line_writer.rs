@@ -18,7 +18,8 @@ use crate::store::{Done, INLINE_MAX, NewBody};
 
 use super::access::Caller;
 use super::handles::Handle;
-use super::line_part::{Cut, Next, Part};
+use super::line_cut::Cut;
+use super::line_part::{Next, Part};
 use super::open::{Flags, Opened};
 use super::staging::Staging;
 use super::waiters::{Line, Turn};

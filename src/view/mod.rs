@@ -21,6 +21,7 @@ mod handles;
 mod kept;
 mod limits;
 mod line;
+pub(crate) mod line_cut;
 mod line_part;
 mod line_reader;
 mod line_writer;
