@@ -112,7 +112,6 @@ impl Error {
             // What the system said is passed on only where it means the same to the caller of mqfs.
             Error::Io(error) => match error.raw_os_error() {
                 Some(libc::ENOSPC | libc::EDQUOT) => libc::ENOSPC,
-                Some(libc::EFBIG) => libc::EFBIG,
                 _ => libc::EIO,
             },
         }
@@ -130,7 +129,9 @@ impl fmt::Display for Error {
             Error::AccessDenied => f.write_str("not the owner or not a consumer"),
             Error::Invalid(what) => f.write_str(what),
             Error::NameTooLong => f.write_str("name too long"),
-            Error::MessageTooLarge => f.write_str("message larger than max_message_bytes"),
+            Error::MessageTooLarge => {
+                f.write_str("message larger than max_message_bytes, or than a file of the store can be")
+            }
             Error::NoSpace => f.write_str("no space left on the store's disk"),
             Error::StoreReadOnly => f.write_str("the store's disk is read-only"),
             Error::QueueFull => f.write_str("the queue is full"),
@@ -168,6 +169,8 @@ impl From<io::Error> for Error {
             Some(libc::ENOSPC | libc::EDQUOT) => Error::NoSpace,
             Some(libc::EROFS) => Error::StoreReadOnly,
             Some(libc::EMFILE | libc::ENFILE) => Error::TooManyOpen,
+            // A write or truncation beyond what the filesystem under the store can hold: no failure of it.
+            Some(libc::EFBIG) => Error::MessageTooLarge,
             _ => Error::Io(error),
         }
     }

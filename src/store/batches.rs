@@ -199,8 +199,7 @@ impl Store {
         if state.queue(&self.db, id)?.counters.drafts != files.len() as u64 {
             return Err(Error::Busy);
         }
-        let bytes = files.iter().map(|file| file.body.size()).sum();
-        let need = Room { messages: files.len() as u64, bytes };
+        let need = Room::of_all(files.iter().map(|file| file.body.size()));
         self.admit(&mut state, target, need, Onto::Nothing)?;
         let plan = self.plan_drops(&mut state, target, need, Onto::Nothing)?;
         let mut batch = self.db.batch();

@@ -35,6 +35,11 @@ impl Room {
         Self { messages: 1, bytes }
     }
 
+    /// Of messages of these lengths.
+    pub fn of_all(lengths: impl Iterator<Item = u64>) -> Self {
+        lengths.fold(Self::default(), |sum, bytes| sum.plus(Self::of_one(bytes)))
+    }
+
     /// What a configuration allows.
     pub(super) fn limit(config: &QueueConfig) -> Self {
         let limit = |value: u64| if value == 0 { u64::MAX } else { value };
@@ -69,7 +74,7 @@ impl Queue {
     /// What fills the queue. With `overflow = drop-oldest`, what is ready does not: it can be dropped.
     pub(super) fn filled(&self) -> Room {
         let c = &self.counters;
-        let kept = Room { messages: c.claimed + c.delayed, bytes: c.claimed_bytes + c.delayed_bytes };
+        let kept = Room { messages: c.claimed + c.delayed, bytes: c.claimed_bytes.saturating_add(c.delayed_bytes) };
         match self.config.overflow {
             Overflow::DropOldest => kept,
             _ => kept.plus(Room { messages: c.ready, bytes: c.ready_bytes }),

@@ -16,7 +16,7 @@ impl Store {
     pub fn enqueue_all(&self, each: &NewMessage, bodies: &[NewBody<'_>], admitted: bool, now: u64) -> Result<()> {
         let mut state = self.lock();
         let queue = each.queue;
-        let need = Room { messages: bodies.len() as u64, bytes: bodies.iter().map(NewBody::size).sum() };
+        let need = Room::of_all(bodies.iter().map(NewBody::size));
         if !admitted {
             self.admit(&mut state, queue, need, Onto::Nothing)?;
         }

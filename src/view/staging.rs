@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::store::sums::{Summing, Sums};
 use crate::store::{Bodies, INLINE_MAX, NewBody};
 
@@ -134,8 +134,17 @@ impl Staging {
     }
 }
 
+/// No file has a byte at this offset, or behind it: to the system it would be a negative one.
+const NO_OFFSET: u64 = i64::MAX as u64;
+
+/// Where a write of so many bytes ends, when a file can be as long.
+pub fn end_of_write(offset: u64, length: usize) -> Result<u64> {
+    offset.checked_add(length as u64).filter(|end| *end <= NO_OFFSET).ok_or(Error::MessageTooLarge)
+}
+
 /// Reads from a file; fewer bytes than asked for only at the end.
 pub fn read_file_at(file: &File, offset: u64, size: usize) -> Result<Vec<u8>> {
+    let size = size.min(usize::try_from(NO_OFFSET.saturating_sub(offset)).unwrap_or(usize::MAX));
     let mut bytes = vec![0; size];
     let mut filled = 0;
     while filled < size {
@@ -167,6 +176,14 @@ mod tests {
             assert_eq!(staging.read_at(0, model.len() + 9).unwrap(), model);
         }
         assert!(staging.file().is_some());
+        let file = staging.file().unwrap();
+        for offset in [NO_OFFSET - 4096, NO_OFFSET - 1, NO_OFFSET, u64::MAX] {
+            assert_eq!(read_file_at(&file, offset, 4097).unwrap(), b"", "{offset}");
+        }
+        assert_eq!(end_of_write(NO_OFFSET - 5, 5).unwrap(), NO_OFFSET);
+        for offset in [NO_OFFSET - 4, u64::MAX - 4, u64::MAX] {
+            assert!(matches!(end_of_write(offset, 5), Err(Error::MessageTooLarge)), "{offset}");
+        }
         staging.truncate(&bodies, 4).unwrap();
         assert_eq!(staging.read_at(0, 9).unwrap(), model[..4]);
         assert_eq!((staging.discard(), staging.size()), (Some(1), 0));

@@ -101,7 +101,7 @@ impl View {
                 oldest = oldest.max(self.oldest_ready_age(queue).ok().flatten());
             }
         }
-        let mut sums = json(|_, value| infos.iter().map(value).sum());
+        let mut sums = json(|_, value| infos.iter().map(value).fold(0, u64::saturating_add));
         sums.insert(OLDEST.into(), oldest.into());
         sums.insert(WAITING.into(), self.waiters.all_waiting(|line| matches!(line, Line::Message(_))).into());
         sums.insert(WAITING_WRITERS.into(), self.waiters.all_waiting_for_room().into());

@@ -32,7 +32,7 @@ use crate::store::{Done, Patience};
 
 use super::access::Caller;
 use super::attributes::time_ns;
-use super::staging::Staging;
+use super::staging::{Staging, end_of_write};
 use super::{View, process};
 
 /// A message that is being written.
@@ -314,7 +314,7 @@ impl View {
         data: &[u8],
         patience: Patience,
     ) -> Result<()> {
-        let end = offset.checked_add(data.len() as u64).ok_or(Error::MessageTooLarge)?;
+        let end = end_of_write(offset, data.len())?;
         self.admit(&writer.config, end, data.len() as u64)?;
         if !writer.writers.iter().any(|(thread, _)| *thread == tid) {
             let process = process::tgid(tid);

@@ -27,7 +27,9 @@ const COLUMNS: [(&str, Cell); 6] = [
     ("CLAIMED", |numbers| count(numbers, "claimed").to_string()),
     ("DELAYED", |numbers| count(numbers, "delayed").to_string()),
     ("DEAD", |numbers| count(numbers, "dead").to_string()),
-    ("SIZE", |numbers| size(STATES.iter().map(|state| count(numbers, &format!("{state}_bytes"))).sum())),
+    ("SIZE", |numbers| {
+        size(STATES.iter().map(|state| count(numbers, &format!("{state}_bytes"))).fold(0, u64::saturating_add))
+    }),
     ("OLDEST", |numbers| numbers.get("oldest_ready_age_ms").and_then(Value::as_u64).map_or_else(none, age)),
 ];
 const RATES: [(&str, Cell); 2] =
