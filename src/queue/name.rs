@@ -71,10 +71,15 @@ pub fn check_producer_name(name: &[u8], priorities: bool) -> Result<()> {
     if name.len() > MAX_NAME - usize::from(priorities) { Err(Error::NameTooLong) } else { Ok(()) }
 }
 
+/// Refuses a name that no queue and no draft can have. The kernel passes longer ones on.
+pub fn check_entry_name(name: &[u8]) -> Result<()> {
+    if name.len() > QUEUE_NAME_MAX { Err(Error::NameTooLong) } else { Ok(()) }
+}
+
 /// Refuses names that no queue can have.
 pub fn check_queue_name(name: &[u8]) -> Result<()> {
+    check_entry_name(name)?;
     match classify(name) {
-        _ if name.len() > QUEUE_NAME_MAX => Err(Error::NameTooLong),
         Name::Control => Err(Error::Exists),
         Name::Sequence { .. } => Err(Error::Invalid("a queue's name does not look like a message's".into())),
         Name::Draft(_) | Name::Plain(_) => Ok(()),

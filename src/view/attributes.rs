@@ -138,6 +138,15 @@ impl View {
         }
     }
 
+    /// Who a draft belongs to, as the mount shows it.
+    pub(super) fn draft_owner(&self, draft: &DraftRecord) -> Owner {
+        Owner {
+            uid: self.options.uid.unwrap_or(draft.uid),
+            gid: self.options.gid.unwrap_or(draft.gid),
+            mode: self.mode(draft.mode & FILE_MODE),
+        }
+    }
+
     /// What a lookup of a message shows to a caller. Whoever may consume may read every message of the queue, whatever its
     /// mode.
     pub(super) fn found_message(

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::queue::config::Durability;
-use crate::queue::name::{Name, QUEUE_NAME_MAX, check_queue_name, classify};
+use crate::queue::name::{Name, check_entry_name, check_queue_name, classify};
 use crate::store::record::NewMessage;
 use crate::store::sums::Sums;
 use crate::store::{BatchFile, Done, Due, INLINE_MAX, NewBody, ROOT};
@@ -28,6 +28,7 @@ const LOOK_AGAIN_MS: u64 = 1000;
 
 /// What is to be enqueued: where to, with which properties besides its files' own, and by which process.
 struct Order {
+    caller: Caller,
     batch: u64,
     target: u64,
     properties: Pairs,
@@ -84,9 +85,7 @@ impl View {
     /// Refuses names under which a file could never be enqueued with its batch, and any while that is being enqueued.
     pub(super) fn check_batch_file(&self, batch: u64, name: &[u8]) -> Result<()> {
         self.refuse_while_enqueued(batch)?;
-        if name.len() > QUEUE_NAME_MAX {
-            return Err(Error::NameTooLong);
-        }
+        check_entry_name(name)?;
         match classify(name) {
             Name::Control => Err(Error::NotPermitted("this name is reserved")),
             Name::Draft(_) => Ok(()), // renamed or removed before the batch is enqueued
@@ -141,7 +140,7 @@ impl View {
         self.store.admit_bytes(0)?;
         let pid = self.workers.worker(caller.pid).map_or(0, |worker| worker.process.tgid);
         self.enqueued.lock().insert(batch);
-        Ok(Some(Order { batch, target, properties, pid }))
+        Ok(Some(Order { caller: *caller, batch, target, properties, pid }))
     }
 
     /// Enqueues a batch; `done` when that is as durable as the queue promises. Waits for the disk.
@@ -194,6 +193,7 @@ impl View {
         let mut files = Vec::new();
         for (draft, name) in self.store.batch_files(order.batch)? {
             self.refuse_unfinished(order, draft, &name)?;
+            self.refuse_unreadable(&order.caller, &self.store.draft(draft)?)?;
             let name = self.producer_name(order.target, &name)?.to_vec();
             let file = self.store.bodies().open_read(draft)?;
             let stat = file.metadata()?;

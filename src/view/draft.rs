@@ -9,16 +9,16 @@ use std::sync::Arc;
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::queue::config::{Durability, Names};
-use crate::queue::name::QUEUE_NAME_MAX;
+use crate::queue::name::{QUEUE_NAME_MAX, check_entry_name};
 use crate::queue::worker::Worker;
 use crate::store::record::{DraftRecord, NewMessage};
 use crate::store::sums::Sums;
 use crate::store::{Bodies, Done, Enqueued, INLINE_MAX, NewBody, Onto, Patience, Published, Room};
 
-use super::access::Caller;
+use super::access::{Caller, READ};
 use super::attributes::{FILE_MODE, ns_of};
 use super::names::Writer;
-use super::staging::read_file_at;
+use super::staging::{end_of_write, read_file_at};
 use super::xattr::{Pairs, merge};
 use super::{Attributes, View};
 
@@ -93,6 +93,7 @@ impl View {
         mode: u32,
         attributes: Pairs,
     ) -> Result<(u64, Arc<File>)> {
+        check_entry_name(name)?;
         let now = clock::now_ms();
         let info = self.store.queue(queue)?;
         let record = DraftRecord {
@@ -138,7 +139,7 @@ impl View {
 
     /// Writes into a draft.
     pub(super) fn write_draft(&self, id: u64, file: &File, offset: u64, data: &[u8]) -> Result<()> {
-        let end = offset.checked_add(data.len() as u64).ok_or(Error::MessageTooLarge)?;
+        let end = end_of_write(offset, data.len())?;
         // An unlinked draft has no queue to set a limit.
         if let Ok(draft) = self.store.draft(id) {
             self.admit(&self.store.queue(draft.queue)?.config, end, data.len() as u64)?;
@@ -197,6 +198,19 @@ impl View {
     /// Whether somebody has a draft open for writing, or it is being published on its own.
     pub(super) fn is_unfinished(&self, id: u64) -> bool {
         self.drafts.lock().get(&id).is_some_and(|used| used.writes > 0 || used.publishing.is_some())
+    }
+
+    /// Refuses to publish what the caller may not read: as a message it may be read by whoever may consume.
+    pub(super) fn refuse_unreadable(&self, caller: &Caller, draft: &DraftRecord) -> Result<()> {
+        let owner = self.draft_owner(draft);
+        if owner.is_owner(caller) || owner.allows(caller, READ) { Ok(()) } else { Err(Error::AccessDenied) }
+    }
+
+    /// Refuses to change a draft whose bytes are being made those of a message. Nobody has it open for writing then.
+    pub(super) fn refuse_while_published(&self, id: u64) -> Result<()> {
+        let drafts = self.drafts.lock();
+        let published = drafts.get(&id).is_some_and(|used| used.publishing.is_some() && used.writes == 0);
+        if published { Err(Error::Stale) } else { Ok(()) }
     }
 
     /// What `stat` shows of a draft.
@@ -292,6 +306,18 @@ impl View {
         self.offload.run(Box::new(move || finish(view.publish_draft(id, &target), done)));
     }
 
+    /// Makes the body file `to` of the first `size` bytes of a draft's file; gives how many there were, as the draft may be being
+    /// written. Holes in it become bytes.
+    fn copy_draft(&self, file: &File, size: u64, to: u64) -> Result<(u64, Sums)> {
+        let bodies = self.store.bodies();
+        self.store.space().admit(size)?;
+        let mut copy = bodies.create(to)?;
+        let copied = std::io::copy(&mut file.take(size), &mut copy).map_err(Error::from);
+        copied
+            .and_then(|copied| publish_file(bodies, to, &copy, copied).map(|sums| (copied, sums)))
+            .inspect_err(|_| self.store.discard_body(to))
+    }
+
     /// Does it. May wait for the disk when the body is large.
     fn publish_draft(&self, id: u64, target: &Target) -> Result<Durability> {
         let draft = self.store.draft(id)?;
@@ -299,7 +325,7 @@ impl View {
         let bodies = self.store.bodies();
         let file = bodies.open_read(id)?;
         let stat = file.metadata()?;
-        let size = stat.len();
+        let mut size = stat.len();
         if config.max_message_bytes > 0 && size > config.max_message_bytes {
             return Err(Error::MessageTooLarge);
         }
@@ -327,14 +353,20 @@ impl View {
             self.store.publish(id, new, NewBody::Inline(&bytes), (target.then, target.onto), now)?
         } else {
             let body = target.id;
-            let sums =
-                if moves { publish_file(bodies, body, &file, size) } else { copy_draft(bodies, body, &file, size) };
-            let file = NewBody::File { id: body, size, synced: true, sums: &sums? };
-            let enqueued = self.store.publish(id, new, file, (target.then, target.onto), now)?;
-            if enqueued == Enqueued::Duplicate && !moves {
+            let sums = if moves {
+                publish_file(bodies, body, &file, size)?
+            } else {
+                let (copied, sums) = self.copy_draft(&file, size, body)?;
+                size = copied;
+                sums
+            };
+            let file = NewBody::File { id: body, size, synced: true, sums: &sums };
+            let enqueued = self.store.publish(id, new, file, (target.then, target.onto), now);
+            // A refused copy would lie there until the next start.
+            if !moves && !matches!(enqueued, Ok(Enqueued::As(_))) {
                 self.store.discard_body(body);
             }
-            enqueued
+            enqueued?
         };
         if let (Enqueued::As(seq), (name, Some(writer))) = (enqueued, &target.written_as)
             && !kept
@@ -350,11 +382,4 @@ impl View {
 fn publish_file(bodies: &Bodies, id: u64, file: &File, size: u64) -> Result<Sums> {
     bodies.sync(id, file)?;
     Sums::of_file(file, size)
-}
-
-/// As [`publish_file`], with a file of the message's own.
-fn copy_draft(bodies: &Bodies, id: u64, file: &File, size: u64) -> Result<Sums> {
-    let mut copy = bodies.create(id)?;
-    std::io::copy(&mut file.take(size), &mut copy)?;
-    publish_file(bodies, id, &copy, size)
 }

@@ -13,6 +13,7 @@ use super::access::Caller;
 use super::draft::Target;
 use super::lookup::Found;
 use super::names::Writer;
+use super::queues::check_entry_name;
 use super::xattr::merge;
 use super::{Attributes, Node, View};
 
@@ -214,9 +215,9 @@ impl View {
         }
         match (self.entrance(to.0), classify(to.1)) {
             (Ok((target, properties)), Name::Draft(name)) if target != ROOT => {
-                let now = clock::now_ms();
                 let change = |draft: &mut DraftRecord| merge(&mut draft.attributes, &properties);
-                done(self.store.rename_draft(draft, (target, name), keep, now, change).map(drop));
+                let rename = || self.store.rename_draft(draft, (target, name), keep, clock::now_ms(), change);
+                done(check_entry_name(name).and_then(|()| rename()).map(drop));
             }
             _ => match self.target(caller, draft, to, Published::Gone, keep) {
                 Ok(target) => self.publish(draft, target, done),
@@ -238,6 +239,7 @@ impl View {
             return Err(Error::IsDirectory);
         }
         let name = self.producer_name(queue, to.1)?;
+        self.refuse_unreadable(caller, &self.store.draft(draft)?)?;
         let onto = self.onto(caller, queue, name, keep)?;
         self.store.admit_bytes(0)?;
         let asker = self.workers.worker(caller.pid);
