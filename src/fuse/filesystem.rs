@@ -131,7 +131,7 @@ impl fuser::Filesystem for Filesystem {
 
     fn setattr(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         mode: Option<u32>,
         uid: Option<u32>,
@@ -149,7 +149,7 @@ impl fuser::Filesystem for Filesystem {
     ) {
         self.begin();
         let change = Change { mode, uid, gid, size, accessed: atime.map(time), modified: mtime.map(time) };
-        attr(reply, node(ino).and_then(|node| self.view.set_attributes(node, change)));
+        attr(reply, node(ino).and_then(|node| self.view.set_attributes(&caller(req), node, change)));
     }
 
     fn mknod(

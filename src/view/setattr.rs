@@ -8,6 +8,7 @@ use rustix::fs::{Timespec, Timestamps, UTIME_OMIT};
 use crate::clock;
 use crate::error::{Error, Result};
 
+use super::access::Caller;
 use super::attributes::{DIRECTORY_MODE, FILE_MODE, ns_of};
 use super::{Attributes, Node, Via, View};
 
@@ -48,7 +49,7 @@ impl Change {
 
 impl View {
     /// Changes what `stat` shows of a node; gives what it shows now.
-    pub fn set_attributes(&self, node: Node, change: Change) -> Result<Attributes> {
+    pub fn set_attributes(&self, caller: &Caller, node: Node, change: Change) -> Result<Attributes> {
         self.refuse_read_only()?;
         match node {
             Node::Queue(queue) | Node::Batch(queue) if change.owner_or_mode() => {
@@ -58,7 +59,7 @@ impl View {
                 })?
             }
             Node::Queue(_) | Node::Batch(_) => {}
-            Node::Message(seq, via) | Node::Granted(seq, via) => self.change_message(seq, via, change)?,
+            Node::Message(seq, via) | Node::Granted(seq, via) => self.change_message(caller, seq, via, change)?,
             Node::Writer(id) => self.change_writer(id, change)?,
             Node::Draft(id) => self.change_draft(id, change)?,
             // `> config` truncates; what is written next names what is to change. Lines are only ever added.
@@ -71,7 +72,7 @@ impl View {
         self.attributes(node)
     }
 
-    fn change_message(&self, seq: u64, via: Via, change: Change) -> Result<()> {
+    fn change_message(&self, caller: &Caller, seq: u64, via: Via, change: Change) -> Result<()> {
         if change.size.is_some() {
             return Err(Error::NotPermitted("a committed message never changes"));
         }
@@ -80,8 +81,10 @@ impl View {
             change.apply(mode, uid, gid, FILE_MODE);
             *modified = change.modified.map_or(*modified, ns_of);
         })?;
-        // `touch -c` by its worker: another visibility timeout from now.
-        if change.times() && message.claim.is_some() && via != Via::Peek {
+        // `touch -c` by its worker: another visibility timeout from now. The kernel let the owner of the message in, and whoever
+        // may write to it; they need not be consumers.
+        let renews = change.times() && message.claim.is_some() && via != Via::Peek;
+        if renews && self.owner(&self.store.queue(message.queue)?).may_consume(caller) {
             self.store.renew(seq, now)?;
         }
         Ok(())
@@ -116,6 +119,7 @@ impl View {
             Ok(draft) => {
                 if change.size.is_some() {
                     self.refuse_while_enqueued(draft.queue)?;
+                    self.refuse_while_published(id)?;
                 }
                 let config = self.store.config(draft.queue)?;
                 self.admit(&config, change.size.unwrap_or(0), 0)?;
