@@ -54,6 +54,7 @@ impl View {
     ) -> Result<(Attributes, Opened)> {
         self.refuse_read_only()?;
         self.refuse_when_going_away()?;
+        self.handles.admit(caller, true)?;
         let flags = Flags(flags);
         if let Node::Batch(batch) = directory {
             self.check_batch_file(batch, name)?;

@@ -12,6 +12,7 @@ use crate::queue::worker::ProcessId;
 use crate::store::Body;
 
 use super::Attributes;
+use super::access::Caller;
 use super::backup::Backup;
 use super::control::ConfigEdit;
 use super::line_reader::LineReader;
@@ -88,10 +89,22 @@ pub struct Lease {
     pub timeout: u64,
 }
 
-/// The table of open files.
-#[derive(Default)]
+/// So many files can be open at a time, if the system lets this process have as many descriptors.
+const MOST: usize = 65_536;
+/// Of the descriptors that the process may have, so many are not for open files but for the database, connections to the
+/// kernel and looks at processes; but no more than half of them.
+const RESERVED: u64 = 1024;
+/// The last of them, one in so many, are not for new files of ordinary users: root, and whoever takes messages through a file
+/// that is open already, can go on.
+const LAST: usize = 16;
+/// The texts of status files that are open are no longer than this in all, in bytes.
+const TEXTS: usize = 512 << 20;
+
+/// The table of open files. It is bounded, so that nobody who opens files without end takes the memory and the descriptors
+/// that the others' work needs.
 pub struct Handles {
     next: AtomicU64,
+    most: usize,
     open: Mutex<Open>,
 }
 
@@ -102,6 +115,10 @@ struct Open {
     readers: HashMap<u64, Vec<u64>>,
     /// The messages of files that got theirs when they were open already.
     bound: HashMap<u64, Vec<u64>>,
+    /// How many those are.
+    held: usize,
+    /// The length of all texts, in bytes.
+    texts: usize,
 }
 
 impl Open {
@@ -116,6 +133,28 @@ impl Open {
 }
 
 impl Handles {
+    /// An empty table for a process that may have so many descriptors.
+    pub fn new(descriptors: u64) -> Self {
+        let free = descriptors.saturating_sub(RESERVED.min(descriptors / 2));
+        let most = usize::try_from(free).unwrap_or(MOST).min(MOST);
+        Self { next: AtomicU64::new(0), most, open: Mutex::default() }
+    }
+
+    /// Refuses one more file when many are open. `new`: it is not one that is open already and takes another message.
+    pub fn admit(&self, caller: &Caller, new: bool) -> Result<()> {
+        let open = self.open.lock();
+        let most = if new && caller.uid != 0 { self.most - self.most / LAST } else { self.most };
+        if open.by_number.len() + open.held < most { Ok(()) } else { Err(Error::TooManyOpen) }
+    }
+
+    /// Enters a text, unless those that are open are very long already.
+    pub fn add_text(&self, text: String) -> Result<u64> {
+        if self.open.lock().texts + text.len() > TEXTS {
+            return Err(Error::TooManyOpen);
+        }
+        Ok(self.add(Handle::Text(text.into_bytes())))
+    }
+
     /// Enters an open file; gives its number.
     pub fn add(&self, handle: Handle) -> u64 {
         // Relaxed: only the number's being new matters.
@@ -123,6 +162,9 @@ impl Handles {
         let mut open = self.open.lock();
         if let Handle::Reader(reader) = &handle {
             open.readers.entry(reader.seq).or_default().push(number);
+        }
+        if let Handle::Text(text) = &handle {
+            open.texts += text.len();
         }
         open.by_number.insert(number, Arc::new(handle));
         number
@@ -137,6 +179,7 @@ impl Handles {
     pub fn bind(&self, number: u64, seq: u64) {
         let mut open = self.open.lock();
         open.bound.entry(number).or_default().push(seq);
+        open.held += 1;
         open.readers.entry(seq).or_default().push(number);
     }
 
@@ -144,7 +187,10 @@ impl Handles {
     pub fn unbind(&self, number: u64, seq: u64) {
         let mut open = self.open.lock();
         if let Some(bound) = open.bound.get_mut(&number) {
+            let before = bound.len();
             bound.retain(|other| *other != seq);
+            let gone = before - bound.len();
+            open.held -= gone;
         }
         open.unbind(number, seq);
     }
@@ -154,6 +200,10 @@ impl Handles {
         let mut open = self.open.lock();
         let handle = open.by_number.remove(&number)?;
         let bound = open.bound.remove(&number);
+        open.held -= bound.as_ref().map_or(0, Vec::len);
+        if let Handle::Text(text) = &*handle {
+            open.texts -= text.len();
+        }
         let read = if let Handle::Reader(reader) = &*handle { vec![reader.seq] } else { bound.unwrap_or_default() };
         for seq in read {
             open.unbind(number, seq);
@@ -218,5 +268,43 @@ impl Handles {
     /// How many files are open.
     pub fn len(&self) -> usize {
         self.open.lock().by_number.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ANN: Caller = Caller { uid: 1, gid: 1, pid: 0 };
+    const ROOT: Caller = Caller { uid: 0, gid: 0, pid: 0 };
+
+    fn text(handles: &Handles) -> u64 {
+        handles.add_text("text".into()).unwrap()
+    }
+
+    #[test]
+    fn the_table_is_bounded_and_root_comes_last() {
+        let handles = Handles::new(64);
+        assert_eq!(handles.most, 32);
+        let numbers: Vec<u64> = (0..30).map(|_| text(&handles)).collect();
+        assert!(handles.admit(&ANN, true).is_err() && handles.admit(&ANN, false).is_ok());
+        handles.bind(numbers[0], 7);
+        handles.bind(numbers[0], 8);
+        assert!(handles.admit(&ROOT, true).is_err() && handles.admit(&ANN, false).is_err(), "what is taken counts");
+        handles.unbind(numbers[0], 7);
+        assert!(handles.admit(&ROOT, true).is_ok() && handles.admit(&ANN, true).is_err());
+        numbers.iter().for_each(|number| drop(handles.remove(*number)));
+        let open = handles.open.lock();
+        assert_eq!((open.by_number.len(), open.held, open.texts), (0, 0, 0));
+    }
+
+    #[test]
+    fn texts_are_bounded() {
+        let handles = Handles::new(1 << 20);
+        assert_eq!(handles.most, MOST);
+        let number = handles.add_text("x".repeat(TEXTS)).unwrap();
+        assert!(matches!(handles.add_text("y".into()), Err(Error::TooManyOpen)));
+        handles.remove(number);
+        assert!(handles.add_text("y".into()).is_ok());
     }
 }

@@ -275,6 +275,7 @@ impl View {
     ) -> Result<()> {
         self.refuse_when_going_away()?;
         self.refuse_consuming(caller, reader.queue)?;
+        self.handles.admit(caller, false)?;
         let (opener, opened_by) = reader.opener;
         let worker = if caller.pid == opener { opened_by } else { self.workers.worker(caller.pid) };
         if held.messages.is_empty() {
@@ -288,6 +289,9 @@ impl View {
         let most = (config.lines_batch as usize).min(LINES_AT_ONCE);
         let (mut taken, mut damaged, mut left) = (0, 0, u64::MAX);
         while taken < most && left > 0 && damaged < DAMAGED_AT_ONCE {
+            if taken > 0 && self.handles.admit(caller, false).is_err() {
+                break;
+            }
             let taker = Taker { worker, uid: caller.uid };
             let claimed = self.store.claim_next_within(reader.queue, left.saturating_sub(1), taker, clock::now_ms());
             let (seq, record) = match claimed {

@@ -3,6 +3,7 @@
 //! Each user is told of the queues that they could find by themselves: queues that they see listed, and the numbers of those
 //! whose `stats` they may read.
 
+use std::collections::VecDeque;
 use std::fmt::{Display, Write};
 
 use crate::clock;
@@ -15,6 +16,13 @@ use super::View;
 use super::access::{Caller, EXEC, READ};
 use super::stats::COUNTERS;
 use super::waiters::Line;
+
+/// Of a longer path, in bytes, no queue is told: no program could name it.
+const LONGEST_PATH: usize = 4096;
+/// Nor of more queues than have labels of this length in all, in bytes; each label is told some thirty times.
+const LABELS: usize = 4 << 20;
+/// A label counts as so many bytes more, for what is told with it.
+const LABELS_MORE: usize = 64;
 
 /// A queue in the output.
 struct Series {
@@ -59,19 +67,26 @@ impl Numbers {
 
 impl View {
     pub(super) fn metrics(&self, caller: &Caller) -> Result<String> {
-        let mut queues = self.visible_queues(caller)?;
+        let (mut queues, untold) = self.visible_queues(caller)?;
         queues.sort_by(|a, b| a.label.cmp(&b.label));
         let mut out = Exposition(String::new());
         out.of_mount(self)?;
+        out.begin((
+            "mqfs_queues_untold",
+            Kind::Gauge,
+            "Queues left out, with all in them, because the paths are too long.",
+        ));
+        out.sample("mqfs_queues_untold", &[], untold);
         out.of_queues(&queues, clock::now_ms());
         Ok(out.0)
     }
 
-    /// The queues below the root that the caller can list.
-    fn visible_queues(&self, caller: &Caller) -> Result<Vec<Series>> {
-        let mut found = Vec::new();
-        let mut left = vec![(ROOT, String::new())];
-        while let Some((queue, path)) = left.pop() {
+    /// The queues below the root that the caller can list, and how many of them are left out. Those at the top come first, so
+    /// that nobody who nests queues without end crowds out the others'.
+    fn visible_queues(&self, caller: &Caller) -> Result<(Vec<Series>, usize)> {
+        let (mut found, mut untold, mut labels) = (Vec::new(), 0, 0);
+        let mut left = VecDeque::from([(ROOT, String::new())]);
+        while let Some((queue, path)) = left.pop_front() {
             let info = match self.store.queue(queue) {
                 Err(Error::NotFound) => continue, // removed meanwhile
                 info => info?,
@@ -80,7 +95,13 @@ impl View {
             if readable {
                 self.store.list_queues(queue, 0, |nested| {
                     let name = label(nested.name);
-                    left.push((nested.id, if queue == ROOT { name } else { format!("{path}/{name}") }));
+                    let length = path.len() + 1 + name.len();
+                    if length > LONGEST_PATH || labels + length > LABELS {
+                        untold += 1;
+                        return true;
+                    }
+                    labels += length + LABELS_MORE;
+                    left.push_back((nested.id, if queue == ROOT { name } else { format!("{path}/{name}") }));
                     true
                 })?;
             }
@@ -89,7 +110,7 @@ impl View {
                 found.push(Series { label: path, numbers });
             }
         }
-        Ok(found)
+        Ok((found, untold))
     }
 }
 
@@ -106,8 +127,14 @@ impl Exposition {
             (("mqfs_open_files", Kind::Gauge, "Files that are open."), view.open_files() as u64),
             (("mqfs_syncs_total", Kind::Counter, "Syncs of the database since the mount."), view.store.syncs()),
             (("mqfs_requests_total", Kind::Counter, "Requests served since the mount."), view.activity()),
-            (("mqfs_store_size_bytes", Kind::Gauge, "Size of the disk under the store."), usage.blocks * usage.block),
-            (("mqfs_store_free_bytes", Kind::Gauge, "Room for messages on that disk."), usage.free * usage.block),
+            (
+                ("mqfs_store_size_bytes", Kind::Gauge, "Size of the disk under the store."),
+                usage.blocks.saturating_mul(usage.block),
+            ),
+            (
+                ("mqfs_store_free_bytes", Kind::Gauge, "Room for messages on that disk."),
+                usage.free.saturating_mul(usage.block),
+            ),
         ];
         for (family, value) in numbers {
             self.begin(family);

@@ -56,6 +56,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
+use rustix::process::Resource;
 
 pub use attributes::{Attributes, Kind};
 pub use listing::DirectoryEntry;
@@ -108,6 +109,8 @@ pub struct View {
     workers: Workers,
     look: Look,
     offload: Offload,
+    /// Puts together what tells of all queues. Closes do not wait for that.
+    telling: Offload,
     waiters: Arc<Waiters>,
     /// Counts the nodes given out for the lines of queues that let their producers wait.
     lanes: AtomicU32,
@@ -129,7 +132,7 @@ impl View {
         let view = Arc::new(Self {
             store,
             options,
-            handles: Handles::default(),
+            handles: Handles::new(rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)),
             writers: Mutex::default(),
             drafts: Mutex::default(),
             enqueued: Mutex::default(),
@@ -139,7 +142,8 @@ impl View {
             replaced: Mutex::default(),
             workers: Workers::default(),
             look: Look::start()?,
-            offload: Offload::start()?,
+            offload: Offload::start("mqfs-body", 2)?,
+            telling: Offload::start("mqfs-telling", 1)?,
             waiters: Arc::default(),
             lanes: AtomicU32::new(0),
             activity: AtomicU64::new(0),
@@ -221,6 +225,7 @@ impl View {
         let purges = std::mem::take(&mut *self.purges.lock());
         join(purges);
         self.offload.stop();
+        self.telling.stop();
         self.look.stop();
         let open: Vec<Arc<Mutex<Writer>>> = self.writers.lock().drain().map(|(_, writer)| writer).collect();
         for writer in open {

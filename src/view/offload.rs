@@ -8,8 +8,6 @@ use parking_lot::Mutex;
 /// What is to be done.
 pub type Task = Box<dyn FnOnce() + Send>;
 
-const THREADS: usize = 2;
-
 /// The threads and the way to them.
 pub struct Offload {
     tasks: Mutex<Option<Sender<Task>>>,
@@ -17,13 +15,13 @@ pub struct Offload {
 }
 
 impl Offload {
-    /// Starts the threads.
-    pub fn start() -> std::io::Result<Self> {
+    /// Starts so many threads of that name.
+    pub fn start(name: &str, threads: usize) -> std::io::Result<Self> {
         let (sender, receiver) = crossbeam_channel::unbounded::<Task>();
-        let threads = (0..THREADS)
+        let threads = (0..threads)
             .map(|n| {
                 let tasks = receiver.clone();
-                std::thread::Builder::new().name(format!("mqfs-body-{n}")).spawn(move || {
+                std::thread::Builder::new().name(format!("{name}-{n}")).spawn(move || {
                     for task in tasks {
                         task();
                     }
@@ -49,7 +47,7 @@ impl Offload {
         drop(self.tasks.lock().take());
         for thread in self.threads.lock().drain(..) {
             if thread.join().is_err() {
-                tracing::error!("a body thread panicked");
+                tracing::error!("a thread for long tasks panicked");
             }
         }
     }

@@ -114,13 +114,14 @@ impl View {
             return done(self.open(caller, node, flags));
         }
         let (view, caller) = (self.clone(), *caller);
-        self.offload.run(Box::new(move || done(view.open(&caller, node, flags))));
+        self.telling.run(Box::new(move || done(view.open(&caller, node, flags))));
     }
 
     /// Opens a file.
     pub(super) fn open(self: &Arc<Self>, caller: &Caller, node: Node, flags: i32) -> Result<Opened> {
         let flags = Flags(flags);
         self.refuse_when_going_away()?;
+        self.handles.admit(caller, true)?;
         if flags.writes() || flags.truncates() {
             self.refuse_read_only()?;
         }
@@ -153,18 +154,18 @@ impl View {
             {
                 Err(Error::NotPermitted("this control file is read-only"))
             }
-            Node::Config(queue) => Ok(self.open_text(self.config_text(queue)?)),
-            Node::Stats(_) | Node::Version => Ok(self.open_text(self.status_text(node)?)),
+            Node::Config(queue) => self.open_text(self.config_text(queue)?),
+            Node::Stats(_) | Node::Version => self.open_text(self.status_text(node)?),
             Node::Backup => self.open_backup(caller),
-            Node::Metrics => Ok(self.open_text(self.metrics(caller)?)),
+            Node::Metrics => self.open_text(self.metrics(caller)?),
             Node::Claim(queue) => self.open_take(caller, queue, Answer::Path),
             Node::Pop(queue) => self.open_take(caller, queue, Answer::Body),
             _ => Err(Error::IsDirectory),
         }
     }
 
-    fn open_text(&self, text: String) -> Opened {
-        Opened { direct: true, ..Opened::plain(self.handles.add(Handle::Text(text.into_bytes()))) }
+    fn open_text(&self, text: String) -> Result<Opened> {
+        Ok(Opened { direct: true, ..Opened::plain(self.handles.add_text(text)?) })
     }
 
     /// A committed message never changes. Under its bare name it does not stand in the way of a new one: the name is

@@ -138,6 +138,7 @@ impl View {
         }
         self.refuse_when_going_away()?;
         self.refuse_consuming(caller, take.queue)?;
+        self.handles.admit(caller, false)?;
         let (opener, opened_by) = take.opener;
         let worker = if caller.pid == opener { opened_by } else { self.workers.worker(caller.pid) };
         let (seq, message) = self.store.claim_next(take.queue, Taker { worker, uid: caller.uid }, clock::now_ms())?;
