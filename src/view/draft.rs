@@ -18,7 +18,7 @@ use crate::store::{Bodies, Done, Enqueued, INLINE_MAX, NewBody, Onto, Patience, 
 use super::access::{Caller, READ};
 use super::attributes::{FILE_MODE, ns_of};
 use super::names::Writer;
-use super::staging::{end_of_write, read_file_at};
+use super::staging::{end_of_write, fill_hole, read_file_at};
 use super::xattr::{Pairs, merge};
 use super::{Attributes, View};
 
@@ -29,8 +29,10 @@ pub(super) struct DraftUse {
     opens: u32,
     /// Those of them that can write.
     writes: u32,
-    /// Its file and its record when it was opened last: what `fstat` shows when it is a draft no more.
+    /// A file of it, one that can write if there was any, and its record when it was opened last: what `fstat` shows when it is a draft no more.
     last: Option<(Arc<File>, DraftRecord)>,
+    /// That file was opened for writing.
+    writable: bool,
     /// It was renamed to a visible name: from then on it is neither listed nor found.
     publishing: Option<Target>,
 }
@@ -60,7 +62,11 @@ impl DraftUse {
     fn opened(&mut self, file: &Arc<File>, record: DraftRecord, writes: bool) {
         self.opens += 1;
         self.writes += u32::from(writes);
-        self.last = Some((file.clone(), record));
+        match &mut self.last {
+            // A removed draft is cut by way of this file.
+            Some((_, last)) if self.writable && !writes => *last = record,
+            _ => (self.last, self.writable) = (Some((file.clone(), record)), writes),
+        }
     }
 
     fn idle(&self) -> bool {
@@ -140,12 +146,20 @@ impl View {
     /// Writes into a draft.
     pub(super) fn write_draft(&self, id: u64, file: &File, offset: u64, data: &[u8]) -> Result<()> {
         let end = end_of_write(offset, data.len())?;
-        // An unlinked draft has no queue to set a limit.
-        if let Ok(draft) = self.store.draft(id) {
-            self.admit(&self.store.queue(draft.queue)?.config, end, data.len() as u64)?;
-        }
+        let length = file.metadata()?.len();
+        self.admit_draft(id, end, end.saturating_sub(length).max(data.len() as u64))?;
+        fill_hole(file, length, offset)?;
         file.write_all_at(data, offset)?;
         Ok(())
+    }
+
+    /// Checks that a draft may become so long, and that there is room for `more` bytes.
+    pub(super) fn admit_draft(&self, id: u64, length: u64, more: u64) -> Result<()> {
+        match self.store.draft(id) {
+            Ok(draft) => self.admit(&self.store.queue(draft.queue)?.config, length, more),
+            // An unlinked draft has no queue to set a limit, but takes room as well.
+            Err(_) => self.store.space().admit(more),
+        }
     }
 
     /// `fsync` on a draft: its bytes, its name and its record.

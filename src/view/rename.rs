@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::clock;
 use crate::error::{Error, Result};
-use crate::queue::name::{Name, check_queue_name, classify};
+use crate::queue::name::{Name, check_entry_name, check_queue_name, classify};
 use crate::queue::state::State;
 use crate::store::record::{DraftRecord, MessageRecord};
 use crate::store::{Done, Published, ROOT, Taker};
@@ -13,7 +13,6 @@ use super::access::Caller;
 use super::draft::Target;
 use super::lookup::Found;
 use super::names::Writer;
-use super::queues::check_entry_name;
 use super::xattr::merge;
 use super::{Attributes, Node, View};
 

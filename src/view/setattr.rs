@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 
 use super::access::Caller;
 use super::attributes::{DIRECTORY_MODE, FILE_MODE, ns_of};
+use super::staging::fill_hole;
 use super::{Attributes, Node, Via, View};
 
 /// What is to be changed.
@@ -121,8 +122,6 @@ impl View {
                     self.refuse_while_enqueued(draft.queue)?;
                     self.refuse_while_published(id)?;
                 }
-                let config = self.store.config(draft.queue)?;
-                self.admit(&config, change.size.unwrap_or(0), 0)?;
                 Arc::new(self.store.bodies().open_write(id)?)
             }
             // Removed, and still open.
@@ -130,6 +129,9 @@ impl View {
             Err(error) => return Err(error),
         };
         if let Some(size) = change.size {
+            let length = file.metadata()?.len();
+            self.admit_draft(id, size, size.saturating_sub(length))?;
+            fill_hole(&file, length, size)?;
             file.set_len(size)?;
         }
         if change.times() {

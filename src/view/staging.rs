@@ -1,8 +1,12 @@
 //! The bytes of a message that is being written: in memory while they are few, in a body file beyond that.
 
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::store::sums::{Summing, Sums};
@@ -53,6 +57,7 @@ impl Staging {
                 bytes[start..end].copy_from_slice(data);
             }
             Place::File(file) => {
+                fill_hole(file, self.size, offset)?;
                 file.write_all_at(data, offset)?;
                 self.summing.written(file, offset, data)?;
             }
@@ -69,6 +74,7 @@ impl Staging {
         match &mut self.place {
             Place::Memory(bytes) => bytes.resize(size as usize, 0),
             Place::File(file) => {
+                fill_hole(file, self.size, size)?;
                 file.set_len(size)?;
                 self.summing.truncated(file, size)?;
             }
@@ -140,6 +146,22 @@ const NO_OFFSET: u64 = i64::MAX as u64;
 /// Where a write of so many bytes ends, when a file can be as long.
 pub fn end_of_write(offset: u64, length: usize) -> Result<u64> {
     offset.checked_add(length as u64).filter(|end| *end <= NO_OFFSET).ok_or(Error::MessageTooLarge)
+}
+
+/// Gives a hole room on the disk, before it is made: else a file could be longer than any disk, though there is a checksum of
+/// each of its blocks, in memory while it is written, and whoever copies or checks it reads them all. File systems that
+/// cannot do that make holes.
+pub fn fill_hole(file: &File, from: u64, to: u64) -> Result<()> {
+    if to <= from {
+        return Ok(());
+    }
+    loop {
+        match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, from, to - from) {
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(io::Error::from(errno).into()),
+        }
+    }
 }
 
 /// Reads from a file; fewer bytes than asked for only at the end.

@@ -315,7 +315,7 @@ impl View {
         patience: Patience,
     ) -> Result<()> {
         let end = end_of_write(offset, data.len())?;
-        self.admit(&writer.config, end, data.len() as u64)?;
+        self.admit(&writer.config, end, end.saturating_sub(writer.size()).max(data.len() as u64))?;
         if !writer.writers.iter().any(|(thread, _)| *thread == tid) {
             let process = process::tgid(tid);
             writer.writers.push((tid, process));

@@ -113,22 +113,8 @@ const CONFIGS: &[&str] = &[
     "drafts\n",
 ];
 /// Offsets and lengths that programs get wrong.
-const NUMBERS: &[i64] = &[
-    0,
-    1,
-    17,
-    4096,
-    32 * 1024,
-    32 * 1024 + 1,
-    100_000,
-    1 << 20,
-    1 << 31,
-    1 << 40,
-    i64::MAX - 1,
-    i64::MAX,
-    -1,
-    i64::MIN,
-];
+const NUMBERS: &[i64] =
+    &[0, 1, 17, 4096, 32 * 1024, 32 * 1024 + 1, 100_000, 300_000, 1 << 50, i64::MAX - 1, i64::MAX, -1, i64::MIN];
 
 /// Whether a call succeeds is not of interest.
 fn ignore<T>(_: T) {}
