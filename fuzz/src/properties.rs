@@ -16,8 +16,11 @@ use crate::store::record;
 use crate::view::line_cut::{Cut, LINES_AT_ONCE};
 use crate::view::{Node, Via};
 
+/// What must hold of some input, whatever it is.
+type Property = fn(&[u8]);
+
 /// All of them by the names of their targets.
-pub const ALL: &[(&str, fn(&[u8]))] = &[
+pub const ALL: &[(&str, Property)] = &[
     ("config", config),
     ("words", words_of_properties),
     ("times", times),

@@ -67,7 +67,6 @@ impl Store {
 mod tests {
     use super::super::NewBody;
     use super::super::tests::{NOBODY, message, open, queue};
-    use super::*;
 
     #[test]
     fn only_claims_of_the_future_end_earlier_and_not_at_once() {
