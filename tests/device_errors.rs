@@ -9,7 +9,7 @@ mod extra;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use common::*;
@@ -27,7 +27,8 @@ impl Faults {
         let tasks = fs::read_dir(format!("/proc/{}/task", m.pid())).unwrap().map(|task| task.unwrap().path());
         let named =
             tasks.filter(|task| fs::read_to_string(task.join("comm")).is_ok_and(|name| name.starts_with(threads)));
-        let ids: Vec<String> = named.map(|task| task.file_name().unwrap().to_str().unwrap().to_owned()).collect();
+        let tasks: Vec<PathBuf> = named.collect();
+        let ids: Vec<&str> = tasks.iter().map(|task| task.file_name().unwrap().to_str().unwrap()).collect();
         let log = m.scratch().join("strace");
         let call = inject.split(':').next().unwrap();
         let strace = Command::new("strace")
@@ -37,7 +38,11 @@ impl Faults {
             .stderr(fs::File::create(&log).unwrap())
             .spawn()
             .unwrap();
-        wait_until(|| fs::read_to_string(&log).unwrap().matches(" attached").count() == ids.len());
+        // A thread may have ended before strace came to it.
+        let traced = |task: &PathBuf| {
+            !fs::read_to_string(task.join("status")).is_ok_and(|status| status.contains("TracerPid:\t0\n"))
+        };
+        wait_until(|| tasks.iter().all(traced));
         Faults { strace }
     }
 }
