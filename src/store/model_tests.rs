@@ -50,7 +50,6 @@ impl Staged<'_> {
 }
 
 struct Tested {
-    dir: TempDir,
     /// `None` only while it is opened again.
     store: Option<Store>,
     now: u64,
@@ -60,6 +59,8 @@ struct Tested {
     left: bool,
     writers: BTreeMap<Tag, Writer>,
     drafts: BTreeMap<Tag, u64>,
+    /// The last field, as it must outlive the store: what the store still writes would be left behind.
+    dir: TempDir,
 }
 
 impl Tested {
