@@ -196,6 +196,6 @@ fn what_is_left_in_the_emptied_store_is_left() {
 
 #[test]
 fn errors_that_no_crash_explains_are_found() {
-    assert_eq!(broken("10 offered id=sync.p1.1\n 11 refused id=sync.p1.1 errno=5"), ["refused sync.p1.1"]);
+    assert_eq!(broken("10 offered id=sync.p1.1\n 11 refused id=sync.p1.1 errno=28"), ["refused sync.p1.1"]);
     assert_eq!(broken("11 complaint text=ERROR"), ["complaint mqfs"]);
 }
