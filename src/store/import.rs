@@ -18,8 +18,7 @@ use super::deadlines::remembered_as;
 use super::enqueue::{NewBody, put_body};
 use super::image::RememberedId;
 use super::keys::{self, DeadlineKind};
-use super::record::{Counters, MessageRecord, QueueRecord};
-use super::state::Queue;
+use super::record::{MessageRecord, QueueRecord};
 use super::sums::{Summing, Sums};
 use super::{ROOT, Store};
 
@@ -121,16 +120,8 @@ impl Store {
             }
             None => state.take_id(&self.db)?,
         };
-        let mut batch = self.db.batch();
-        super::queues::enter(&mut batch, id, &record);
-        state.changing(&self.db, record.parent)?.counters.queues += 1;
-        state.remember(id, Queue::new(record, Counters::default())?);
-        state.changing(&self.db, id)?;
-        let made = state.commit(&self.db, batch, now);
-        if made.is_err() {
-            state.forget(id);
-        }
-        made.map(|()| id)
+        self.add_queue(&mut state, id, record, now)?;
+        Ok(id)
     }
 
     /// Takes a body in.

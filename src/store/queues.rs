@@ -9,7 +9,7 @@ use crate::queue::config::QueueConfig;
 use super::db::{Batch, Family};
 use super::keys;
 use super::record::{self, Counters, QueueRecord};
-use super::state::Queue;
+use super::state::{Queue, State};
 use super::{ROOT, Store};
 
 /// A queue to be made.
@@ -174,20 +174,26 @@ impl Store {
         let config = if new.parent == ROOT { self.defaults.render() } else { parent.record.config.clone() };
         let id = state.take_id(&self.db)?;
         let record = new.record(false, config, now);
+        self.add_queue(&mut state, id, record, now)?;
+        Ok(id)
+    }
+
+    /// Adds a queue, with a number and a name that no other has.
+    pub(super) fn add_queue(&self, state: &mut State, id: u64, record: QueueRecord, now: u64) -> Result<()> {
         let mut batch = self.db.batch();
         enter(&mut batch, id, &record);
-        state.changing(&self.db, new.parent)?.counters.queues += 1;
+        state.changing(&self.db, record.parent)?.counters.queues += 1;
         state.remember(id, Queue::new(record, Counters::default())?);
         state.changing(&self.db, id)?;
         let made = state.commit(&self.db, batch, now);
         if made.is_err() {
             state.forget(id);
         }
-        made.map(|()| id)
+        made
     }
 
     /// Whether a nested queue, a draft or a message that keeps its name has that name.
-    pub(super) fn name_taken(&self, state: &mut super::state::State, queue: u64, name: &[u8]) -> Result<bool> {
+    pub(super) fn name_taken(&self, state: &mut State, queue: u64, name: &[u8]) -> Result<bool> {
         Ok(self.child(queue, name)?.is_some()
             || self.db.get(Family::Meta, &keys::draft_by_name(queue, name))?.is_some()
             || self.is_kept(state, queue, name)?)
@@ -280,7 +286,7 @@ impl Store {
 }
 
 /// Adds to a change: a queue's record and its entries in its parent.
-pub(super) fn enter(batch: &mut Batch<'_>, id: u64, record: &QueueRecord) {
+fn enter(batch: &mut Batch<'_>, id: u64, record: &QueueRecord) {
     batch.put(Family::Meta, &keys::queue(id), &record::encode(record));
     batch.put(Family::Meta, &keys::child(record.parent, id), &record.name);
     batch.put(Family::Meta, &keys::child_by_name(record.parent, &record.name), &id.to_be_bytes());
