@@ -109,6 +109,25 @@ fn of_racing_claims_one_wins() {
     assert_eq!(store.queue(q).unwrap().counters.claims_total, 200);
 }
 
+/// What comes back among messages whose time to live is over, and which are passed over, is not passed over with them.
+#[test]
+fn what_comes_back_among_outdated_messages_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let q = queue(&store, "q");
+    let enqueue = |ttl: Option<&str>| {
+        let mut new = message(&store, q, "m");
+        new.attributes = ttl.map(|ttl| ("user.mq.ttl".into(), ttl.into())).into_iter().collect();
+        store.enqueue(new, NewBody::Inline(b""), false, 1000).unwrap().seq().unwrap()
+    };
+    let (_, back, _, last) = (enqueue(Some("10ms")), enqueue(None), enqueue(Some("10ms")), enqueue(None));
+    store.claim(q, back, NOBODY, 1000).unwrap();
+    assert_eq!(store.claim_next(q, NOBODY, 2000).unwrap().0, last);
+    assert!(!store.has_ready(q, 2000).unwrap());
+    store.nack(q, back, false, 2000).unwrap();
+    assert_eq!(store.claim_next(q, NOBODY, 2000).unwrap().0, back);
+}
+
 /// No deadline is slept through, whatever is claimed and acked meanwhile.
 #[test]
 fn every_lease_that_ends_is_told() {
