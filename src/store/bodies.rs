@@ -83,10 +83,21 @@ impl Bodies {
         self.root.join(format!("{:02x}", id & 0xff))
     }
 
-    /// Makes a new file.
+    /// Makes a new file, of a number that belongs to nobody.
+    ///
+    /// A file of that number may be there: a power cut can take a record, and that its number was given out, and leave the file.
+    /// It goes, and is not emptied, because a message may share its bytes.
     pub fn create(&self, id: u64) -> Result<File> {
         let path = self.path(id);
-        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+        let make = || OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path);
+        let file = match make() {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                tracing::info!(file = %path.display(), "body file that a crash left removed");
+                std::fs::remove_file(&path)?;
+                make()?
+            }
+            made => made?,
+        };
         unless_scarce(file).inspect_err(|_| remove(&path))
     }
 
@@ -210,6 +221,17 @@ pub fn remove(path: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_left_under_a_number_given_out_again_makes_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let bodies = Bodies::open(dir.path().join("bodies")).unwrap();
+        std::fs::write(bodies.path(7), "kept").unwrap();
+        std::fs::hard_link(bodies.path(7), bodies.path(8)).unwrap();
+        bodies.copy(BodyPlace::File(9), &bodies.create(9).unwrap(), 8).unwrap();
+        assert_eq!(bodies.create(8).unwrap().metadata().unwrap().len(), 0);
+        assert_eq!(std::fs::read(bodies.path(7)).unwrap(), b"kept");
+    }
 
     #[test]
     fn the_sweep_removes_only_what_nobody_owns() {
