@@ -32,6 +32,10 @@ pub enum Role {
     Worker,
     /// Takes what it likes by opening or renaming it, gives back and lets down some, or takes by `.mq/pop`.
     Rover,
+    /// Moves messages to another queue, from every state.
+    Mover,
+    /// Claims the next and mostly gives it back, until it is a dead letter; takes dead letters up again.
+    Nacker,
     /// `while f=$(cat q/.mq/claim)`.
     ShellWorker,
     /// `mqfs consume`.
@@ -41,7 +45,7 @@ pub enum Role {
 }
 
 /// The cast: each of these is replaced when it is killed.
-pub const CAST: [(&str, Role); 26] = [
+pub const CAST: [(&str, Role); 37] = [
     ("sync", Role::Producer),
     ("sync", Role::ShellProducer),
     ("sync", Role::Worker),
@@ -68,6 +72,17 @@ pub const CAST: [(&str, Role); 26] = [
     ("late", Role::Commands),
     ("keep", Role::Producer),
     ("keep", Role::Rover),
+    ("late", Role::Nacker),
+    ("left", Role::Producer),
+    ("left", Role::Worker),
+    ("left", Role::Mover),
+    ("right", Role::Producer),
+    ("right", Role::Rover),
+    ("right", Role::Mover),
+    ("mortal", Role::Producer),
+    ("mortal", Role::Nacker),
+    ("graves", Role::Worker),
+    ("graves", Role::Mover),
 ];
 
 /// One actor's part.
@@ -141,7 +156,7 @@ pub fn play() {
     let Ok(part) = std::env::var(ACTOR) else { return };
     let part: Part = serde_json::from_str(&part).expect("a part");
     match part.role {
-        Role::Worker | Role::Rover | Role::LineReader => workers::work(&part),
+        Role::Worker | Role::Rover | Role::Mover | Role::Nacker | Role::LineReader => workers::work(&part),
         _ => producers::produce(&part),
     }
 }

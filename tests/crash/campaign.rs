@@ -13,7 +13,7 @@ use super::checker::{Violation, check};
 use super::evidence::Evidence;
 use super::journal::{Event, Journal, Line, now, read_all};
 use super::observer::Observer;
-use super::promises::{COMMON, Promises, QUEUES};
+use super::promises::{COMMON, GRAVES, Promises, QUEUES};
 use crate::common::Mount;
 use crate::disk::Disk;
 use crate::extra::Random;
@@ -69,6 +69,10 @@ pub struct Summary {
     pub redelivered: usize,
     /// Messages acknowledged by workers.
     pub acked: usize,
+    /// Messages moved to another queue.
+    pub moved: usize,
+    /// Dead letters, in `.mq/dead` or the queue for them.
+    pub dead: usize,
     /// Calls that failed.
     pub refused: usize,
 }
@@ -162,6 +166,7 @@ impl Campaign {
         self.crash();
         self.observe(|observer| {
             observer.count();
+            observer.list();
             observer.list();
             observer.empty();
             observer.look_behind();
@@ -320,16 +325,18 @@ impl Drop for Campaign {
 
 impl Summary {
     fn add(&mut self, lines: &[Line]) {
-        let (mut acknowledged, mut delivered) = (HashSet::new(), HashSet::new());
+        let (mut acknowledged, mut delivered, mut dead_letters) = (HashSet::new(), HashSet::new(), HashSet::new());
         for line in lines {
             match &line.event {
                 Event::Offered { .. } => self.offered += 1,
                 Event::Acknowledged { id, .. } => self.acknowledged += usize::from(acknowledged.insert(id)),
-                Event::Delivered { id, .. } => {
+                Event::Delivered { id, queue, dead, .. } => {
+                    self.dead += usize::from((*dead || queue == GRAVES) && dead_letters.insert(id));
                     self.delivered += 1;
                     self.redelivered += usize::from(!delivered.insert(id));
                 }
                 Event::Acked { .. } => self.acked += 1,
+                Event::Moved { synced: false, .. } => self.moved += 1,
                 Event::Refused { .. } => self.refused += 1,
                 _ => {}
             }
@@ -339,13 +346,25 @@ impl Summary {
 
 impl std::fmt::Display for Summary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Summary { episodes, kills, cuts, actors, offered, acknowledged, delivered, redelivered, acked, refused } =
-            self;
+        let Summary {
+            episodes,
+            kills,
+            cuts,
+            actors,
+            offered,
+            acknowledged,
+            delivered,
+            redelivered,
+            acked,
+            moved,
+            dead,
+            refused,
+        } = self;
         write!(
             f,
             "{episodes} episodes: mqfs killed {kills} times, {cuts} power cuts, {actors} producers and workers killed; messages: \
-             {offered} offered, {acknowledged} acknowledged, {delivered} delivered, {redelivered} of them again, {acked} acked; \
-             {refused} calls refused"
+             {offered} offered, {acknowledged} acknowledged, {delivered} delivered, {redelivered} of them again, {acked} acked, {moved} moved, \
+             {dead} dead letters; {refused} calls refused"
         )
     }
 }

@@ -8,7 +8,9 @@
 //! - `broken`, `unreadable`: a message is whole, and the one of its name.
 //! - `came back`: a message that was acknowledged by a worker is gone for good. A crash of mqfs takes no acknowledgement back,
 //!   whatever the durability; a power cut may, until an fsync of the queue has returned.
-//! - `doubled`: one enqueue makes one message, and so do many with one deduplication id.
+//! - `doubled`, `moved back`: one enqueue makes one message, and so do many with one deduplication id. It is in one queue at a
+//!   time, also when it was moved, or went to a queue of dead letters ([`super::places`]).
+//! - `overdone`: no message is delivered more often than `max_deliveries` says.
 //! - `disordered`: first in, first out ([`super::order`]).
 //! - `early`: no message is delivered before it is due.
 //! - `torn`: the files of a batch are enqueued all or none, and what is not enqueued is still in the batch.
@@ -26,6 +28,7 @@ use std::fmt;
 
 use super::journal::{Event, Line};
 use super::order;
+use super::places::{self, Moved};
 use super::promises::Promises;
 
 /// A promise that was not kept.
@@ -61,6 +64,8 @@ pub struct Sight {
     pub seq: Option<u64>,
     /// Which delivery it was; `None` when it was only listed, or nobody told.
     pub delivery: Option<u32>,
+    /// It was in the queue that it was offered to.
+    pub own: bool,
 }
 
 /// What is known of a message.
@@ -84,6 +89,10 @@ pub struct History {
     pub acked: Vec<u64>,
     /// When that was synced.
     pub settled: Vec<u64>,
+    /// When somebody began to move it to another queue.
+    pub moving: Vec<u64>,
+    /// The moves that had returned.
+    pub moved: Vec<Moved>,
 }
 
 /// The journals of a campaign, sorted out.
@@ -154,15 +163,17 @@ impl<'a> Case<'a> {
                 (message.priority, message.delay, message.batch) = (*priority, *delay, batch.clone());
             }
             Event::Acknowledged { id, synced } => self.message(id).acknowledged.push((at, *synced)),
-            Event::Delivered { id, queue, seq, deliveries, asked } => {
-                self.seen(id, queue, Sight { asked: *asked, at, seq: *seq, delivery: *deliveries });
+            Event::Delivered { id, queue, seq, deliveries, asked, .. } => {
+                self.seen(id, queue, Sight { asked: *asked, at, seq: *seq, delivery: *deliveries, own: true });
             }
             Event::Listed { id, queue, seq, asked } => {
-                self.seen(id, queue, Sight { asked: *asked, at, seq: *seq, delivery: None });
+                self.seen(id, queue, Sight { asked: *asked, at, seq: *seq, delivery: None, own: true });
             }
             Event::Acking { id } => self.message(id).acking.push(at),
             Event::Acked { id } => self.message(id).acked.push(at),
             Event::Settled { id } => self.message(id).settled.push(at),
+            Event::Moving { id } => self.message(id).moving.push(at),
+            Event::Moved { id, seq, synced } => self.message(id).moved.push(Moved { at, seq: *seq, synced: *synced }),
             Event::Waiting { batch, files } => {
                 self.waiting.insert(batch, *files);
             }
@@ -191,10 +202,15 @@ impl<'a> Case<'a> {
     }
 
     fn seen(&mut self, id: &'a str, queue: &str, sight: Sight) {
-        if id.split('.').next() != Some(queue) {
+        let own = id.split('.').next() == Some(queue);
+        if !own && self.promises(id).and_then(|promises| promises.other) != Some(queue) {
             self.violated("misplaced", id, format!("is in the queue {queue}"));
         }
-        self.message(id).seen.push(sight);
+        let most = self.promises.get(queue).map_or(0, |promises| promises.max_deliveries);
+        if let Some(delivery) = sight.delivery.filter(|delivery| most > 0 && *delivery > most) {
+            self.violated("overdone", id, format!("delivery {delivery} of {most}"));
+        }
+        self.message(id).seen.push(Sight { own, ..sight });
     }
 
     fn check_message(&mut self, id: &str, message: &History) {
@@ -212,16 +228,8 @@ impl<'a> Case<'a> {
             self.check_loss(id, message);
         }
         self.check_return(id, message);
-        for (n, one) in message.seen.iter().enumerate() {
-            let other = message.seen[..n].iter().find(|other| {
-                let differ = one.seq.is_some() && other.seq.is_some() && one.seq != other.seq;
-                differ && self.same_life(one.asked.min(other.asked), one.at.max(other.at))
-            });
-            if let Some(other) = other {
-                self.violated("doubled", id, format!("as {:?} and as {:?}", other.seq, one.seq));
-                break;
-            }
-        }
+        let misplaced = places::check(self, id, message);
+        self.violations.extend(misplaced);
     }
 
     /// Of a message that no worker has acknowledged, nor begun to.
@@ -280,7 +288,7 @@ impl<'a> Case<'a> {
 }
 
 /// The last of some times that is not after `end`: when the step began that had ended by then.
-fn last_until(times: &[u64], end: u64) -> u64 {
+pub fn last_until(times: &[u64], end: u64) -> u64 {
     times.iter().rfind(|at| **at <= end).copied().unwrap_or_default()
 }
 

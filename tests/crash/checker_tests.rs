@@ -77,6 +77,70 @@ fn what_nobody_offered_is_invented() {
     assert_eq!(broken(&format!("{seen}\n 60 offered id=sync.p1.1")), ["invented sync.p1.1"]);
 }
 
+/// One that goes from left, where it is number 7, to right, where it is number 9.
+const MOVED: &str = "
+    10 offered id=left.p1.1
+    20 acknowledged id=left.p1.1
+    30 listed id=left.p1.1 queue=left seq=7 asked=25
+    40 moving id=left.p1.1
+    50 moved id=left.p1.1 seq=7 synced=false";
+
+#[test]
+fn a_moved_message_is_in_one_of_the_two_queues() {
+    let there = "70 delivered id=left.p1.1 queue=right seq=9 deliveries=1 asked=60\n 75 acking id=left.p1.1";
+    let here = "80 delivered id=left.p1.1 queue=left seq=7 deliveries=1 asked=78\n 85 acking id=left.p1.1";
+    assert_eq!(broken(&format!("{MOVED}\n{there}\n 76 acked id=left.p1.1")), [""; 0]);
+    assert_eq!(broken(MOVED), ["lost left.p1.1"]);
+    assert_eq!(broken(&format!("{MOVED}\n{here}")), ["moved back left.p1.1"]);
+    assert_eq!(broken(&format!("{MOVED}\n{there}\n{here}")), ["doubled left.p1.1", "moved back left.p1.1"]);
+    let back = "76 moving id=left.p1.1\n 77 moved id=left.p1.1 seq=9 synced=false";
+    let there = "70 listed id=left.p1.1 queue=right seq=9 asked=60";
+    assert_eq!(
+        broken(&format!("{MOVED}\n{there}\n{back}\n{}", here.replace("seq=7", "seq=11"))),
+        [""; 0],
+        "and back again"
+    );
+
+    // Nobody was told of the move: either will do, but not both.
+    let untold = MOVED.replace("50 moved id=left.p1.1 seq=7 synced=false", "50 refused id=left.p1.1 errno=107");
+    assert_eq!(broken(&format!("{untold}\n{here}")), [""; 0]);
+    assert_eq!(broken(&format!("{untold}\n{there}\n 75 acking id=left.p1.1")), [""; 0]);
+    assert_eq!(broken(&format!("{untold}\n{there}\n{here}")), ["doubled left.p1.1"]);
+    assert_eq!(broken(&untold), ["lost left.p1.1"]);
+}
+
+#[test]
+fn a_power_cut_may_take_back_a_move_that_was_not_synced() {
+    let cut =
+        "60 cut from=55\n 70 delivered id=left.p1.1 queue=left seq=7 deliveries=1 asked=65\n 75 acking id=left.p1.1";
+    assert_eq!(broken(&format!("{MOVED}\n{cut}")), [""; 0]);
+    assert_eq!(broken(&format!("{MOVED}\n 52 moved id=left.p1.1 seq=7 synced=true\n{cut}")), ["moved back left.p1.1"]);
+    assert_eq!(broken(&format!("{MOVED}\n 60 cut from=55")), ["lost left.p1.1"]);
+}
+
+#[test]
+fn a_message_that_is_given_up_is_a_dead_letter_and_nothing_else() {
+    let given = "
+        10 offered id=mortal.p1.1
+        20 acknowledged id=mortal.p1.1
+        30 delivered id=mortal.p1.1 queue=mortal seq=7 deliveries=1 asked=25
+        40 delivered id=mortal.p1.1 queue=mortal seq=7 deliveries=2 asked=35";
+    let letter = "60 delivered id=mortal.p1.1 queue=graves seq=9 deliveries=1 asked=50\n 65 acking id=mortal.p1.1";
+    assert_eq!(broken(&format!("{given}\n{letter}")), [""; 0]);
+    assert_eq!(broken(given), ["lost mortal.p1.1"]);
+    let more = "45 delivered id=mortal.p1.1 queue=mortal seq=7 deliveries=3 asked=42";
+    assert_eq!(broken(&format!("{given}\n{more}\n{letter}")), ["overdone mortal.p1.1"]);
+    let again = "80 listed id=mortal.p1.1 queue=mortal seq=7 asked=70";
+    assert_eq!(broken(&format!("{given}\n{letter}\n{again}")), ["doubled mortal.p1.1"]);
+    assert_eq!(broken(&format!("{given}\n{letter}\n{}", again.replace("seq=7", "seq=11"))), ["doubled mortal.p1.1"]);
+    let acked = "42 acking id=mortal.p1.1\n 45 acked id=mortal.p1.1";
+    assert_eq!(broken(&format!("{given}\n{acked}\n{letter}")), ["came back mortal.p1.1"], "acknowledged as well");
+    let kept = letter.replace("graves seq=9", "late seq=7 dead=true").replace("mortal", "late");
+    let given = given.replace("mortal", "late");
+    assert_eq!(broken(&format!("{given}\n{kept}")), [""; 0]);
+    assert_eq!(broken(&given), ["lost late.p1.1"]);
+}
+
 #[test]
 fn a_message_of_another_queue_is_misplaced() {
     let text = "10 offered id=sync.p1.1\n 20 listed id=sync.p1.1 queue=async seq=1 asked=15\n 30 acking id=sync.p1.1";

@@ -64,6 +64,9 @@ pub enum Event {
         /// Which delivery it is, when the worker was told.
         #[serde(default)]
         deliveries: Option<u32>,
+        /// It is a dead letter that was read in `.mq/dead`: nobody has claimed it.
+        #[serde(default)]
+        dead: bool,
         /// When the worker asked for a message.
         asked: u64,
     },
@@ -101,6 +104,20 @@ pub enum Event {
     Settled {
         /// The message.
         id: String,
+    },
+    /// A worker is about to move a message to another queue.
+    Moving {
+        /// The message.
+        id: String,
+    },
+    /// The rename to there has returned 0. `synced`: and so has an fsync of that queue.
+    Moved {
+        /// The message.
+        id: String,
+        /// The sequence number that it had before.
+        seq: u64,
+        /// See above.
+        synced: bool,
     },
     /// The campaign saw a message listed.
     Listed {

@@ -48,7 +48,8 @@ fn by_number(case: &Case<'_>, messages: &[(&str, &History)]) -> Vec<Violation> {
         // What an async queue loses in a power cut may leave its number to another message.
         let certain = case.cuts.is_empty() || case.promises(id).is_some_and(|promises| promises.sync);
         let acknowledged = history.acknowledged.first().map(|(at, _)| *at);
-        let seq = history.seen.iter().find_map(|sight| sight.seq);
+        let own = || history.seen.iter().filter(|sight| sight.own);
+        let seq = own().find_map(|sight| sight.seq).filter(|_| history.moving.is_empty());
         let (Some(acknowledged), Some(seq), true) = (acknowledged, seq, certain) else { continue };
         if let Some((before, smaller, other, its)) = last {
             let in_batch = history.batch.is_some() && history.batch == its.batch;

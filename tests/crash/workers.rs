@@ -59,9 +59,9 @@ done
 
 /// A worker of this binary, or the campaign itself when it empties the store.
 pub struct Worker {
-    queue: String,
-    dir: PathBuf,
-    journal: Journal,
+    pub(super) queue: String,
+    pub(super) dir: PathBuf,
+    pub(super) journal: Journal,
 }
 
 /// Works until the process is killed.
@@ -72,6 +72,8 @@ pub fn work(part: &Part) {
         let done = match part.role {
             Role::LineReader => worker.read_lines(&mut random),
             Role::Rover => worker.rove(&mut random),
+            Role::Mover => worker.move_one(&mut random),
+            Role::Nacker => worker.nack_one(&mut random),
             _ => worker.work_next(&mut random),
         };
         if !matches!(done, Ok(true)) {
@@ -92,25 +94,45 @@ pub fn listed(name: &str) -> Option<(Option<u64>, &str)> {
     Some((number.get(digits..)?.parse().ok(), named.split('~').next().unwrap_or(named)))
 }
 
+/// One of the first messages that a directory lists.
+pub(super) fn some_of(directory: &Path, random: &mut Random) -> io::Result<Option<PathBuf>> {
+    let message = |entry: &fs::DirEntry| entry.file_name().as_encoded_bytes()[0] != b'.';
+    let nth = random.below(6) as usize;
+    let first: Vec<_> = fs::read_dir(directory)?.flatten().filter(message).take(nth + 1).collect();
+    Ok(first.last().map(fs::DirEntry::path))
+}
+
+/// What mqfs tells about a message besides its body.
+#[derive(Default)]
+struct Told {
+    seq: Option<u64>,
+    deliveries: Option<u64>,
+    dead: bool,
+}
+
 impl Worker {
     /// A worker on the queue in that directory.
     pub fn new(queue: &str, dir: &Path, journal: Journal) -> Worker {
         Worker { queue: queue.to_owned(), dir: dir.to_owned(), journal }
     }
 
-    /// Claims and handles the next message; false when there is none and `wait` is not asked for.
-    pub fn work_one(&mut self, wait: bool, sync: bool) -> io::Result<bool> {
-        let asked = now();
+    /// Claims the next message; its path, and `None` when there is none and `wait` is not asked for.
+    pub(super) fn claim(&self, wait: bool) -> io::Result<Option<PathBuf>> {
         let flags = if wait { 0 } else { libc::O_NONBLOCK };
         let mut claim = File::options().read(true).custom_flags(flags).open(self.dir.join(".mq/claim"))?;
         let mut path = String::new();
         match claim.read_to_string(&mut path) {
             Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
             Err(error) => return Err(error),
         }
-        drop(claim);
-        let path = self.dir.join(path.trim_end_matches('\n'));
+        Ok(Some(self.dir.join(path.trim_end_matches('\n'))))
+    }
+
+    /// Claims and handles the next message; false when there is none and `wait` is not asked for.
+    pub fn work_one(&mut self, wait: bool, sync: bool) -> io::Result<bool> {
+        let asked = now();
+        let Some(path) = self.claim(wait)? else { return Ok(false) };
         match self.examine(&path, asked)? {
             Some(id) => self.acknowledge(&path, &id, sync)?,
             None => fs::remove_file(&path)?,
@@ -131,7 +153,10 @@ impl Worker {
         let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         let mut bytes = Vec::new();
         match File::open(path).and_then(|mut file| file.read_to_end(&mut bytes)) {
-            Ok(_) => Ok(self.delivered(&name, &bytes, (seq, deliveries), asked)),
+            Ok(_) => {
+                let dead = path.parent().is_some_and(|parent| parent.ends_with(".mq/dead"));
+                Ok(self.delivered(&name, &bytes, Told { seq, deliveries, dead }, asked))
+            }
             Err(error) => {
                 if let Some(errno @ libc::EIO) = error.raw_os_error() {
                     self.journal.note(Event::Unreadable { queue: self.queue.clone(), name, errno, asked });
@@ -141,7 +166,7 @@ impl Worker {
         }
     }
 
-    fn delivered(&mut self, name: &str, bytes: &[u8], told: (Option<u64>, Option<u64>), asked: u64) -> Option<String> {
+    fn delivered(&mut self, name: &str, bytes: &[u8], told: Told, asked: u64) -> Option<String> {
         let named = listed(name).map(|(_, named)| named).filter(|named| !named.is_empty());
         let queue = self.queue.clone();
         let checked = body::read(bytes).and_then(|id| match named {
@@ -150,8 +175,9 @@ impl Worker {
         });
         match checked {
             Ok(id) => {
-                let (seq, deliveries) = (told.0, told.1.and_then(|count| count.try_into().ok()));
-                self.journal.note(Event::Delivered { id: id.clone(), queue, seq, deliveries, asked });
+                let (seq, deliveries) = (told.seq, told.deliveries.and_then(|count| count.try_into().ok()));
+                let dead = told.dead;
+                self.journal.note(Event::Delivered { id: id.clone(), queue, seq, deliveries, dead, asked });
                 Some(id)
             }
             Err(why) => {
@@ -181,7 +207,7 @@ impl Worker {
             _ => {}
         }
         let asked = now();
-        let Some(path) = self.some_ready(random)? else { return Ok(false) };
+        let Some(path) = some_of(&self.dir, random)? else { return Ok(false) };
         let claimed = self.dir.join(".mq/claimed").join(path.file_name().unwrap_or_default());
         let path = if random.below(2) == 0 {
             fs::rename(&path, &claimed)?;
@@ -199,21 +225,13 @@ impl Worker {
         Ok(true)
     }
 
-    /// One of the first messages that are listed.
-    fn some_ready(&self, random: &mut Random) -> io::Result<Option<PathBuf>> {
-        let ready = |entry: &fs::DirEntry| entry.file_name().as_encoded_bytes()[0] != b'.';
-        let nth = random.below(6) as usize;
-        let first: Vec<_> = fs::read_dir(&self.dir)?.flatten().filter(ready).take(nth + 1).collect();
-        Ok(first.last().map(fs::DirEntry::path))
-    }
-
     /// Takes the next by `.mq/pop`. Its close acknowledges, and returns before mqfs may have heard of it: so nobody was told.
     fn pop(&mut self) -> io::Result<bool> {
         let asked = now();
         let mut pop = File::open(self.dir.join(".mq/pop"))?;
         let mut bytes = Vec::new();
         pop.read_to_end(&mut bytes)?;
-        if let Some(id) = self.delivered("", &bytes, (None, None), asked) {
+        if let Some(id) = self.delivered("", &bytes, Told::default(), asked) {
             self.journal.note(Event::Acking { id });
         }
         Ok(true)
@@ -238,7 +256,7 @@ impl Worker {
                     self.journal.note(Event::Acked { id });
                 }
             }
-            last = self.delivered("", &line, (None, None), asked);
+            last = self.delivered("", &line, Told::default(), asked);
         }
         // The close acknowledges the last one.
         last.into_iter().for_each(|id| self.journal.note(Event::Acking { id }));
