@@ -39,6 +39,7 @@ sys.stdin.read()
     let counts: Vec<usize> = told.split_whitespace().map(|count| count.parse().unwrap()).collect();
     assert!(counts[0] > 200 && counts[0] < 300 && counts[1] > 200, "{told} {}", greedy.errors());
     ann(&m, "echo x > q/x").fails("Too many open files");
+    assert_eq!(bob(&m, "echo x > q/x; f=$(cat q/.mq/claim); cat q/$f; rm q/$f").ok(), "x\n", "{told}");
     for n in 0..20 {
         fs::write(m.path().join(format!("q/r{n}")), "root's").unwrap();
     }

@@ -208,7 +208,7 @@ impl View {
             size: size as u64,
             mode,
             // Whatever the mount shows as the owner of the rest: it is this process's user who may.
-            uid: if node == Node::Backup { Self::backup_owner() } else { owner.uid },
+            uid: if node == Node::Backup { Self::process_owner() } else { owner.uid },
             gid: owner.gid,
             links: match node {
                 Node::Queue(_) => links(queue.counters.queues),

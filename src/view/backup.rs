@@ -65,14 +65,14 @@ impl Backup {
 }
 
 impl View {
-    /// Who may have a snapshot made: root and the user as whom this process runs, who can read the store anyway.
-    pub(super) fn backup_owner() -> u32 {
+    /// The user as whom this process runs, who can read the store, and whose descriptors open files are.
+    pub(super) fn process_owner() -> u32 {
         rustix::process::geteuid().as_raw()
     }
 
-    /// Opens `backup`: begins a snapshot. [`Error::Busy`] while another one is there.
+    /// Opens `backup`: begins a snapshot, for root and for who can read the store anyway. [`Error::Busy`] while another one is there.
     pub(super) fn open_backup(self: &Arc<Self>, caller: &Caller) -> Result<Opened> {
-        if caller.uid != 0 && caller.uid != Self::backup_owner() {
+        if caller.uid != 0 && caller.uid != Self::process_owner() {
             return Err(Error::AccessDenied);
         }
         let backup = Arc::new(Backup::default());
@@ -90,7 +90,7 @@ impl View {
             return Err(error.into());
         }
         tracing::info!(uid = caller.uid, pid = caller.pid, "a backup begins");
-        Ok(Opened { direct: true, ..Opened::plain(self.handles.add(Handle::Backup(backup))) })
+        Ok(Opened { direct: true, ..Opened::plain(self.handles.add(caller, Handle::Backup(backup))) })
     }
 
     /// Makes a snapshot, and removes what is left of it when nobody needs it any more.

@@ -90,7 +90,7 @@ impl View {
         match self.create_draft(caller, (queue, name), mode, properties) {
             Ok((id, file)) => {
                 let attributes = self.attributes(Node::Draft(id))?;
-                let handle = self.handles.add(Handle::Draft { id, file, writes: true });
+                let handle = self.handles.add(caller, Handle::Draft { id, file, writes: true });
                 Ok((attributes, Opened::plain(handle)))
             }
             // Somebody else made it between the kernel's lookup and now.
@@ -141,6 +141,6 @@ impl View {
         self.names.lock().arrived(caller.pid);
         self.writers.lock().insert(id, Arc::new(Mutex::new(writer)));
         // Bytes go straight through: nobody reads them back, and the kernel asks for no attributes before the first write.
-        Ok((attributes, Opened { direct: true, ..Opened::plain(self.handles.add(Handle::Writer(id))) }))
+        Ok((attributes, Opened { direct: true, ..Opened::plain(self.handles.add(caller, Handle::Writer(id))) }))
     }
 }

@@ -97,6 +97,9 @@ const RESERVED: u64 = 1024;
 /// The last of them, one in so many, are not for new files of ordinary users: root, and whoever takes messages through a file
 /// that is open already, can go on.
 const LAST: usize = 16;
+/// One in so many is not for new files of one ordinary user, but for the others: whoever leaves files open without end, or makes
+/// programs hang that do, stops nobody else.
+const OTHERS: usize = 4;
 /// The texts of status files that are open are no longer than this in all, in bytes.
 const TEXTS: usize = 512 << 20;
 
@@ -105,12 +108,23 @@ const TEXTS: usize = 512 << 20;
 pub struct Handles {
     next: AtomicU64,
     most: usize,
+    /// Who mounted: mqfs is this user's, and so are the descriptors.
+    owner: u32,
     open: Mutex<Open>,
+}
+
+/// An open file of the table.
+struct Entry {
+    handle: Arc<Handle>,
+    /// Who opened it.
+    uid: u32,
 }
 
 #[derive(Default)]
 struct Open {
-    by_number: HashMap<u64, Arc<Handle>>,
+    by_number: HashMap<u64, Entry>,
+    /// How many open files, and messages held by them, count against each user.
+    by_user: HashMap<u32, usize>,
     /// The numbers of the readers of each message.
     readers: HashMap<u64, Vec<u64>>,
     /// The messages of files that got theirs when they were open already.
@@ -122,6 +136,25 @@ struct Open {
 }
 
 impl Open {
+    fn counts(&mut self, uid: u32, more: usize) {
+        if more > 0 {
+            *self.by_user.entry(uid).or_default() += more;
+        }
+    }
+
+    fn counts_no_more(&mut self, uid: u32, less: usize) {
+        if let Some(count) = self.by_user.get_mut(&uid) {
+            *count -= less;
+            if *count == 0 {
+                self.by_user.remove(&uid);
+            }
+        }
+    }
+
+    fn handles(&self) -> impl Iterator<Item = &Arc<Handle>> {
+        self.by_number.values().map(|entry| &entry.handle)
+    }
+
     fn unbind(&mut self, number: u64, seq: u64) {
         if let Some(numbers) = self.readers.get_mut(&seq) {
             numbers.retain(|other| *other != number);
@@ -133,30 +166,38 @@ impl Open {
 }
 
 impl Handles {
-    /// An empty table for a process that may have so many descriptors.
-    pub fn new(descriptors: u64) -> Self {
+    /// An empty table for a process of the user `owner` that may have so many descriptors.
+    pub fn new(descriptors: u64, owner: u32) -> Self {
         let free = descriptors.saturating_sub(RESERVED.min(descriptors / 2));
         let most = usize::try_from(free).unwrap_or(MOST).min(MOST);
-        Self { next: AtomicU64::new(0), most, open: Mutex::default() }
+        Self { next: AtomicU64::new(0), most, owner, open: Mutex::default() }
     }
 
     /// Refuses one more file when many are open. `new`: it is not one that is open already and takes another message.
     pub fn admit(&self, caller: &Caller, new: bool) -> Result<()> {
         let open = self.open.lock();
-        let most = if new && caller.uid != 0 { self.most - self.most / LAST } else { self.most };
-        if open.by_number.len() + open.held < most { Ok(()) } else { Err(Error::TooManyOpen) }
+        let (mut most, mut own) = (self.most, self.most);
+        if new && caller.uid != 0 {
+            most -= self.most / LAST;
+            if caller.uid != self.owner {
+                own -= self.most / OTHERS;
+            }
+        }
+        let of_all = open.by_number.len() + open.held;
+        let of_caller = open.by_user.get(&caller.uid).copied().unwrap_or_default();
+        if of_all < most && of_caller < own { Ok(()) } else { Err(Error::TooManyOpen) }
     }
 
     /// Enters a text, unless those that are open are very long already.
-    pub fn add_text(&self, text: String) -> Result<u64> {
+    pub fn add_text(&self, caller: &Caller, text: String) -> Result<u64> {
         if self.open.lock().texts + text.len() > TEXTS {
             return Err(Error::TooManyOpen);
         }
-        Ok(self.add(Handle::Text(text.into_bytes())))
+        Ok(self.add(caller, Handle::Text(text.into_bytes())))
     }
 
-    /// Enters an open file; gives its number.
-    pub fn add(&self, handle: Handle) -> u64 {
+    /// Enters a file that `caller` opens; gives its number.
+    pub fn add(&self, caller: &Caller, handle: Handle) -> u64 {
         // Relaxed: only the number's being new matters.
         let number = self.next.fetch_add(1, Ordering::Relaxed) + 1;
         let mut open = self.open.lock();
@@ -166,13 +207,14 @@ impl Handles {
         if let Handle::Text(text) = &handle {
             open.texts += text.len();
         }
-        open.by_number.insert(number, Arc::new(handle));
+        open.by_number.insert(number, Entry { handle: Arc::new(handle), uid: caller.uid });
+        open.counts(caller.uid, 1);
         number
     }
 
     /// The open file of a number.
     pub fn get(&self, number: u64) -> Result<Arc<Handle>> {
-        self.open.lock().by_number.get(&number).cloned().ok_or(Error::Aborted)
+        self.open.lock().by_number.get(&number).map(|entry| entry.handle.clone()).ok_or(Error::Aborted)
     }
 
     /// An open file holds the message `seq` from now on, too, and [`Handles::leases_of`] finds it.
@@ -180,6 +222,9 @@ impl Handles {
         let mut open = self.open.lock();
         open.bound.entry(number).or_default().push(seq);
         open.held += 1;
+        if let Some(uid) = open.by_number.get(&number).map(|entry| entry.uid) {
+            open.counts(uid, 1);
+        }
         open.readers.entry(seq).or_default().push(number);
     }
 
@@ -191,6 +236,9 @@ impl Handles {
             bound.retain(|other| *other != seq);
             let gone = before - bound.len();
             open.held -= gone;
+            if let Some(uid) = open.by_number.get(&number).map(|entry| entry.uid) {
+                open.counts_no_more(uid, gone);
+            }
         }
         open.unbind(number, seq);
     }
@@ -198,9 +246,11 @@ impl Handles {
     /// Takes an open file out.
     pub fn remove(&self, number: u64) -> Option<Arc<Handle>> {
         let mut open = self.open.lock();
-        let handle = open.by_number.remove(&number)?;
+        let Entry { handle, uid } = open.by_number.remove(&number)?;
         let bound = open.bound.remove(&number);
-        open.held -= bound.as_ref().map_or(0, Vec::len);
+        let held = bound.as_ref().map_or(0, Vec::len);
+        open.held -= held;
+        open.counts_no_more(uid, 1 + held);
         if let Handle::Text(text) = &*handle {
             open.texts -= text.len();
         }
@@ -214,7 +264,11 @@ impl Handles {
     fn readers_of(&self, seq: u64) -> Vec<Arc<Handle>> {
         let open = self.open.lock();
         let numbers = open.readers.get(&seq);
-        numbers.into_iter().flatten().filter_map(|number| open.by_number.get(number).cloned()).collect()
+        numbers
+            .into_iter()
+            .flatten()
+            .filter_map(|number| open.by_number.get(number).map(|entry| entry.handle.clone()))
+            .collect()
     }
 
     /// What `stat` showed of a message that somebody has open.
@@ -245,7 +299,7 @@ impl Handles {
             Handle::LineWriter(lines) => Some(lines.clone()),
             _ => None,
         };
-        self.open.lock().by_number.values().filter_map(lines).collect()
+        self.open.lock().handles().filter_map(lines).collect()
     }
 
     /// The numbers of the open files, in the order in which they were opened.
@@ -262,7 +316,7 @@ impl Handles {
             Handle::Draft { writes, .. } => *writes,
             Handle::Reader(_) | Handle::Text(_) | Handle::Take(_) | Handle::LineReader(_) | Handle::Backup(_) => false,
         };
-        self.open.lock().by_number.values().filter(written).count()
+        self.open.lock().handles().filter(written).count()
     }
 
     /// How many files are open.
@@ -276,15 +330,16 @@ mod tests {
     use super::*;
 
     const ANN: Caller = Caller { uid: 1, gid: 1, pid: 0 };
+    const BOB: Caller = Caller { uid: 2, gid: 2, pid: 0 };
     const ROOT: Caller = Caller { uid: 0, gid: 0, pid: 0 };
 
     fn text(handles: &Handles) -> u64 {
-        handles.add_text("text".into()).unwrap()
+        handles.add_text(&ROOT, "text".into()).unwrap()
     }
 
     #[test]
     fn the_table_is_bounded_and_root_comes_last() {
-        let handles = Handles::new(64);
+        let handles = Handles::new(64, 0);
         assert_eq!(handles.most, 32);
         let numbers: Vec<u64> = (0..30).map(|_| text(&handles)).collect();
         assert!(handles.admit(&ANN, true).is_err() && handles.admit(&ANN, false).is_ok());
@@ -295,16 +350,31 @@ mod tests {
         assert!(handles.admit(&ROOT, true).is_ok() && handles.admit(&ANN, true).is_err());
         numbers.iter().for_each(|number| drop(handles.remove(*number)));
         let open = handles.open.lock();
-        assert_eq!((open.by_number.len(), open.held, open.texts), (0, 0, 0));
+        assert_eq!((open.by_number.len(), open.by_user.len(), open.held, open.texts), (0, 0, 0, 0));
+    }
+
+    #[test]
+    fn nobody_takes_what_is_for_the_others() {
+        let (handles, own) = (Handles::new(64, 0), Handles::new(64, ANN.uid));
+        let open = |handles: &Handles| handles.add(&ANN, Handle::Writer(1));
+        let numbers: Vec<u64> = (0..23).map(|_| open(&handles)).collect();
+        assert!(handles.admit(&ANN, true).is_ok());
+        handles.bind(numbers[0], 7);
+        assert!(handles.admit(&ANN, true).is_err() && handles.admit(&BOB, true).is_ok());
+        assert!(handles.admit(&ANN, false).is_ok(), "what is open can take more");
+        handles.remove(numbers[0]);
+        assert!(handles.admit(&ANN, true).is_ok());
+        (0..30).for_each(|_| drop(own.admit(&ANN, true).map(|()| open(&own))));
+        assert_eq!(own.len(), 30, "who mounted has all");
     }
 
     #[test]
     fn texts_are_bounded() {
-        let handles = Handles::new(1 << 20);
+        let handles = Handles::new(1 << 20, 0);
         assert_eq!(handles.most, MOST);
-        let number = handles.add_text("x".repeat(TEXTS)).unwrap();
-        assert!(matches!(handles.add_text("y".into()), Err(Error::TooManyOpen)));
+        let number = handles.add_text(&ANN, "x".repeat(TEXTS)).unwrap();
+        assert!(matches!(handles.add_text(&ANN, "y".into()), Err(Error::TooManyOpen)));
         handles.remove(number);
-        assert!(handles.add_text("y".into()).is_ok());
+        assert!(handles.add_text(&ANN, "y".into()).is_ok());
     }
 }

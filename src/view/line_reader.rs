@@ -139,7 +139,7 @@ impl View {
         self.refuse_consuming(caller, queue)?;
         let opener = (caller.pid, self.workers.worker(caller.pid));
         let reader = LineReader { queue, opener, held: Mutex::default() };
-        Ok(Opened { stream: true, ..Opened::plain(self.handles.add(Handle::LineReader(reader.into()))) })
+        Ok(Opened { stream: true, ..Opened::plain(self.handles.add(caller, Handle::LineReader(reader.into()))) })
     }
 
     /// Reads from an open `.mq/lines`: at most `size` bytes.

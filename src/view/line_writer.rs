@@ -104,7 +104,7 @@ impl View {
         let sync = info.config.durability == Durability::Sync;
         let (parts, unsynced) = (Vec::new(), Vec::new());
         let writer = LineWriter { each, parts, unsynced, enqueued: 0, durable: 0, syncing: false, sync };
-        let handle = self.handles.add(Handle::LineWriter(Arc::new(writer.into())));
+        let handle = self.handles.add(caller, Handle::LineWriter(Arc::new(writer.into())));
         Ok(Opened { stream: true, ..Opened::plain(handle) })
     }
 

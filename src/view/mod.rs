@@ -132,7 +132,10 @@ impl View {
         let view = Arc::new(Self {
             store,
             options,
-            handles: Handles::new(rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)),
+            handles: Handles::new(
+                rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX),
+                Self::process_owner(),
+            ),
             writers: Mutex::default(),
             drafts: Mutex::default(),
             enqueued: Mutex::default(),

@@ -130,14 +130,14 @@ impl View {
                 self.refuse_rewrite(caller, seq, via, flags)
             }
             Node::Message(seq, via) | Node::Granted(seq, via) => self.open_message(caller, seq, via),
-            Node::Writer(id) => self.reopen_writer(id, flags),
+            Node::Writer(id) => self.reopen_writer(caller, id, flags),
             Node::Draft(id) => {
                 let file = self.open_draft(id, flags.writes(), flags.truncates())?;
-                Ok(Opened::plain(self.handles.add(Handle::Draft { id, file, writes: flags.writes() })))
+                Ok(Opened::plain(self.handles.add(caller, Handle::Draft { id, file, writes: flags.writes() })))
             }
             Node::Config(queue) if flags.writes() => {
                 let edit = ConfigEdit::new(queue, caller.uid);
-                Ok(Opened { direct: true, ..Opened::plain(self.handles.add(Handle::Config(edit.into()))) })
+                Ok(Opened { direct: true, ..Opened::plain(self.handles.add(caller, Handle::Config(edit.into()))) })
             }
             Node::Purge(queue) if flags.writes() => self.open_purge(caller, queue),
             Node::Purge(_) => Err(Error::NotPermitted("purge is only written to")),
@@ -154,18 +154,18 @@ impl View {
             {
                 Err(Error::NotPermitted("this control file is read-only"))
             }
-            Node::Config(queue) => self.open_text(self.config_text(queue)?),
-            Node::Stats(_) | Node::Version => self.open_text(self.status_text(node)?),
+            Node::Config(queue) => self.open_text(caller, self.config_text(queue)?),
+            Node::Stats(_) | Node::Version => self.open_text(caller, self.status_text(node)?),
             Node::Backup => self.open_backup(caller),
-            Node::Metrics => self.open_text(self.metrics(caller)?),
+            Node::Metrics => self.open_text(caller, self.metrics(caller)?),
             Node::Claim(queue) => self.open_take(caller, queue, Answer::Path),
             Node::Pop(queue) => self.open_take(caller, queue, Answer::Body),
             _ => Err(Error::IsDirectory),
         }
     }
 
-    fn open_text(&self, text: String) -> Result<Opened> {
-        Ok(Opened { direct: true, ..Opened::plain(self.handles.add_text(text)?) })
+    fn open_text(&self, caller: &Caller, text: String) -> Result<Opened> {
+        Ok(Opened { direct: true, ..Opened::plain(self.handles.add_text(caller, text)?) })
     }
 
     /// A committed message never changes. Under its bare name it does not stand in the way of a new one: the name is
@@ -189,14 +189,14 @@ impl View {
     }
 
     /// The same message opened once more, as `/dev/stdout` does.
-    fn reopen_writer(&self, id: u64, flags: Flags) -> Result<Opened> {
+    fn reopen_writer(&self, caller: &Caller, id: u64, flags: Flags) -> Result<Opened> {
         let writer = self.writer(id)?;
         let mut writer = writer.lock();
         if flags.truncates() {
             self.truncate_message(&mut writer, 0)?;
         }
         writer.reopened();
-        Ok(Opened { direct: true, ..Opened::plain(self.handles.add(Handle::Writer(id))) })
+        Ok(Opened { direct: true, ..Opened::plain(self.handles.add(caller, Handle::Writer(id))) })
     }
 
     fn open_message(&self, caller: &Caller, seq: u64, via: Via) -> Result<Opened> {
@@ -231,7 +231,7 @@ impl View {
         // The kernel asks for the bytes of an empty file only when it must not cache.
         let direct = matches!(hold, Hold::AtFirstRead);
         let reader = Reader { seq, body, attributes, told, hold: hold.into() };
-        Ok(Opened { immutable: !direct, direct, ..Opened::plain(self.handles.add(Handle::Reader(reader))) })
+        Ok(Opened { immutable: !direct, direct, ..Opened::plain(self.handles.add(caller, Handle::Reader(reader))) })
     }
 
     /// Claims for a reader that was to claim at its first read.

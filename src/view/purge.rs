@@ -57,7 +57,7 @@ impl View {
             return Err(Error::AccessDenied);
         }
         let purger = Purger { queue, uid: caller.uid, pid: process::tgid(caller.pid) };
-        Ok(Opened { direct: true, ..Opened::plain(self.handles.add(Handle::Purge(purger))) })
+        Ok(Opened { direct: true, ..Opened::plain(self.handles.add(caller, Handle::Purge(purger))) })
     }
 
     /// Purges what a write to `purge` names. A thread of its own does it, because it also clears away what is left; `done` when

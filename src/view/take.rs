@@ -88,7 +88,7 @@ impl View {
         self.refuse_consuming(caller, queue)?;
         let take =
             Take { queue, answer, opener: (caller.pid, self.workers.worker(caller.pid)), taken: Mutex::default() };
-        Ok(Opened { stream: true, ..Opened::plain(self.handles.add(Handle::Take(take.into()))) })
+        Ok(Opened { stream: true, ..Opened::plain(self.handles.add(caller, Handle::Take(take.into()))) })
     }
 
     pub(super) fn refuse_consuming(&self, caller: &Caller, queue: u64) -> Result<()> {
