@@ -1,6 +1,6 @@
 //! The crash test: what the manual page promises about acknowledged messages holds when mqfs is killed and when its disk loses
-//! power, at any moment, while every kind of producer and worker is at work, messages are moved between queues, and given up until
-//! they are dead letters.
+//! power, at any moment, while every kind of producer and worker is at work, messages are moved between queues, given up until
+//! they are dead letters, outlive their time, and are purged.
 //!
 //! A few seconds by default; `scripts/crash-test` runs the same for as long as it is told. What is checked says
 //! `crash/checker.rs`.

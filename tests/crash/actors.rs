@@ -36,6 +36,8 @@ pub enum Role {
     Mover,
     /// Claims the next and mostly gives it back, until it is a dead letter; takes dead letters up again.
     Nacker,
+    /// Purges, now and then.
+    Purger,
     /// `while f=$(cat q/.mq/claim)`.
     ShellWorker,
     /// `mqfs consume`.
@@ -45,7 +47,7 @@ pub enum Role {
 }
 
 /// The cast: each of these is replaced when it is killed.
-pub const CAST: [(&str, Role); 37] = [
+pub const CAST: [(&str, Role); 46] = [
     ("sync", Role::Producer),
     ("sync", Role::ShellProducer),
     ("sync", Role::Worker),
@@ -83,6 +85,15 @@ pub const CAST: [(&str, Role); 37] = [
     ("mortal", Role::Nacker),
     ("graves", Role::Worker),
     ("graves", Role::Mover),
+    ("brief", Role::Producer),
+    ("brief", Role::Worker),
+    ("brief", Role::Nacker),
+    ("fleeting", Role::Producer),
+    ("fleeting", Role::Worker),
+    ("fleeting", Role::Nacker),
+    ("cleared", Role::Producer),
+    ("cleared", Role::Rover),
+    ("cleared", Role::Purger),
 ];
 
 /// One actor's part.
@@ -156,7 +167,9 @@ pub fn play() {
     let Ok(part) = std::env::var(ACTOR) else { return };
     let part: Part = serde_json::from_str(&part).expect("a part");
     match part.role {
-        Role::Worker | Role::Rover | Role::Mover | Role::Nacker | Role::LineReader => workers::work(&part),
+        Role::Worker | Role::Rover | Role::Mover | Role::Nacker | Role::Purger | Role::LineReader => {
+            workers::work(&part);
+        }
         _ => producers::produce(&part),
     }
 }

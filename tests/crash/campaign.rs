@@ -73,6 +73,8 @@ pub struct Summary {
     pub moved: usize,
     /// Dead letters, in `.mq/dead` or the queue for them.
     pub dead: usize,
+    /// Purges.
+    pub purges: usize,
     /// Calls that failed.
     pub refused: usize,
 }
@@ -258,7 +260,9 @@ impl Campaign {
             sleep(Duration::from_millis(self.random.below(120)));
             self.end_mqfs();
         }
+        let from = now();
         self.mount.start();
+        Journal::open(&self.journals().join("mounts.jsonl")).note(Event::Mounted { from });
     }
 
     /// Mqfs is killed, sometimes when it is about to end, or loses its disk and is killed.
@@ -336,6 +340,7 @@ impl Summary {
                     self.redelivered += usize::from(!delivered.insert(id));
                 }
                 Event::Acked { .. } => self.acked += 1,
+                Event::Purged { .. } => self.purges += 1,
                 Event::Moved { synced: false, .. } => self.moved += 1,
                 Event::Refused { .. } => self.refused += 1,
                 _ => {}
@@ -358,13 +363,14 @@ impl std::fmt::Display for Summary {
             acked,
             moved,
             dead,
+            purges,
             refused,
         } = self;
         write!(
             f,
             "{episodes} episodes: mqfs killed {kills} times, {cuts} power cuts, {actors} producers and workers killed; messages: \
              {offered} offered, {acknowledged} acknowledged, {delivered} delivered, {redelivered} of them again, {acked} acked, {moved} moved, \
-             {dead} dead letters; {refused} calls refused"
+             {dead} dead letters; {purges} purges; {refused} calls refused"
         )
     }
 }

@@ -3,11 +3,13 @@
 //! The rules, each with what the manual page promises:
 //!
 //! - `lost`: a message that was acknowledged to its producer, or seen, is acknowledged by a worker or still there. In a queue
-//!   with `durability = async` a power cut may take what was not synced.
+//!   with `durability = async` a power cut may take what was not synced. What was purged, or outlived its time where such
+//!   messages are dropped, may be gone ([`super::gone`]).
+//! - `stale`: no message is claimed when its time to live is over.
 //! - `invented`, `misplaced`: what is delivered was offered, to that queue.
 //! - `broken`, `unreadable`: a message is whole, and the one of its name.
 //! - `came back`: a message that was acknowledged by a worker is gone for good. A crash of mqfs takes no acknowledgement back,
-//!   whatever the durability; a power cut may, until an fsync of the queue has returned.
+//!   whatever the durability; a power cut may, until an fsync of the queue has returned. What was purged is gone at once.
 //! - `doubled`, `moved back`: one enqueue makes one message, and so do many with one deduplication id. It is in one queue at a
 //!   time, also when it was moved, or went to a queue of dead letters ([`super::places`]).
 //! - `overdone`: no message is delivered more often than `max_deliveries` says.
@@ -26,6 +28,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
+use super::gone::{self, Purge};
 use super::journal::{Event, Line};
 use super::order;
 use super::places::{self, Moved};
@@ -66,6 +69,8 @@ pub struct Sight {
     pub delivery: Option<u32>,
     /// It was in the queue that it was offered to.
     pub own: bool,
+    /// It was in `.mq/dead`, where nobody had to claim it.
+    pub dead: bool,
 }
 
 /// What is known of a message.
@@ -77,6 +82,10 @@ pub struct History {
     pub priority: u8,
     /// Its delay.
     pub delay: u64,
+    /// Its time to live.
+    pub ttl: u64,
+    /// Somebody wanted to take it up again when it was dead.
+    pub redriven: bool,
     /// Its batch, and how many files that has.
     pub batch: Option<(String, usize)>,
     /// When it was acknowledged, and whether it was synced.
@@ -101,6 +110,12 @@ pub struct Case<'a> {
     pub messages: BTreeMap<&'a str, History>,
     /// The power cuts, each from just before it to just before the next mount.
     pub cuts: Vec<(u64, u64)>,
+    /// When mqfs had ended, and when it was mounted again.
+    pub mounted: Vec<(u64, u64)>,
+    /// When the journals end.
+    pub end: u64,
+    /// By id.
+    purges: BTreeMap<&'a str, Purge>,
     promises: HashMap<&'static str, Promises>,
     violations: Vec<Violation>,
     waiting: HashMap<&'a str, usize>,
@@ -111,6 +126,9 @@ pub fn check(lines: &[Line], promises: &[Promises]) -> Vec<Violation> {
     let mut case = Case {
         messages: BTreeMap::new(),
         cuts: Vec::new(),
+        mounted: Vec::new(),
+        end: lines.last().map_or(0, |line| line.at),
+        purges: BTreeMap::new(),
         promises: promises.iter().map(|promise| (promise.queue, *promise)).collect(),
         violations: Vec::new(),
         waiting: HashMap::new(),
@@ -149,6 +167,12 @@ impl<'a> Case<'a> {
         self.promises.get(id.split('.').next()?)
     }
 
+    /// The purges of a message's queue.
+    pub fn purges_of(&self, id: &str) -> impl Iterator<Item = &Purge> {
+        let queue = id.split('.').next().map(str::to_owned);
+        self.purges.iter().filter(move |(purge, _)| purge.split('.').next() == queue.as_deref()).map(|(_, purge)| purge)
+    }
+
     /// Whether the machine ran without a power cut from one moment to the other.
     pub fn same_life(&self, from: u64, to: u64) -> bool {
         self.cuts.iter().all(|(cut, start)| *start < from || *cut > to)
@@ -157,23 +181,36 @@ impl<'a> Case<'a> {
     fn read(&mut self, line: &'a Line) {
         let at = line.at;
         match &line.event {
-            Event::Offered { id, priority, delay, batch } => {
+            Event::Offered { id, priority, delay, ttl, batch } => {
                 let message = self.message(id);
                 message.offered.push(at);
                 (message.priority, message.delay, message.batch) = (*priority, *delay, batch.clone());
+                message.ttl = *ttl;
             }
             Event::Acknowledged { id, synced } => self.message(id).acknowledged.push((at, *synced)),
-            Event::Delivered { id, queue, seq, deliveries, asked, .. } => {
-                self.seen(id, queue, Sight { asked: *asked, at, seq: *seq, delivery: *deliveries, own: true });
+            Event::Delivered { id, queue, seq, deliveries, dead, asked } => {
+                self.seen(
+                    id,
+                    queue,
+                    Sight { asked: *asked, at, seq: *seq, delivery: *deliveries, own: true, dead: *dead },
+                );
             }
             Event::Listed { id, queue, seq, asked } => {
-                self.seen(id, queue, Sight { asked: *asked, at, seq: *seq, delivery: None, own: true });
+                self.seen(id, queue, Sight { asked: *asked, at, seq: *seq, delivery: None, own: true, dead: false });
             }
             Event::Acking { id } => self.message(id).acking.push(at),
             Event::Acked { id } => self.message(id).acked.push(at),
             Event::Settled { id } => self.message(id).settled.push(at),
             Event::Moving { id } => self.message(id).moving.push(at),
             Event::Moved { id, seq, synced } => self.message(id).moved.push(Moved { at, seq: *seq, synced: *synced }),
+            Event::Redriving { id } => self.message(id).redriven = true,
+            Event::Purging { id, all } => {
+                self.purges.insert(id, Purge { began: at, returned: None, all: *all });
+            }
+            Event::Purged { id } => {
+                self.purges.entry(id).and_modify(|purge| purge.returned = Some(at));
+            }
+            Event::Mounted { from } => self.mounted.push((*from, at)),
             Event::Waiting { batch, files } => {
                 self.waiting.insert(batch, *files);
             }
@@ -230,6 +267,8 @@ impl<'a> Case<'a> {
         self.check_return(id, message);
         let misplaced = places::check(self, id, message);
         self.violations.extend(misplaced);
+        let still_there = gone::check(self, id, message);
+        self.violations.extend(still_there);
     }
 
     /// Of a message that no worker has acknowledged, nor begun to.
@@ -237,11 +276,16 @@ impl<'a> Case<'a> {
         let sync = self.promises(id).is_some_and(|promises| promises.sync);
         let safe = |(at, synced): &&(u64, bool)| {
             let offered = last_until(&message.offered, *at);
-            self.same_life(offered, *at) && (sync || *synced || self.same_life(offered, u64::MAX))
+            let survives = sync || *synced || self.same_life(offered, u64::MAX);
+            self.same_life(offered, *at) && survives && !gone::may_be(self, id, message, offered)
         };
         if let Some((at, _)) = message.acknowledged.iter().find(safe) {
             self.violated("lost", id, format!("acknowledged to its producer at {at}"));
-        } else if let Some(sight) = message.seen.iter().find(|sight| self.same_life(sight.asked, u64::MAX)) {
+            return;
+        }
+        let kept =
+            |sight: &&Sight| self.same_life(sight.asked, u64::MAX) && !gone::may_be(self, id, message, sight.asked);
+        if let Some(sight) = message.seen.iter().find(kept) {
             self.violated("lost", id, format!("seen at {}", sight.at));
         }
     }

@@ -142,6 +142,52 @@ fn a_message_that_is_given_up_is_a_dead_letter_and_nothing_else() {
 }
 
 #[test]
+fn a_message_that_outlived_its_time_is_dead_or_dropped_and_no_other_is() {
+    let message = |queue: &str, ttl: u64| {
+        format!(
+            "10 offered id={queue}.p1.1 ttl={ttl}\n 20 acknowledged id={queue}.p1.1\n 30 mounted from=25\n 9000 mounted from=8900"
+        )
+    };
+    assert_eq!(broken(&message("fleeting", 5000)), [""; 0], "dropped");
+    assert_eq!(broken(&message("fleeting", 9000)), ["lost fleeting.p1.1"], "too early");
+    assert_eq!(broken(&message("fleeting", 0)), ["lost fleeting.p1.1"]);
+    assert_eq!(broken(&message("brief", 5000)), ["lost brief.p1.1"], "not dropped here");
+    let read = |asked: u64, dead: bool| {
+        let text = "9000 delivered id=brief.p1.1 queue=brief seq=7 deliveries=1";
+        format!("{}\n{text} asked={asked} dead={dead}\n 9001 acking id=brief.p1.1", message("brief", 5000))
+    };
+    assert_eq!(broken(&read(4000, false)), [""; 0]);
+    assert_eq!(broken(&read(8000, true)), [""; 0]);
+    assert_eq!(broken(&read(8000, false)), ["stale brief.p1.1"]);
+    assert_eq!(broken(&format!("7000 redriving id=brief.p1.1\n{}", read(8000, false))), [""; 0]);
+    assert_eq!(broken(&read(8000, false).replace("30 mounted", "7000 mounted")), [""; 0], "its time may begin then");
+}
+
+#[test]
+fn a_purge_takes_what_was_there_and_nothing_else() {
+    let message = |at: u64| format!("{at} offered id=cleared.p1.1\n {} acknowledged id=cleared.p1.1", at + 10);
+    let purge = "50 purging id=cleared.p2.1 all=true\n 60 purged id=cleared.p2.1";
+    assert_eq!(broken(&format!("{}\n{purge}", message(10))), [""; 0]);
+    assert_eq!(broken(&format!("{}\n{purge}", message(55))), [""; 0], "meanwhile");
+    assert_eq!(broken(&format!("{purge}\n{}", message(61))), ["lost cleared.p1.1"]);
+    assert_eq!(broken(&format!("{}\n{purge}", message(10).replace("cleared", "sync"))), ["lost sync.p1.1"]);
+    let untold = "50 purging id=cleared.p2.1 all=true\n 60 refused id=cleared.p2.1 errno=107\n 90 mounted from=80";
+    assert_eq!(broken(&format!("{untold}\n{}", message(70))), [""; 0], "it may be late");
+    assert_eq!(broken(&format!("{untold}\n{}", message(91))), ["lost cleared.p1.1"]);
+
+    let seen = "80 delivered id=cleared.p1.1 queue=cleared seq=7 deliveries=1 asked=70\n 85 acking id=cleared.p1.1";
+    assert_eq!(broken(&format!("{}\n{purge}\n{seen}", message(10))), ["came back cleared.p1.1"]);
+    assert_eq!(broken(&format!("{}\n{purge}\n{seen}", message(45))), [""; 0]);
+    let some = purge.replace("true", "false");
+    assert_eq!(broken(&format!("{}\n{some}\n{seen}", message(10))), [""; 0], "it was in another state");
+    let listed = "80 listed id=cleared.p1.1 queue=cleared seq=7 asked=70";
+    assert_eq!(broken(&format!("{}\n{some}\n{listed}", message(10))), ["lost cleared.p1.1"], "after the purge");
+    let cut = "65 cut from=62";
+    assert_eq!(broken(&format!("{}\n{purge}\n{cut}\n{seen}", message(10))), ["came back cleared.p1.1"]);
+    assert_eq!(broken(&format!("{}\n{purge}\n65 cut from=55\n{seen}", message(10))), [""; 0], "not told in time");
+}
+
+#[test]
 fn a_message_of_another_queue_is_misplaced() {
     let text = "10 offered id=sync.p1.1\n 20 listed id=sync.p1.1 queue=async seq=1 asked=15\n 30 acking id=sync.p1.1";
     assert_eq!(broken(text), ["misplaced sync.p1.1"]);

@@ -33,6 +33,9 @@ pub enum Event {
         /// So many microseconds after its enqueue it is due.
         #[serde(default)]
         delay: u64,
+        /// So many microseconds after its enqueue it can no longer be claimed; 0 when it always can.
+        #[serde(default)]
+        ttl: u64,
         /// The batch that it is a file of, and how many files that has.
         #[serde(default)]
         batch: Option<(String, usize)>,
@@ -118,6 +121,28 @@ pub enum Event {
         seq: u64,
         /// See above.
         synced: bool,
+    },
+    /// A worker is about to take a dead letter up again.
+    Redriving {
+        /// The message.
+        id: String,
+    },
+    /// Somebody is about to purge a queue.
+    Purging {
+        /// Of this purge, and begins with the queue like a message's.
+        id: String,
+        /// Of its messages in all states; else of some.
+        all: bool,
+    },
+    /// The write to `.mq/purge` has succeeded.
+    Purged {
+        /// The purge.
+        id: String,
+    },
+    /// Mqfs is mounted again.
+    Mounted {
+        /// When it had ended.
+        from: u64,
     },
     /// The campaign saw a message listed.
     Listed {

@@ -18,6 +18,7 @@ pub mod checker;
 #[cfg(test)]
 mod checker_tests;
 pub mod evidence;
+pub mod gone;
 pub mod journal;
 pub mod movers;
 pub mod observer;

@@ -1,9 +1,11 @@
 //! Workers who do not acknowledge: they move messages to another queue, give them back, give them up, and take dead letters up
-//! again.
+//! again; or they purge.
 
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
+use std::thread::sleep;
+use std::time::Duration;
 
 use super::journal::{Event, now};
 use super::promises::way;
@@ -47,7 +49,10 @@ impl Worker {
             let Some(path) = some_of(&self.dir.join(".mq/dead"), random)? else { return Ok(false) };
             let Some(id) = self.examine(&path, asked)? else { return Ok(true) };
             match random.below(2) {
-                0 => self.transition(&id, &path, &self.dir.join(path.file_name().unwrap_or_default()))?,
+                0 => {
+                    self.journal.note(Event::Redriving { id: id.clone() });
+                    self.transition(&id, &path, &self.dir.join(path.file_name().unwrap_or_default()))?;
+                }
                 _ => self.acknowledge(&path, &id, false)?,
             }
             return Ok(true);
@@ -61,6 +66,25 @@ impl Worker {
             2 => self.transition(&id, &path, &self.dir.join(".mq/dead").join(name))?,
             3 | 4 => self.transition(&id, &path, &self.dir.join(".mq/delayed").join(name))?,
             _ => self.transition(&id, &path, &self.dir.join(name))?,
+        }
+        Ok(true)
+    }
+
+    /// Purges some states or all, after a while.
+    pub(super) fn purge(&mut self, name: &str, random: &mut Random) -> io::Result<bool> {
+        sleep(Duration::from_millis(random.below(1200)));
+        let some = random.below(2) == 0;
+        let words = match random.below(2) {
+            0 if some => "ready",
+            _ if some => "claimed delayed",
+            0 => "ready claimed delayed dead",
+            _ => "all",
+        };
+        let id = format!("{}.{name}.{}", self.queue, now());
+        self.journal.note(Event::Purging { id: id.clone(), all: !some });
+        let purged = fs::write(self.dir.join(".mq/purge"), format!("{words}\n"));
+        if self.journal.note_refusal(&id, purged).is_some() {
+            self.journal.note(Event::Purged { id });
         }
         Ok(true)
     }

@@ -57,8 +57,8 @@ pub fn produce(part: &Part) {
     }
 }
 
-/// A priority, a delay in milliseconds, and the directory below the queue where both are said.
-type Wishes = (u8, u64, String);
+/// A priority, a delay and a time to live in milliseconds, and the directory below the queue where they are said.
+type Wishes = (u8, u64, u64, String);
 
 impl Producer<'_> {
     /// Mostly some hundreds of bytes, sometimes more than fits the database, seldom a megabyte.
@@ -75,22 +75,33 @@ impl Producer<'_> {
     fn wishes(&mut self) -> Wishes {
         match self.part.queue.as_str() {
             "priority" => match self.random.below(3) as u8 {
-                0 => (0, 0, String::new()),
-                priority => (priority, 0, format!(".mq/with/priority={priority}")),
+                0 => (0, 0, 0, String::new()),
+                priority => (priority, 0, 0, format!(".mq/with/priority={priority}")),
             },
             "late" if self.random.below(3) > 0 => {
                 let delay = self.random.below(700) + 1;
-                (0, delay, format!(".mq/with/delay={delay}ms"))
+                (0, delay, 0, format!(".mq/with/delay={delay}ms"))
             }
-            _ => (0, 0, String::new()),
+            "brief" | "fleeting" if self.random.below(3) > 0 => {
+                let ttl = [20, 600, 3_600_000][self.random.below(3) as usize];
+                let ttl = if ttl < 1000 { self.random.below(ttl) + 1 } else { ttl };
+                (0, 0, ttl, format!(".mq/with/ttl={ttl}ms"))
+            }
+            _ => (0, 0, 0, String::new()),
         }
     }
 
     /// One message.
     fn message(&mut self) -> bool {
         let id = self.part.id(self.number);
-        let (priority, delay, directory) = self.wishes();
-        self.journal.note(Event::Offered { id: id.clone(), priority, delay: delay * 1000, batch: None });
+        let (priority, delay, ttl, directory) = self.wishes();
+        self.journal.note(Event::Offered {
+            id: id.clone(),
+            priority,
+            delay: delay * 1000,
+            ttl: ttl * 1000,
+            batch: None,
+        });
         let bytes = body(&id, self.parts());
         let written = self.write(&id, &self.part.dir.join(directory), &bytes);
         self.acknowledged(&id, written)
@@ -134,7 +145,7 @@ impl Producer<'_> {
         let bytes = body(&id, self.parts());
         let directory = self.part.dir.join(format!(".mq/with/id={id}"));
         for attempt in 0.. {
-            self.journal.note(Event::Offered { id: id.clone(), priority: 0, delay: 0, batch: None });
+            self.journal.note(Event::Offered { id: id.clone(), priority: 0, delay: 0, ttl: 0, batch: None });
             // Its session still finds the one before by its name, and no rename replaces that.
             let written = self.write(&format!("{id}~{attempt}"), &directory, &bytes);
             let acknowledged = self.acknowledged(&id, written);
@@ -159,7 +170,7 @@ impl Producer<'_> {
         }
         for id in &ids {
             let batch = Some((batch.clone(), size));
-            self.journal.note(Event::Offered { id: id.clone(), priority: 0, delay: 0, batch });
+            self.journal.note(Event::Offered { id: id.clone(), priority: 0, delay: 0, ttl: 0, batch });
         }
         let renamed = fs::rename(dir, self.part.dir.join("enqueued"));
         if self.journal.note_refusal(&batch, renamed).is_none() {
@@ -188,7 +199,7 @@ impl Producer<'_> {
         for _ in 0..self.random.below(20) + 1 {
             self.number += 1;
             let id = self.part.id(self.number);
-            self.journal.note(Event::Offered { id: id.clone(), priority: 0, delay: 0, batch: None });
+            self.journal.note(Event::Offered { id: id.clone(), priority: 0, delay: 0, ttl: 0, batch: None });
             let written = (&file).write_all(&body(&id, self.parts())).map(|()| false);
             if !self.acknowledged(&id, written) {
                 return false;

@@ -15,19 +15,22 @@ pub struct Promises {
     pub max_deliveries: u32,
     /// The queue that its messages may go to: somebody moves them there, or it gets the dead letters.
     pub other: Option<&'static str>,
+    /// What outlives its time is removed, not given up.
+    pub drops: bool,
 }
 
 /// What all queues are configured with: claims of the dead come back soon, and a message is given up only where that is tested.
 pub const COMMON: &str = "visibility_timeout=1s\nmax_deliveries=0\nretry_delay=100ms\n";
 
 /// A queue as most are.
-const PLAIN: Promises = Promises { queue: "", config: "", sync: true, in_order: false, max_deliveries: 0, other: None };
+const PLAIN: Promises =
+    Promises { queue: "", config: "", sync: true, in_order: false, max_deliveries: 0, other: None, drops: false };
 
 /// The queue of dead letters.
 pub const GRAVES: &str = "graves";
 
 /// The queues.
-pub const QUEUES: [Promises; 13] = [
+pub const QUEUES: [Promises; 16] = [
     Promises { queue: "sync", ..PLAIN },
     Promises { queue: "async", config: "durability=async", sync: false, ..PLAIN },
     Promises { queue: "single", in_order: true, ..PLAIN },
@@ -47,6 +50,9 @@ pub const QUEUES: [Promises; 13] = [
         ..PLAIN
     },
     Promises { queue: GRAVES, ..PLAIN },
+    Promises { queue: "brief", ..PLAIN },
+    Promises { queue: "fleeting", config: "expired=drop", drops: true, ..PLAIN },
+    Promises { queue: "cleared", ..PLAIN },
 ];
 
 /// What the queue of that name promises.

@@ -73,6 +73,7 @@ pub fn work(part: &Part) {
             Role::LineReader => worker.read_lines(&mut random),
             Role::Rover => worker.rove(&mut random),
             Role::Mover => worker.move_one(&mut random),
+            Role::Purger => worker.purge(&part.name, &mut random),
             Role::Nacker => worker.nack_one(&mut random),
             _ => worker.work_next(&mut random),
         };
