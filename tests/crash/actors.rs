@@ -47,7 +47,7 @@ pub enum Role {
 }
 
 /// The cast: each of these is replaced when it is killed.
-pub const CAST: [(&str, Role); 46] = [
+pub const CAST: [(&str, Role); 47] = [
     ("sync", Role::Producer),
     ("sync", Role::ShellProducer),
     ("sync", Role::Worker),
@@ -57,6 +57,7 @@ pub const CAST: [(&str, Role); 46] = [
     ("async", Role::ShellProducer),
     ("async", Role::Worker),
     ("async", Role::Rover),
+    ("async", Role::Mover),
     ("single", Role::Producer),
     ("single", Role::Producer),
     ("single", Role::Worker),

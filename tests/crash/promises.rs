@@ -32,7 +32,7 @@ pub const GRAVES: &str = "graves";
 /// The queues.
 pub const QUEUES: [Promises; 16] = [
     Promises { queue: "sync", ..PLAIN },
-    Promises { queue: "async", config: "durability=async", sync: false, ..PLAIN },
+    Promises { queue: "async", config: "durability=async", sync: false, other: Some("left"), ..PLAIN },
     Promises { queue: "single", in_order: true, ..PLAIN },
     Promises { queue: "priority", config: "priorities=3", in_order: true, ..PLAIN },
     Promises { queue: "unique", config: "dedup_window=1h", ..PLAIN },
