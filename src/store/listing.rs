@@ -165,3 +165,56 @@ impl Store {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::NewBody;
+    use super::super::record::Counters;
+    use super::super::state::Queue;
+    use super::super::tests::{message, open, queue};
+    use super::*;
+
+    /// So many queues are in use that the next operation forgets those that it can.
+    fn use_many_queues(store: &Store, queue: u64) {
+        let mut state = store.lock();
+        let record = state.queue(&store.db, queue).unwrap().record.clone();
+        for id in 1_000_000..1_005_000 {
+            state.remember(id, Queue::new(record.clone(), Counters::default()).unwrap());
+        }
+    }
+
+    /// A message that becomes ready before the first one, during a look that does not see it, is seen by the next.
+    #[test]
+    fn what_becomes_ready_during_a_look_is_listed_though_its_queue_was_forgotten_meanwhile() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        let q = queue(&store, "q");
+        let enqueue = || {
+            let new = message(&store, q, "m");
+            store.enqueue(new, NewBody::Inline(b"x"), false, 1).unwrap().seq().unwrap()
+        };
+        let (first, second) = (enqueue(), enqueue());
+        store.dead_letter(q, first, MessageState::Ready, 2).unwrap();
+        assert!(store.has_ready(q, 2).unwrap());
+        let third = enqueue(); // with it, where the first one is goes to the disk
+        use_many_queues(&store, q);
+        let mut seen = Vec::new();
+        let look = |entry: Entry<'_>| {
+            if seen.is_empty() {
+                store.redrive(q, first, 3).unwrap();
+                use_many_queues(&store, q);
+            }
+            seen.push(entry.id);
+            true
+        };
+        store.list(q, MessageState::Ready, 0, look).unwrap();
+        assert_eq!(seen, [second, third]);
+        seen.clear();
+        let again = |entry: Entry<'_>| {
+            seen.push(entry.id);
+            true
+        };
+        store.list(q, MessageState::Ready, 0, again).unwrap();
+        assert_eq!(seen, [first, second, third]);
+    }
+}

@@ -38,7 +38,7 @@ pub struct Queue {
     /// Messages that are committed and await their last close: on disk they are ready or delayed, to users they are not there
     /// yet.
     pub hidden: BTreeMap<u64, Hidden>,
-    /// How often a message became ready, hidden or not, since the queue was read.
+    /// Another number whenever a message became ready, hidden or not, and when the queue was read: never one that it had.
     pub placed: u64,
     /// For each priority a position before which none of its messages is ready. Without them, whoever looks for the first
     /// one would walk over the graves of each priority before it gets to the next.
@@ -91,6 +91,8 @@ pub struct State {
     clearing: HashMap<(u64, MessageState), u32>,
     seq: Numbers,
     id: Numbers,
+    /// The newest number that [`Queue::placed`] of any queue got.
+    placed: u64,
     /// The newest time of modification that [`State::stamp`] gave.
     stamped: i64,
     /// Names of messages that are being written, in queues that keep names.
@@ -206,6 +208,7 @@ impl State {
             clearing: HashMap::new(),
             seq: Numbers::load(db, "next_seq", 1)?,
             id: Numbers::load(db, "next_id", ROOT + 1)?,
+            placed: 0,
             stamped: i64::MIN,
             held: HeldNames::default(),
             unfinished: None,
@@ -295,7 +298,9 @@ impl State {
     }
 
     /// Remembers a queue.
-    pub fn remember(&mut self, id: u64, queue: Queue) {
+    pub fn remember(&mut self, id: u64, mut queue: Queue) {
+        self.placed += 1;
+        queue.placed = self.placed;
         self.queues.insert(id, queue);
     }
 
@@ -367,6 +372,8 @@ impl State {
         for (at, kind) in deadlines(record) {
             batch.put(Family::Deadlines, &keys::deadline(at, kind, seq), b"");
         }
+        self.placed += 1;
+        let placed = self.placed;
         let queue = self.changing(db, record.queue)?;
         if queue.config.names == Names::Keep {
             enter_name(batch, seq, record);
@@ -375,7 +382,7 @@ impl State {
             queue.counters.head = queue.counters.head.min(position);
             let head = &mut queue.heads[usize::from(record.order)];
             *head = position.min(*head);
-            queue.placed += 1;
+            queue.placed = placed;
             queue.outdated.placed(position);
         }
         let (count, bytes) = queue.counters.tally(state);
