@@ -219,9 +219,11 @@ impl Store {
 
     /// Removes the body files that a crash left without an owner; gives how many. Safe while the store is in use.
     pub fn sweep(&self) -> Result<usize> {
+        // Without the lock. A draft's file becomes a message's in one change, and never the other way round: asked in this order,
+        // one of the two answers yes whenever that happens.
         self.bodies.sweep(self.first_id, |id| {
-            Ok(self.db.get(Family::Meta, &keys::body_file(id))?.is_some()
-                || self.db.get(Family::Meta, &keys::draft(id))?.is_some())
+            Ok(self.db.get(Family::Meta, &keys::draft(id))?.is_some()
+                || self.db.get(Family::Meta, &keys::body_file(id))?.is_some())
         })
     }
 
