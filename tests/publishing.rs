@@ -153,16 +153,29 @@ for size in (10, 100_000):
         f.write(b"x" * size)
     readonly = os.open(name, os.O_RDONLY)
     os.rename(name, f"q/m{size}")
-    # Reopening what the descriptor means must not lead to the committed bytes.
+    # Neither opening what the descriptor means again, nor cutting it, must lead to the committed bytes.
     try:
         fd = os.open(f"/proc/self/fd/{readonly}", os.O_WRONLY)
         os.write(fd, b"changed")
         os.close(fd)
     except OSError:
         pass
+    # This one was open beside the writer.
+    name = f"q/.e{size}"
+    with open(name, "wb") as f:
+        f.write(b"y" * size)
+        f.flush()
+        beside = os.open(name, os.O_RDONLY)
+    os.rename(name, f"q/n{size}")
+    for fd in (readonly, beside):
+        for length in (0, size + 1):
+            try:
+                os.truncate(f"/proc/self/fd/{fd}", length)
+            except PermissionError:
+                pass
 "#;
     m.python(program).ok();
-    assert_eq!(m.bodies(&q), ["x".repeat(10), "x".repeat(100_000)]);
+    assert_eq!(m.bodies(&q), ["x".repeat(10), "y".repeat(10), "x".repeat(100_000), "y".repeat(100_000)]);
 }
 
 /// A published large draft survives a crash right after the rename: "when [...] the `rename()` that publishes a draft,

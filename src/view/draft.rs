@@ -119,9 +119,12 @@ impl View {
         Ok((id, file))
     }
 
-    /// The file of a draft, when somebody has it open.
-    pub(super) fn open_draft_file(&self, id: u64) -> Option<Arc<File>> {
-        self.drafts.lock().get(&id).and_then(|used| used.last.as_ref().map(|(file, _)| file.clone()))
+    /// The file of a draft, when somebody has it open, and whether somebody has it open for writing: then it is no message, and
+    /// does not become one meanwhile.
+    pub(super) fn open_draft_file(&self, id: u64) -> Option<(Arc<File>, bool)> {
+        let drafts = self.drafts.lock();
+        let used = drafts.get(&id)?;
+        used.last.as_ref().map(|(file, _)| (file.clone(), used.writes > 0))
     }
 
     /// Opens a draft's file.
@@ -312,12 +315,12 @@ impl View {
                 }
             }
         };
-        let small = std::fs::metadata(self.store.bodies().path(id)).map_or(0, |file| file.len()) <= INLINE_MAX as u64;
-        if small && target.then == Published::Gone {
+        let size = std::fs::metadata(self.store.bodies().path(id)).map_or(0, |file| file.len());
+        if size <= INLINE_MAX as u64 && target.then == Published::Gone {
             return finish(self.publish_draft(id, &target), done);
         }
         let view = self.clone();
-        self.offload.run(Box::new(move || finish(view.publish_draft(id, &target), done)));
+        self.offload_for(size).run(Box::new(move || finish(view.publish_draft(id, &target), done)));
     }
 
     /// Makes the body file `to` of the first `size` bytes of a draft's file; gives how many there were, as the draft may be being

@@ -124,8 +124,14 @@ impl View {
                 }
                 Arc::new(self.store.bodies().open_write(id)?)
             }
-            // Removed, and still open.
-            Err(Error::NotFound) => self.open_draft_file(id).ok_or(Error::Stale)?,
+            // Published, or removed and still open: the bytes may be a message's unless somebody can still write them.
+            Err(Error::NotFound) => {
+                let (file, written) = self.open_draft_file(id).ok_or(Error::Stale)?;
+                if change.size.is_some() && !written {
+                    return Err(Error::NotPermitted("no draft any more, and not open for writing"));
+                }
+                file
+            }
             Err(error) => return Err(error),
         };
         if let Some(size) = change.size {
