@@ -1,7 +1,10 @@
 //! What the store promises of batches.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::batches::{BATCH_MAX, BatchFile};
 use super::record::DraftRecord;
+use super::sums::Sums;
 use super::{NewBody, NewQueue, ROOT, Store};
 use crate::error::Error;
 use crate::queue::config::QueueConfig;
@@ -73,4 +76,31 @@ fn a_batch_is_not_among_the_queues() {
     store.rename_batch(batch, queue, b"c", true, 9).unwrap();
     store.remove_batch(queue, b"c").unwrap();
     store.remove_queue(ROOT, b"q").unwrap();
+}
+
+/// What another run left is swept away while it is still used. The moment that matters is short: some of the rounds meet it.
+#[test]
+fn the_sweep_takes_no_file_that_becomes_a_message_meanwhile() {
+    for _ in 0..8 {
+        let (dir, store, queue, batch) = store();
+        let make = |n: u32| store.make_draft(draft(batch, n.to_string().as_bytes())).unwrap().0;
+        let drafts: Vec<u64> = (0..1000).map(make).collect();
+        store.close().unwrap();
+        drop(store);
+        let store = Store::open(&dir.path().join("store"), QueueConfig::default()).unwrap();
+        let (sums, done) = (Sums::default(), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    assert_eq!(store.sweep().unwrap(), 0);
+                }
+            });
+            let body = |id| NewBody::File { id, size: 0, synced: true, sums: &sums };
+            let files: Vec<BatchFile<'_>> =
+                drafts.iter().map(|id| BatchFile { body: body(*id), ..file(*id) }).collect();
+            store.publish_batch(batch, queue, &files, 9, |_| Ok(())).unwrap();
+            done.store(true, Ordering::Relaxed);
+        });
+        assert!(drafts.iter().all(|id| store.bodies().path(*id).exists()));
+    }
 }
