@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::queue::state::State;
 use crate::store::{Altered, DeadlineKind, Due, Wake};
 
-use super::{View, process};
+use super::View;
 
 /// So many deadlines are read at a time.
 const AT_ONCE: usize = 1024;
@@ -130,7 +130,7 @@ impl View {
             return self.store.drop_deadline(due);
         };
         let leases = self.handles.leases_of(due.id, (claim.at, message.deliveries));
-        if leases.iter().any(|lease| lease.process.is_none_or(process::alive)) {
+        if leases.iter().any(|lease| lease.process.is_none_or(|process| self.look_for_leases.alive(process))) {
             let renewed = self.store.renew(due.id, now)?;
             if renewed.claim.is_some_and(|claim| claim.deadline > now) {
                 return Ok(());

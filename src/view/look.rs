@@ -1,9 +1,12 @@
-//! Whether a process lives, asked by the thread that serves requests.
+//! Whether a process lives, asked by a thread that must not be held up.
 //!
 //! `/proc/PID/stat` makes its reader wait while that process is in exec (see [`process::stat`]), and in exec the process may be
-//! waiting for an answer of the very thread that asks. [`process::alive`] does not look while it sees that, but the process may
-//! begin just then. So the look is another thread's, and who asks does not wait for ever.
+//! waiting for an answer of the very thread that asks, or for somebody who never answers. [`process::alive`] does not look
+//! while it sees that, but the process may begin just then. So the look is another thread's, and who asks does not wait for
+//! ever.
 
+use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded, unbounded};
@@ -14,37 +17,90 @@ use super::process::{self, ProcessId};
 /// A look takes some microseconds. After this long the process is taken to live: in exec, it does.
 const PATIENCE: Duration = Duration::from_millis(50);
 
+/// So many looks can be stuck at a time, each with a thread of its own. When there are more, every process is taken to live.
+const MOST_STUCK: usize = 32;
+
 type Question = (ProcessId, Sender<bool>);
 
-/// The thread that looks.
+/// The thread that looks, for one thread that asks.
 pub struct Look {
-    questions: Mutex<Option<Sender<Question>>>,
+    asking: Mutex<Asking>,
+    stuck: Stuck,
+    /// [`process::alive`].
+    look: fn(ProcessId) -> bool,
+}
+
+/// The processes at which a thread looks and does not come back. Whoever asks about one of them is answered at once, so a process
+/// takes one thread and [`PATIENCE`] once.
+type Stuck = Arc<Mutex<HashSet<ProcessId>>>;
+
+enum Asking {
+    /// The thread that looks has nothing else to do.
+    Free(Sender<Question>),
+    /// It is stuck.
+    Nobody,
+    Stopped,
 }
 
 impl Look {
     /// Starts the thread; it ends when this is dropped or stopped.
     pub fn start() -> std::io::Result<Self> {
-        let (questions, asked) = unbounded::<Question>();
-        std::thread::Builder::new().name("mqfs-look".into()).spawn(move || {
-            for (process, answer) in asked {
-                // Who asked may have given up.
-                let _ = answer.send(process::alive(process));
-            }
-        })?;
-        Ok(Self { questions: Mutex::new(Some(questions)) })
+        Self::with(process::alive)
+    }
+
+    fn with(look: fn(ProcessId) -> bool) -> std::io::Result<Self> {
+        let stuck = Stuck::default();
+        Ok(Self { asking: Mutex::new(Asking::Free(begin(look, &stuck)?)), stuck, look })
     }
 
     /// Whether the process lives, as far as is known at once.
     pub fn alive(&self, process: ProcessId) -> bool {
+        // One asks at a time, so a question never waits behind another one.
+        let mut asking = self.asking.lock();
+        if self.stuck.lock().contains(&process) {
+            return true;
+        }
+        if matches!(*asking, Asking::Nobody)
+            && self.stuck.lock().len() < MOST_STUCK
+            && let Ok(thread) = begin(self.look, &self.stuck)
+        {
+            *asking = Asking::Free(thread);
+        }
+        let Asking::Free(thread) = &*asking else { return true };
         let (answer, answered) = bounded(1);
-        let asked = self.questions.lock().as_ref().is_some_and(|questions| questions.send((process, answer)).is_ok());
-        !asked || answered.recv_timeout(PATIENCE).unwrap_or(true)
+        if thread.send((process, answer)).is_err() {
+            return true;
+        }
+        answered.recv_timeout(PATIENCE).unwrap_or_else(|_| {
+            // The thread answers first and then removes the process here: either the answer is there now, or it is removed later.
+            let mut stuck = self.stuck.lock();
+            if let Ok(alive) = answered.try_recv() {
+                return alive;
+            }
+            stuck.insert(process);
+            *asking = Asking::Nobody;
+            true
+        })
     }
 
     /// Ends the thread.
     pub fn stop(&self) {
-        self.questions.lock().take();
+        *self.asking.lock() = Asking::Stopped;
     }
+}
+
+/// Starts a thread that looks until nobody can ask it any more.
+fn begin(look: fn(ProcessId) -> bool, stuck: &Stuck) -> std::io::Result<Sender<Question>> {
+    let (questions, asked) = unbounded::<Question>();
+    let stuck = stuck.clone();
+    std::thread::Builder::new().name("mqfs-look".into()).spawn(move || {
+        for (process, answer) in asked {
+            // Who asked may have given up.
+            let _ = answer.send(look(process));
+            stuck.lock().remove(&process);
+        }
+    })?;
+    Ok(questions)
 }
 
 #[cfg(test)]
@@ -59,5 +115,36 @@ mod tests {
         assert!(!look.alive(ProcessId { start: this.start + 1, ..this }));
         look.stop();
         assert!(look.alive(this), "nobody looks: it is given the benefit of the doubt");
+    }
+
+    #[test]
+    fn looks_that_do_not_come_back_hold_up_no_others() {
+        static HELD: Mutex<()> = Mutex::new(());
+        let held = HELD.lock();
+        // Those of an even number are looked at in vain as long as the lock is held; none lives.
+        let look = Look::with(|process| {
+            if process.tgid % 2 == 0 {
+                drop(HELD.lock());
+            }
+            false
+        });
+        let (look, number) = (look.unwrap(), |tgid| ProcessId { tgid, start: 1 });
+        // On a busy machine a look may not come back in time, but the next one does.
+        let found_dead = |n| while look.alive(number(n)) {};
+        for _ in 0..2 {
+            (1..4).for_each(|n| assert!(look.alive(number(2 * n))));
+            (1..4).for_each(|n| found_dead(2 * n + 1));
+        }
+        while look.stuck.lock().len() != 3 {
+            std::thread::yield_now();
+        }
+        (4..100).for_each(|n| assert!(look.alive(number(2 * n))));
+        assert!(look.alive(number(1)), "no more threads than so many");
+        assert_eq!(look.stuck.lock().len(), MOST_STUCK);
+        drop(held);
+        while !look.stuck.lock().is_empty() {
+            std::thread::yield_now();
+        }
+        (1..100).for_each(found_dead);
     }
 }

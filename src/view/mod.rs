@@ -107,7 +107,10 @@ pub struct View {
     /// Messages that were replaced lately in queues that keep names, the newest first.
     replaced: Mutex<VecDeque<u64>>,
     workers: Workers,
+    /// For the thread that serves requests.
     look: Look,
+    /// For the thread of the deadlines.
+    look_for_leases: Look,
     offload: Offload,
     /// Puts together what tells of all queues. Closes do not wait for that.
     telling: Offload,
@@ -145,6 +148,7 @@ impl View {
             replaced: Mutex::default(),
             workers: Workers::default(),
             look: Look::start()?,
+            look_for_leases: Look::start()?,
             offload: Offload::start("mqfs-body", 2)?,
             telling: Offload::start("mqfs-telling", 1)?,
             waiters: Arc::default(),
@@ -230,6 +234,7 @@ impl View {
         self.offload.stop();
         self.telling.stop();
         self.look.stop();
+        self.look_for_leases.stop();
         let open: Vec<Arc<Mutex<Writer>>> = self.writers.lock().drain().map(|(_, writer)| writer).collect();
         for writer in open {
             self.drop_unfinished(&mut writer.lock());
