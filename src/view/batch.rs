@@ -111,7 +111,7 @@ impl View {
         match self.batch_order(caller, from, to, keep) {
             Ok(Some(order)) => {
                 let view = self.clone();
-                self.offload.run(Box::new(move || view.enqueue_batch(&order, done)));
+                self.long.run(Box::new(move || view.enqueue_batch(&order, done)));
             }
             Ok(None) => done(Ok(())),
             Err(error) => done(Err(error)),

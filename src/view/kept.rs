@@ -200,7 +200,7 @@ impl View {
             return done(Err(error));
         }
         let view = self.clone();
-        let large = matches!(copy.body, Body::File(_));
+        let (large, size) = (matches!(copy.body, Body::File(_)), copy.from.size);
         let work = move || {
             let durability = copy.durability;
             let made = view.enqueue_copy(copy);
@@ -215,7 +215,7 @@ impl View {
                 (made, _) => done(made.map_err(|error| view.rejected(queue, error))),
             }
         };
-        if large { self.offload.run(Box::new(work)) } else { work() }
+        if large { self.offload_for(size).run(Box::new(work)) } else { work() }
     }
 
     /// Checks that a copy may be made, and what it is.

@@ -78,6 +78,9 @@ use with::Givens;
 use workers::Workers;
 use writer::Writer;
 
+/// More bytes than this, 64 MiB, are many for one message: at some gigabytes a second, others can wait while so many are read.
+const LONG: u64 = 64 << 20;
+
 /// How a mount differs from the default.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ViewOptions {
@@ -112,6 +115,8 @@ pub struct View {
     /// For the thread of the deadlines.
     look_for_leases: Look,
     offload: Offload,
+    /// For what reads every byte of what may be as large as the disk, so that no close waits behind it.
+    long: Offload,
     /// Puts together what tells of all queues. Closes do not wait for that.
     telling: Offload,
     waiters: Arc<Waiters>,
@@ -150,6 +155,7 @@ impl View {
             look: Look::start()?,
             look_for_leases: Look::start()?,
             offload: Offload::start("mqfs-body", 2)?,
+            long: Offload::start("mqfs-long", 4)?,
             telling: Offload::start("mqfs-telling", 1)?,
             waiters: Arc::default(),
             lanes: AtomicU32::new(0),
@@ -193,6 +199,11 @@ impl View {
         self.store.serve(probe);
     }
 
+    /// Where so many bytes are read for a message: whoever publishes what is very large holds up none but others who do.
+    fn offload_for(&self, bytes: u64) -> &Offload {
+        if bytes > LONG { &self.long } else { &self.offload }
+    }
+
     /// Counts a request.
     pub fn served(&self) {
         self.activity.fetch_add(1, Ordering::Relaxed);
@@ -232,6 +243,7 @@ impl View {
         let purges = std::mem::take(&mut *self.purges.lock());
         join(purges);
         self.offload.stop();
+        self.long.stop();
         self.telling.stop();
         self.look.stop();
         self.look_for_leases.stop();
