@@ -59,9 +59,12 @@ impl Drop for Faults {
 fn enqueue(path: &Path, body: &[u8]) -> bool {
     let Ok(mut file) = fs::File::create(path) else { return false };
     let written = std::io::Write::write_all(&mut file, body).is_ok();
+    close(file) == 0 && written
+}
+
+fn close(file: fs::File) -> i32 {
     // SAFETY: the descriptor is given up by its owner and closed once.
-    let closed = unsafe { libc::close(std::os::fd::IntoRawFd::into_raw_fd(file)) };
-    written && closed == 0
+    unsafe { libc::close(std::os::fd::IntoRawFd::into_raw_fd(file)) }
 }
 
 fn names(m: &Mount, queue: &Path) -> BTreeSet<String> {
@@ -155,6 +158,63 @@ fn a_disk_that_becomes_read_only_is_told() {
         m.sh("rm q/*-m0; echo goes on > q/y").ok();
         m.stop();
     }
+}
+
+/// The database cannot write a table, and stops; its log can be synced as before.
+fn fail_a_flush(m: &Mount) {
+    let faults = Faults::new(m, "rocksdb", "write:error=EIO:when=1+");
+    let mut backup = Command::new(env!("CARGO_BIN_EXE_mqfs"));
+    let ran = backup.arg("backup").arg(m.path()).arg(m.scratch().join("backup")).output().unwrap();
+    assert!(!ran.status.success(), "{ran:?}");
+    drop(faults);
+    assert_eq!(errno(fs::create_dir(m.path().join("refused"))), libc::EIO);
+}
+
+/// The database stops between a close that promised a large message and the last close of it: the message is shown, and its
+/// body stays, whatever was to be written with the last close.
+#[test]
+fn a_promised_message_is_there_though_the_database_stops_before_the_last_close() {
+    for (config, path) in [
+        (&[][..], "q/large"),
+        (&["dedup_window=1h"][..], "q/.mq/with/id=1/large"),
+        (&["max_messages=1", "overflow=drop-oldest"][..], "q/large"),
+    ] {
+        let mut m = Mount::new();
+        let q = m.queue_with("q", config);
+        let body = vec![b'x'; 100_000];
+        let files = [m.path().join(path), q.join("other")].map(|path| {
+            let mut file = fs::File::create(path).unwrap();
+            std::io::Write::write_all(&mut file, &body).unwrap();
+            assert_eq!(close(file.try_clone().unwrap()), 0, "promised");
+            file
+        });
+        fail_a_flush(&m);
+        files.into_iter().for_each(|file| assert_eq!(close(file), 0));
+        wait_until(|| names(&m, &q).len() == 2);
+        m.stop_anyway();
+        m.start();
+        assert_eq!(names(&m, &q), BTreeSet::from(["large".into(), "other".into()]), "{config:?}");
+        assert!(m.messages(&q).iter().all(|(_, found)| *found == body), "{config:?}");
+    }
+}
+
+/// The same when the last close finds that a writer was killed: what cannot be taken back keeps its bytes.
+#[test]
+fn a_message_that_cannot_be_taken_back_keeps_its_body() {
+    let mut m = Mount::new();
+    let q = m.queue("q");
+    let body = vec![b'x'; 100_000];
+    let mut file = fs::File::create(q.join("large")).unwrap();
+    std::io::Write::write_all(&mut file, &body).unwrap();
+    assert_eq!(close(file.try_clone().unwrap()), 0, "promised");
+    fail_a_flush(&m);
+    assert!(std::io::Write::write_all(&mut file, b"more").is_err(), "the commit cannot be taken back");
+    assert_ne!(close(file), 0);
+    m.stop_anyway();
+    m.start();
+    let found = m.messages(&q);
+    assert_eq!(found.len(), 1);
+    assert!(found[0].1 == body, "whole, as the first close promised");
 }
 
 /// A store that cannot be written to is refused in words, read-only mount or not: what reads claims.

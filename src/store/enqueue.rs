@@ -184,38 +184,59 @@ impl Store {
     }
 
     /// Shows a hidden message, unless it turns out to be a duplicate: then it is taken back, and counted. A body file then is
-    /// the caller's again.
+    /// the caller's again. A close has promised the message: it is shown even when the database takes no change any more.
     pub fn reveal(&self, queue: u64, seq: u64, now: u64) -> Result<Enqueued> {
         let mut state = self.lock();
         let Some(hidden) = state.queue(&self.db, queue)?.hidden.get(&seq).copied() else {
             return Ok(Enqueued::As(seq));
         };
         if let Some(until) = hidden.unique_until {
-            let record = self.record(seq)?;
-            let mut batch = self.db.batch();
-            if self.was_overtaken(&mut state, &mut batch, &record, until, now)? {
-                self.take_back(&mut state, batch, seq, &record, now)?;
-                drop(state);
-                self.count_duplicate(queue, now)?;
-                return Ok(Enqueued::Duplicate);
+            match self.reveal_id(&mut state, seq, until, now) {
+                Ok(Enqueued::Duplicate) => return Ok(Enqueued::Duplicate),
+                Ok(Enqueued::As(_)) => {}
+                Err(error) => {
+                    tracing::error!(queue, seq, %error, "a message may be a duplicate, and is shown");
+                    state.begin(&self.db);
+                }
             }
-            state.commit(&self.db, batch, now)?;
         }
         state.queue(&self.db, queue)?.hidden.remove(&seq);
-        // What was hidden when others were enqueued could not make room for them.
-        let plan = self.plan_drops(&mut state, queue, Room::default(), Onto::Nothing)?;
-        let mut dropped = Vec::new();
-        if !plan.is_empty() {
-            let mut batch = self.db.batch();
-            dropped = self.drop_oldest(&mut state, &mut batch, queue, plan, now)?;
-            state.commit(&self.db, batch, now)?;
-        }
+        let dropped = self.drop_surplus(&mut state, queue, now).unwrap_or_else(|error| {
+            tracing::error!(queue, %error, "the oldest messages of a full queue are not dropped yet");
+            Vec::new()
+        });
         drop(state);
         self.discard_bodies(dropped);
         if let Some(deadline) = hidden.deadline {
             self.deadlines.note(deadline);
         }
         Ok(Enqueued::As(seq))
+    }
+
+    /// Before a hidden message is shown: its deduplication id is remembered for it, or it is taken back as a duplicate.
+    fn reveal_id(&self, state: &mut Remembered, seq: u64, until: u64, now: u64) -> Result<Enqueued> {
+        let record = self.record(seq)?;
+        let mut batch = self.db.batch();
+        if self.was_overtaken(state, &mut batch, &record, until, now)? {
+            state.changing(&self.db, record.queue)?.counters.duplicates_total += 1;
+            self.take_back(state, batch, seq, &record, now)?;
+            return Ok(Enqueued::Duplicate);
+        }
+        state.commit(&self.db, batch, now)?;
+        Ok(Enqueued::As(seq))
+    }
+
+    /// What was hidden when others were enqueued could not make room for them: now that it is shown, the oldest do. Gives the body
+    /// files to be removed.
+    fn drop_surplus(&self, state: &mut Remembered, queue: u64, now: u64) -> Result<Vec<u64>> {
+        let plan = self.plan_drops(state, queue, Room::default(), Onto::Nothing)?;
+        if plan.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut batch = self.db.batch();
+        let dropped = self.drop_oldest(state, &mut batch, queue, plan, now)?;
+        state.commit(&self.db, batch, now)?;
+        Ok(dropped)
     }
 
     /// Takes a hidden message back, as if it had not been enqueued; its room is kept for it. A body file stays the caller's.

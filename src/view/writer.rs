@@ -242,6 +242,11 @@ impl Writer {
         self.lost.load(Ordering::SeqCst)
     }
 
+    /// Whether a close has said that all of it is enqueued.
+    fn is_promised(&self) -> bool {
+        matches!(self.state, Progress::Committed { .. } | Progress::Duplicate) && !self.dirty && !self.is_lost()
+    }
+
     /// Whether a close promises durability.
     fn durable(&self) -> bool {
         self.synced || self.config.durability == Durability::Sync

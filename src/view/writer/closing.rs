@@ -128,16 +128,19 @@ impl View {
         Ok(())
     }
 
-    /// Drops a message: whatever was committed is taken back, and later writes and closes fail.
+    /// Drops a message: whatever was committed is taken back, and later writes and closes fail. What cannot be taken back keeps
+    /// its bytes: it is there when the store is mounted again.
     pub(super) fn abort(&self, writer: &mut Writer, why: Reason) {
         if let Progress::Aborted(_) = writer.state {
             return;
         }
         let now = clock::now_ms();
+        let mut taken_back = true;
         if let Progress::Committed { seq, .. } = writer.state
             && let Err(error) = self.store.retract(writer.queue, seq, now)
         {
             tracing::error!(queue = writer.queue, seq, %error, "a dropped message could not be taken back");
+            taken_back = false;
         }
         if let Err(error) = self.store.count_aborted(writer.queue, now) {
             tracing::debug!(queue = writer.queue, %error, "a dropped message was not counted");
@@ -147,7 +150,7 @@ impl View {
         }
         self.store.release(writer.queue, writer.id());
         writer.state = Progress::Aborted(why);
-        if let Some(file) = writer.staging.discard() {
+        if taken_back && let Some(file) = writer.staging.discard() {
             self.store.discard_body(file);
         }
         self.arrived(writer);
@@ -162,6 +165,7 @@ impl View {
             return;
         }
         self.writers.lock().remove(&id);
+        let promised = writer.is_promised();
         match self.finish(&mut writer) {
             Ok(Some(seq)) => {
                 if writer.keeps_name() {
@@ -174,6 +178,10 @@ impl View {
                 self.became_ready(queue);
             }
             Ok(None) => self.arrived(&writer),
+            Err(error) if promised => {
+                tracing::error!(queue = writer.queue, %error, "a committed message is not shown before the next mount");
+                self.arrived(&writer);
+            }
             Err(Error::QueueFull) => {
                 tracing::warn!(queue = writer.queue, "closed before there was room for it: a message is dropped");
                 self.abort(&mut writer, Reason::QueueFull);
@@ -210,9 +218,18 @@ impl View {
                 return Ok(None);
             }
             Progress::Committed { seq, later: false } => seq,
-            // FIFO is the order of last closes.
+            // FIFO is the order of last closes; but a close has promised the message, whatever its place.
             Progress::Committed { seq, later: true } => {
-                self.store.resequence(writer.queue, seq, writer.modified_ns, now)?
+                match self.store.resequence(writer.queue, seq, writer.modified_ns, now) {
+                    Ok(last) => {
+                        writer.state = Progress::Committed { seq: last, later: false };
+                        last
+                    }
+                    Err(error) => {
+                        tracing::error!(queue = writer.queue, seq, %error, "a message keeps the place of an earlier close");
+                        seq
+                    }
+                }
             }
         };
         let enqueued = self.store.reveal(writer.queue, seq, now)?;
