@@ -144,16 +144,68 @@ fn lines_that_were_closed_or_synced_survive_a_power_cut() {
     assert!(surviving_lines("async", false).len() < 240, "nothing was lost: the cut does not cut");
 }
 
+/// "In a `durability = async` queue [...] `fsync` upgrades it": also what a close of a duplicate has committed before, whether
+/// the descriptor is closed afterwards or not.
+#[test]
+fn what_was_synced_after_a_close_of_a_duplicate_survives_a_power_cut() {
+    let disk = Disk::new(&["mkfs.ext4", "-q", "-F"]);
+    let mut m = Mount::with_store_in(&disk.path(), &[]);
+    let queue = m.queue_with("q", &["durability=async"]);
+    fs::File::open(&queue).unwrap().sync_all().unwrap();
+    let (mut promised, mut open) = (BTreeSet::new(), Vec::new());
+    for (n, name) in ["closed-2", "open-2", "closed-1", "open-1"].into_iter().enumerate() {
+        let mut file = fs::File::create(queue.join(name)).unwrap();
+        std::io::Write::write_all(&mut file, body(name).as_bytes()).unwrap();
+        assert_eq!(close(file.try_clone().unwrap()), 0);
+        file.sync_all().unwrap();
+        promised.insert(name.to_owned());
+        if n % 2 == 0 {
+            assert_eq!(close(file), 0);
+        } else {
+            open.push(file);
+        }
+    }
+    disk.cut_the_power();
+    m.kill9();
+    drop(open);
+    disk.start_again();
+    m.start();
+    let found = m.messages(&queue);
+    let there: BTreeSet<String> = found.iter().map(|(listed, _)| producer(listed).to_owned()).collect();
+    assert_eq!(there, promised);
+    assert!(found.iter().all(|(listed, bytes)| *bytes == body(producer(listed)).into_bytes()), "whole");
+    m.stop();
+}
+
+fn syncs(m: &Mount) -> u64 {
+    let text = fs::read_to_string(m.path().join(".mq/stats")).unwrap();
+    serde_json::from_str::<serde_json::Value>(&text).unwrap()["syncs_total"].as_u64().unwrap()
+}
+
+/// A close of a message that is durable already costs nothing.
+#[test]
+fn a_message_costs_one_sync_however_often_it_is_closed() {
+    let m = Mount::new();
+    let queue = m.queue("q");
+    let before = syncs(&m);
+    for n in 0..40 {
+        let mut file = fs::File::create(queue.join(format!("m-{n}"))).unwrap();
+        std::io::Write::write_all(&mut file, b"x").unwrap();
+        for _ in 0..n % 3 {
+            assert_eq!(close(file.try_clone().unwrap()), 0);
+        }
+        assert_eq!(close(file), 0);
+    }
+    let used = syncs(&m) - before;
+    assert!((40..60).contains(&used), "{used} syncs for 40 messages");
+}
+
 /// Many producers share syncs: "while one sync is under way, whatever arrives joins the next".
 #[test]
 fn producers_share_syncs() {
     let m = Mount::new();
     let queue = m.queue("q");
-    let syncs = || {
-        let text = fs::read_to_string(m.path().join(".mq/stats")).unwrap();
-        serde_json::from_str::<serde_json::Value>(&text).unwrap()["syncs_total"].as_u64().unwrap()
-    };
-    let before = syncs();
+    let before = syncs(&m);
     let producers: Vec<_> = (0..16)
         .map(|producer| {
             let queue = queue.clone();
@@ -165,7 +217,7 @@ fn producers_share_syncs() {
         })
         .collect();
     producers.into_iter().for_each(|thread| thread.join().unwrap());
-    let used = syncs() - before;
+    let used = syncs(&m) - before;
     assert!(used > 0, "nothing was synced");
     assert!(used < 16 * 40 / 2, "{used} syncs for {} messages", 16 * 40);
 }

@@ -4,6 +4,7 @@
 //! up writers meanwhile. So one sync serves all who wait ([`super::syncer`]).
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -66,6 +67,8 @@ pub struct Db {
     pub(super) db: DB,
     unsynced: WriteOptions,
     synced: OnceLock<Synced>,
+    /// Changes up to this number have been made durable by [`Db::sync`].
+    durable: AtomicU64,
     trouble: Arc<Trouble>,
 }
 
@@ -125,7 +128,7 @@ impl Db {
     fn of(db: DB, trouble: Arc<Trouble>) -> Self {
         let mut unsynced = WriteOptions::default();
         unsynced.set_sync(false);
-        Self { db, unsynced, synced: OnceLock::new(), trouble }
+        Self { db, unsynced, synced: OnceLock::new(), durable: AtomicU64::new(0), trouble }
     }
 
     /// Makes `dir`, which must not exist, a database with everything as it is at one moment of this call. Tables, and logs that
@@ -206,10 +209,16 @@ impl Db {
     pub fn sync(&self) -> Result<()> {
         let upto = self.upto();
         self.sync_log()?;
+        self.durable.fetch_max(upto, Ordering::SeqCst);
         if let Some(synced) = self.synced.get() {
             synced.note(upto);
         }
         Ok(())
+    }
+
+    /// Whether changes up to this number survive a power cut, as far as is known.
+    pub fn is_durable(&self, upto: u64) -> bool {
+        self.durable.load(Ordering::SeqCst) >= upto
     }
 
     fn sync_log(&self) -> Result<()> {

@@ -185,6 +185,17 @@ impl Store {
         self.syncer.after_sync_serving(done);
     }
 
+    /// The number of the last change, for [`Store::is_durable`].
+    pub fn upto(&self) -> u64 {
+        self.db.upto()
+    }
+
+    /// Whether changes up to this number survive a power cut already, as far as is known: if not, [`Store::after_sync`] sees to
+    /// it.
+    pub fn is_durable(&self, upto: u64) -> bool {
+        self.db.is_durable(upto)
+    }
+
     /// Tells how to see whether a request waits to be served: [`Store::after_sync_serving`] keeps none waiting.
     pub fn serve(&self, probe: Probe) {
         self.syncer.serve(probe);

@@ -72,6 +72,8 @@ pub struct Writer {
     version: u64,
     /// `fsync` was called: the commit is to be durable whatever the queue's durability.
     synced: bool,
+    /// The number of the store's last change when it was committed.
+    committed_at: u64,
     /// A sync after a commit failed: its close said so, and the message must not be seen.
     lost: Arc<AtomicBool>,
     /// Open files on it.
@@ -171,6 +173,7 @@ impl Writer {
             dirty: true,
             version: 0,
             synced: false,
+            committed_at: 0,
             lost: Arc::default(),
             opens: 1,
             holds_room,
@@ -352,22 +355,31 @@ impl View {
         writer.staging.truncate(self.store.bodies(), size)
     }
 
-    /// `fsync` on a new message: the bytes are durable now, and the message will be when it is closed.
-    pub(super) fn sync_message(&self, id: u64, done: Done) {
-        let file = match self.writer(id) {
-            Ok(writer) => {
-                let mut writer = writer.lock();
-                if let Progress::Aborted(why) = writer.state {
-                    return done(Err(why.error()));
-                }
-                writer.synced = true;
-                writer.staging.file()
-            }
+    /// `fsync` on a new message: the bytes are durable now, and the message will be when it is closed, or is when a close of a
+    /// duplicate has committed it. After a failure the message is dropped.
+    pub(super) fn sync_message(self: &Arc<Self>, id: u64, done: Done) {
+        let shared = match self.writer(id) {
+            Ok(writer) => writer,
             Err(error) => return done(Err(error)),
         };
-        match file {
-            Some(file) => self.offload.run(Box::new(move || done(file.sync_data().map_err(Error::from)))),
-            None => done(Ok(())),
+        let mut writer = shared.lock();
+        if let Progress::Aborted(why) = writer.state {
+            return done(Err(why.error()));
         }
+        writer.synced = true;
+        let Some(file) = writer.staging.file() else { return self.sync_committed(&writer, true, done) };
+        drop(writer);
+        let view = self.clone();
+        self.offload.run(Box::new(move || {
+            let synced = view.store.bodies().sync(id, &file);
+            let mut writer = shared.lock();
+            match synced {
+                Ok(()) => view.sync_committed(&writer, false, done),
+                Err(error) => {
+                    view.abort(&mut writer, Reason::of(&error));
+                    done(Err(error));
+                }
+            }
+        }));
     }
 }

@@ -40,9 +40,12 @@ impl View {
             }
             Progress::Committed { seq, .. } if !writer.dirty => {
                 writer.state = Progress::Committed { seq, later: true };
-                return done(Ok(()));
             }
             _ => {}
+        }
+        if writer.is_promised() {
+            // The close that committed it may still wait, or have promised less: an fsync came after it.
+            return if writer.durable() { self.sync_committed(&writer, true, done) } else { done(Ok(())) };
         }
         // A process that is not visible cannot be told from the opener.
         if !writer.dirty || (process != writer.opener && process != 0) {
@@ -97,20 +100,31 @@ impl View {
         if !writer.durable() {
             return done(Ok(()));
         }
+        // With a large body, this is not the thread that serves requests.
+        self.sync_committed(writer, !synced, done);
+    }
+
+    /// Calls `done` when what was committed of a message survives a power cut: at once when it does already, or when nothing was.
+    /// `serving`: this is the thread that serves requests.
+    pub(super) fn sync_committed(&self, writer: &Writer, serving: bool, done: Done) {
+        let committed = matches!(writer.state, Progress::Committed { .. } | Progress::Duplicate);
+        if !committed || self.store.is_durable(writer.committed_at) {
+            return done(Ok(()));
+        }
         let lost = writer.lost.clone();
         let told: Done = Box::new(move |result| {
             // Before the answer, after which the last close may come.
             lost.fetch_or(result.is_err(), Ordering::SeqCst);
             done(result);
         });
-        // With a large body, this is not the thread that serves requests.
-        if synced { self.store.after_sync(told) } else { self.store.after_sync_serving(told) }
+        if serving { self.store.after_sync_serving(told) } else { self.store.after_sync(told) }
     }
 
     fn commit_now(self: &Arc<Self>, writer: &mut Writer, synced: bool) -> Result<()> {
         let new = writer.new_message();
         let enqueued = self.store.enqueue(new, writer.staging.body(synced)?, true, clock::now_ms())?;
         writer.dirty = false;
+        writer.committed_at = self.store.upto();
         let Enqueued::As(seq) = enqueued else {
             writer.state = Progress::Duplicate;
             return Ok(());
