@@ -177,6 +177,36 @@ fn what_was_synced_after_a_close_of_a_duplicate_survives_a_power_cut() {
     m.stop();
 }
 
+/// A draft that is renamed while it is open is found again as a draft, with all that a close has promised.
+#[test]
+fn what_was_closed_of_a_draft_renamed_while_open_survives_a_power_cut() {
+    let disk = Disk::new(&["mkfs.ext4", "-q", "-F"]);
+    let mut m = Mount::with_store_in(&disk.path(), &[]);
+    let queue = m.queue("q");
+    fs::File::open(&queue).unwrap().sync_all().unwrap();
+    let mut open = Vec::new();
+    for name in ["d-1", "d-2"] {
+        let draft = queue.join(format!(".{name}"));
+        let mut file = fs::File::create(&draft).unwrap();
+        fs::rename(&draft, queue.join(name)).unwrap();
+        std::io::Write::write_all(&mut file, body(name).as_bytes()).unwrap();
+        assert_eq!(close(file.try_clone().unwrap()), 0);
+        open.push(file);
+    }
+    disk.cut_the_power();
+    m.kill9();
+    drop(open);
+    disk.start_again();
+    m.start();
+    for name in ["d-1", "d-2"] {
+        let mut found = fs::read_dir(&queue).unwrap().map(|entry| entry.unwrap().path());
+        let begin = queue.join(format!(".{name}.unpublished-"));
+        let draft = found.find(|path| path.to_str().unwrap().starts_with(begin.to_str().unwrap()));
+        assert_eq!(fs::read_to_string(draft.unwrap()).unwrap(), body(name));
+    }
+    m.stop();
+}
+
 fn syncs(m: &Mount) -> u64 {
     let text = fs::read_to_string(m.path().join(".mq/stats")).unwrap();
     serde_json::from_str::<serde_json::Value>(&text).unwrap()["syncs_total"].as_u64().unwrap()

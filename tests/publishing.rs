@@ -6,7 +6,7 @@ mod common;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-use common::{Mount, listing, only, producers};
+use common::{Mount, listing, only, producers, wait_until};
 
 /// "`rename(draft, name)` publishes": atomically, with bytes, mode, owner and times, and the draft is gone.
 #[test]
@@ -119,6 +119,20 @@ fn a_draft_renamed_while_open_is_enqueued_at_its_last_close() {
     assert_eq!(m.sh(script).ok(), "listed: [] peek: []\none closed: []\n1\n");
     assert_eq!(producers(&q), ["x"]);
     assert_eq!(m.bodies(&q), ["before\nafter\n"]);
+}
+
+/// What is too large is told at the rename, or at a close: nobody would hear of it after the last one.
+#[test]
+fn a_draft_that_is_too_large_is_refused_though_it_is_still_open() {
+    let m = Mount::new();
+    let q = m.queue("q");
+    let r = m.queue_with("r", &["max_message_bytes=50"]);
+    m.sh("exec 3> q/.d; head -c 60 /dev/zero >&3; mv q/.d r/x").fails("File too large");
+    m.sh("exec 3> q/.e; echo fits >&3; mv q/.e r/e; head -c 60 /dev/zero >&3").fails("File too large");
+    assert_eq!(m.bodies(&r), [""; 0]);
+    wait_until(|| m.log().contains("could not be enqueued at its last close"));
+    let drafts: Vec<_> = listing(&q).iter().map(|name| fs::metadata(q.join(name)).unwrap().len()).collect();
+    assert_eq!(drafts, [60, 65]);
 }
 
 /// The name of a draft that was renamed while open is free again, and a new draft under it is another file.

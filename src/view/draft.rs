@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::clock;
 use crate::error::{Error, Result};
-use crate::queue::config::{Durability, Names};
+use crate::queue::config::{Durability, Names, QueueConfig};
 use crate::queue::name::{QUEUE_NAME_MAX, check_entry_name};
 use crate::queue::worker::Worker;
 use crate::store::record::{DraftRecord, NewMessage};
@@ -19,6 +19,7 @@ use super::access::{Caller, READ};
 use super::attributes::{FILE_MODE, ns_of};
 use super::names::Writer;
 use super::staging::{end_of_write, fill_hole, read_file_at};
+use super::writer::refuse_too_large;
 use super::xattr::{Pairs, merge};
 use super::{Attributes, View};
 
@@ -198,11 +199,28 @@ impl View {
         self.publish_now(id, target, report);
     }
 
-    /// The thread `tid` has closed a descriptor of a draft. If the draft was renamed already, it may be about to arrive.
-    pub(super) fn draft_closed(&self, id: u64, tid: u32) {
-        let drafts = self.drafts.lock();
-        if let Some(target) = drafts.get(&id).and_then(|used| used.publishing.as_ref()) {
-            self.arrivals.closed(target.id, tid, false);
+    /// The thread `tid` has closed a descriptor of a draft. If the draft was renamed already, it may be about to arrive. Only its
+    /// release tells that this was the last close; but when `done` is called, its bytes are as durable as the queue promises, as
+    /// those of a draft at least. [`Error::MessageTooLarge`] when it would not be enqueued.
+    pub(super) fn draft_closed(self: &Arc<Self>, id: u64, file: &Arc<File>, tid: u32, done: Done) {
+        let target = {
+            let drafts = self.drafts.lock();
+            let publishing = drafts.get(&id).and_then(|used| used.publishing.as_ref());
+            publishing.map(|target| (target.id, target.queue, target.then))
+        };
+        let Some((message, queue, then)) = target else { return done(Ok(())) };
+        self.arrivals.closed(message, tid, false);
+        if then == Published::Stays {
+            return done(Ok(()));
+        }
+        let fits = |config: Arc<QueueConfig>| {
+            refuse_too_large(&config, file.metadata()?.len())?;
+            Ok(config.durability)
+        };
+        match self.store.config(queue).and_then(fits) {
+            Ok(Durability::Sync) => self.sync_draft(id, file.clone(), done),
+            Ok(Durability::Async) => done(Ok(())),
+            Err(error) => done(Err(error)),
         }
     }
 
@@ -273,10 +291,12 @@ impl View {
 
     /// Keeps room for a draft that will be enqueued at its last close, which must not fail then.
     fn admit_later(&self, id: u64, queue: u64) -> Result<()> {
-        if self.store.config(queue)?.paused_in() {
+        let config = self.store.config(queue)?;
+        if config.paused_in() {
             return Err(Error::Paused);
         }
         let size = std::fs::metadata(self.store.bodies().path(id))?.len();
+        refuse_too_large(&config, size)?;
         self.store.reserve(queue, id, Room::of_one(size), Patience::None)
     }
 
@@ -343,9 +363,7 @@ impl View {
         let file = bodies.open_read(id)?;
         let stat = file.metadata()?;
         let mut size = stat.len();
-        if config.max_message_bytes > 0 && size > config.max_message_bytes {
-            return Err(Error::MessageTooLarge);
-        }
+        refuse_too_large(&config, size)?;
         let moves = target.then == Published::Gone;
         let mut attributes = draft.attributes;
         merge(&mut attributes, &target.properties)?;

@@ -151,10 +151,7 @@ impl View {
                 self.close_taken(take, tid);
                 done(Ok(()));
             }
-            Ok(Handle::Draft { id, writes: true, .. }) => {
-                self.draft_closed(*id, tid);
-                done(Ok(()));
-            }
+            Ok(Handle::Draft { id, file, writes: true }) => self.draft_closed(*id, file, tid, done),
             Ok(_) => done(Ok(())),
             Err(_) => done(Err(Error::Aborted)),
         }

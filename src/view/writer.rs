@@ -256,6 +256,12 @@ impl Writer {
     }
 }
 
+/// Refuses a message that is longer than its queue takes.
+pub(super) fn refuse_too_large(config: &QueueConfig, length: u64) -> Result<()> {
+    let too_large = config.max_message_bytes > 0 && length > config.max_message_bytes;
+    if too_large { Err(Error::MessageTooLarge) } else { Ok(()) }
+}
+
 impl View {
     /// The writer of a number.
     pub(super) fn writer(&self, id: u64) -> Result<Arc<Mutex<Writer>>> {
@@ -284,9 +290,7 @@ impl View {
 
     /// Checks that a message may become so long, and that there is room for `more` bytes.
     pub(super) fn admit(&self, config: &QueueConfig, length: u64, more: u64) -> Result<()> {
-        if config.max_message_bytes > 0 && length > config.max_message_bytes {
-            return Err(Error::MessageTooLarge);
-        }
+        refuse_too_large(config, length)?;
         self.store.admit_bytes(more)
     }
 
