@@ -14,6 +14,7 @@ use std::process::{Child, Command, Stdio};
 
 use common::*;
 use disk::Disk;
+use extra::{assert_listed, control};
 
 /// Faults in the system calls of mqfs, until it is dropped.
 struct Faults {
@@ -237,4 +238,32 @@ fn a_read_only_store_is_refused() {
     m.start();
     assert_eq!(m.bodies(&q), ["m0", "m1", "m2"]);
     m.stop();
+}
+
+/// A crash comes before a large body is on the disk, which then does not give it back. `mqfs check` says so, and sets it aside.
+#[test]
+fn a_body_that_was_not_durable_and_cannot_be_read_is_told_by_check() {
+    let mut m = Mount::new();
+    let q = m.queue_with("q", &["durability = async"]);
+    m.put(q.join("before"), vec![b'x'; 100_000]);
+    let faults = Faults::new(&m, "mqfs-body", "fdatasync:error=EIO:when=1+");
+    m.put(q.join("after"), vec![b'x'; 200_000]);
+    wait_until(|| m.log().contains("sync of a body failed"));
+    drop(faults);
+    m.kill9();
+    let bodies = files_below(m.store().join("bodies")).into_iter().map(|(path, _)| path);
+    let file = bodies.max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap();
+    let check = |repair: &[&str]| {
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-q", "-o", "/dev/null", "-e", "trace=openat", "-e", "inject=openat:error=EIO", "-P"]);
+        let ran = strace.arg(&file).arg(env!("CARGO_BIN_EXE_mqfs")).arg("check").args(repair).arg(m.store()).output();
+        String::from_utf8(ran.unwrap().stdout).unwrap()
+    };
+    for repair in [&[][..], &["--repair"]] {
+        let told = check(repair);
+        assert!(told.contains("-after: Input/output error"), "{told}");
+    }
+    m.start();
+    assert_eq!(producers(&q), ["before"]);
+    assert_listed(&control(&q, "dead"), &["after"]);
 }

@@ -147,17 +147,33 @@ impl Store {
         for (id, crc) in unsynced {
             let owner = self.db.get(Family::Meta, &keys::body_file(id))?.and_then(|seq| keys::last_number(&seq));
             if let Some(seq) = owner {
-                let record = self.record(seq)?;
-                if !self.is_whole(id, &record, crc)? {
-                    let name = String::from_utf8_lossy(&record.name).into_owned();
-                    tracing::warn!(seq, name, "dropped a message that was not durable: a crash took part of its body");
-                    // Its producer may send it again.
-                    let mut batch = self.db.batch();
-                    self.forget_id(&mut batch, &record)?;
-                    self.db.write(batch)?;
-                    match self.ack(record.queue, seq, &State::ALL, crate::clock::now_ms()) {
-                        Ok(()) | Err(Error::NotFound) => {} // it was purged before the crash
-                        Err(error) => return Err(error),
+                let record = match self.record(seq) {
+                    Err(error @ (Error::Damaged(_) | Error::NotFound)) => {
+                        tracing::error!(seq, %error, "the record of a message that was not durable cannot be read");
+                        continue;
+                    }
+                    record => record?,
+                };
+                let name = String::from_utf8_lossy(&record.name).into_owned();
+                match self.is_whole(id, &record, crc) {
+                    Ok(true) => {}
+                    Ok(false) => {
+                        tracing::warn!(
+                            seq,
+                            name,
+                            "dropped a message that was not durable: a crash took part of its body"
+                        );
+                        match self.drop_cut(seq, &record) {
+                            Ok(()) | Err(Error::NotFound) => {} // it was purged before the crash
+                            Err(error) => return Err(error),
+                        }
+                    }
+                    // Nobody knows what is in it: whoever reads it gets the error, and the next start looks again.
+                    Err(error) => {
+                        let file = self.bodies.path(id);
+                        let file = file.display();
+                        tracing::error!(seq, name, %file, %error, "the body of a message cannot be read or synced; kept");
+                        continue;
                     }
                 }
             }
@@ -166,8 +182,19 @@ impl Store {
         Ok(())
     }
 
+    fn drop_cut(&self, seq: u64, record: &MessageRecord) -> Result<()> {
+        // Its producer may send it again.
+        let mut batch = self.db.batch();
+        self.forget_id(&mut batch, record)?;
+        self.db.write(batch)?;
+        let mut state = self.lock();
+        let record = self.visible(&mut state, seq)?;
+        state.changing(&self.db, record.queue)?.counters.aborted_total += 1;
+        self.remove(state, seq, &record, crate::clock::now_ms())
+    }
+
     /// Whether a file that a crash may have cut has all its bytes: the right length, and the right checksums where they are known.
-    /// A filesystem may give a file its length before its bytes, which then are zeros.
+    /// A filesystem may give a file its length before its bytes, which then are zeros. An error when that cannot be told.
     fn is_whole(&self, id: u64, record: &MessageRecord, crc: Option<u32>) -> Result<bool> {
         let whole = self.body_file(id, record.size).and_then(|body| {
             body.check()?;
@@ -350,4 +377,78 @@ fn apply_properties(record: &mut MessageRecord, config: &QueueConfig, now: u64) 
         record.due = due;
     }
     record.expires = properties.expires(now.max(record.due), config.message_ttl);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::path::PathBuf;
+
+    use super::super::OpenError;
+    use super::super::tests::{checked, message, open, queue};
+    use super::*;
+
+    const SIZE: usize = 100_000;
+
+    /// Enqueues a message of which the body is not known to be durable; gives its sequence number and its body's file.
+    fn unsynced(store: &Store, q: u64, name: &str) -> (u64, PathBuf) {
+        let new = message(store, q, name);
+        let id = new.id;
+        let mut file = store.bodies().create(id).unwrap();
+        file.write_all(&[b'x'; SIZE]).unwrap();
+        let sums = Sums::of_file(&file, SIZE as u64).unwrap();
+        let body = NewBody::File { id, size: SIZE as u64, synced: false, sums: &sums };
+        (store.enqueue(new, body, false, 1).unwrap().seq().unwrap(), store.bodies().path(id))
+    }
+
+    #[test]
+    fn after_a_crash_what_is_cut_goes_what_cannot_be_read_stays_and_the_store_opens() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        let q = queue(&store, "q");
+        let [whole, cut, unreadable, garbled] =
+            ["whole", "cut", "unreadable", "garbled"].map(|name| unsynced(&store, q, name));
+        let mut batch = store.db.batch();
+        batch.put(Family::Messages, &keys::message(garbled.0), b"?");
+        store.db.write(batch).unwrap();
+        drop(store);
+        std::fs::File::options().write(true).open(cut.1).unwrap().set_len(SIZE as u64 / 2).unwrap();
+        let (lines, _) = checked(dir.path(), false);
+        let of_cut: Vec<&String> = lines.iter().filter(|line| line.contains("-cut: ")).collect();
+        assert!(
+            of_cut.len() == 1 && of_cut[0].starts_with("note: ") && of_cut[0].contains("next mount drops it"),
+            "{lines:?}"
+        );
+        // A link to itself cannot be opened.
+        let aside = dir.path().join("aside");
+        std::fs::rename(&unreadable.1, &aside).unwrap();
+        std::os::unix::fs::symlink(&unreadable.1, &unreadable.1).unwrap();
+        let reopen = || loop {
+            match Store::open(dir.path(), QueueConfig::default()) {
+                // A program that another test starts holds a copy of the lock between fork and exec.
+                Err(OpenError::InUse) => std::thread::yield_now(),
+                opened => break opened.unwrap(),
+            }
+        };
+        let store = reopen();
+        let counters = store.queue(q).unwrap().counters;
+        assert_eq!((counters.ready, counters.aborted_total, counters.acked_total), (3, 1, 0));
+        let readable = |store: &Store, seq| store.body(&store.message(seq).unwrap()).is_ok();
+        assert!(readable(&store, whole.0) && !readable(&store, unreadable.0));
+        let left = |store: &Store| {
+            let mut left = 0;
+            let count = |_: &[u8], _: &[u8]| {
+                left += 1;
+                Ok(true)
+            };
+            store.db.scan(Family::Meta, keys::UNSYNCED_BODIES, keys::UNSYNCED_BODIES, count).unwrap();
+            left
+        };
+        assert_eq!(left(&store), 2, "they are looked at again");
+        drop(store);
+        std::fs::rename(&aside, &unreadable.1).unwrap();
+        let store = reopen();
+        assert!(readable(&store, unreadable.0));
+        assert_eq!(left(&store), 1);
+    }
 }

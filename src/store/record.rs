@@ -222,7 +222,8 @@ pub struct Counters {
     pub redriven_total: u64,
     /// Messages moved to another queue, ever.
     pub moved_out_total: u64,
-    /// Messages dropped before they were enqueued because a writer was killed or failed, ever.
+    /// Messages dropped because a writer was killed or failed, or because a crash took a part of a body that was not durable,
+    /// ever.
     pub aborted_total: u64,
     /// No ready message has a smaller position.
     pub head: u64,

@@ -375,7 +375,13 @@ impl Store {
     }
 
     /// Ends an operation that removes a message.
-    fn remove(&self, mut state: MutexGuard<'_, Remembered>, seq: u64, record: &MessageRecord, now: u64) -> Result<()> {
+    pub(super) fn remove(
+        &self,
+        mut state: MutexGuard<'_, Remembered>,
+        seq: u64,
+        record: &MessageRecord,
+        now: u64,
+    ) -> Result<()> {
         let mut batch = self.db.batch();
         self.erase(&mut state, &mut batch, seq, record)?;
         state.commit(&self.db, batch, now)?;

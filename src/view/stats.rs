@@ -36,7 +36,9 @@ pub const COUNTERS: &[(&str, &str, Value)] = &[
     ("dead_lettered_total", "Messages that became dead letters.", |c| c.dead_lettered_total),
     ("redriven_total", "Dead letters that were redriven.", |c| c.redriven_total),
     ("moved_out_total", "Messages moved to another queue.", |c| c.moved_out_total),
-    ("aborted_total", "Messages dropped because a writer was killed or a write failed.", |c| c.aborted_total),
+    ("aborted_total", "Messages dropped because a writer was killed, a write failed, or a crash cut them.", |c| {
+        c.aborted_total
+    }),
     ("ttl_expired_total", "Messages whose time to live was over.", |c| c.ttl_expired_total),
     ("duplicates_total", "Messages not enqueued because they were duplicates.", |c| c.duplicates_total),
     ("dropped_total", "Messages that made room for newer ones.", |c| c.dropped_total),

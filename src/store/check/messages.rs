@@ -17,6 +17,14 @@ use super::{Check, Fix};
 /// Why a message whose body is damaged is dead: the value of the first of [`DEAD_HEADERS`].
 const REASON: &[u8] = b"damaged";
 
+/// What a look at a body has found.
+enum Found {
+    Whole,
+    /// It is not whole and was not durable: a crash may have taken a part of it.
+    Cut(String),
+    Damaged(String),
+}
+
 impl Check<'_> {
     pub(super) fn messages(&mut self) -> Result<()> {
         let db = self.db.clone();
@@ -50,8 +58,12 @@ impl Check<'_> {
             self.last.id = self.last.id.max(id);
             self.expect(Family::Meta, &keys::body_file(id), &seq.to_be_bytes(), &format!("{label}: its body's owner"))?;
         }
-        if let Err(why) = self.body_is_whole(&record)? {
-            self.set_aside(seq, &mut record, &format!("{label}: {why}"))?;
+        match self.look_at_body(&record)? {
+            Found::Whole => {}
+            Found::Cut(why) => {
+                self.report.note(&format!("{label}: {why}; it was not durable, and the next mount drops it"));
+            }
+            Found::Damaged(why) => self.set_aside(seq, &mut record, &format!("{label}: {why}"))?,
         }
         let position = keys::position(record.order, seq);
         let listed = keys::index(record.queue, record.state(), position);
@@ -74,22 +86,24 @@ impl Check<'_> {
         format!("{}: message {seq:016}-{}", self.label(record.queue), String::from_utf8_lossy(&record.name))
     }
 
-    /// Compares all bytes of a body with its checksums; gives what is wrong with it.
-    fn body_is_whole(&mut self, record: &MessageRecord) -> Result<std::result::Result<(), String>> {
-        if let BodyPlace::File(id) = record.body
-            && self.db.get(Family::Meta, &keys::unsynced_body(id))?.is_some()
-        {
-            return Ok(Ok(())); // the next mount drops it when a crash took a part of it
-        }
+    /// Compares all bytes of a body with its checksums.
+    fn look_at_body(&mut self, record: &MessageRecord) -> Result<Found> {
+        let durable = match record.body {
+            BodyPlace::File(id) => self.db.get(Family::Meta, &keys::unsynced_body(id))?.is_none(),
+            _ => true,
+        };
         let checked = Body::open(&self.db, &self.bodies, record).and_then(|body| match body {
             Body::Inline(_) => Ok(()),
             Body::File(file) => file.check(),
         });
         match checked {
-            Ok(()) => Ok(Ok(())),
-            Err(Error::Damaged(why)) => Ok(Err(why)),
-            Err(Error::Io(error)) if error.raw_os_error() == Some(libc::EIO) => Ok(Err(error.to_string())),
-            Err(Error::Io(error)) if error.kind() == io::ErrorKind::PermissionDenied => Ok(Err(error.to_string())),
+            Ok(()) => Ok(Found::Whole),
+            Err(Error::Damaged(why)) if durable => Ok(Found::Damaged(why)),
+            Err(Error::Damaged(why)) => Ok(Found::Cut(why)),
+            Err(Error::Io(error)) if error.raw_os_error() == Some(libc::EIO) => Ok(Found::Damaged(error.to_string())),
+            Err(Error::Io(error)) if error.kind() == io::ErrorKind::PermissionDenied => {
+                Ok(Found::Damaged(error.to_string()))
+            }
             Err(error) => Err(error),
         }
     }
@@ -106,6 +120,10 @@ impl Check<'_> {
         let mut fixes = vec![Fix::Delete(Family::Index, keys::index(record.queue, record.state(), position).to_vec())];
         for (at, kind) in deadlines(record) {
             fixes.push(Fix::Delete(Family::Deadlines, keys::deadline(at, kind, seq).to_vec()));
+        }
+        if let BodyPlace::File(id) = record.body {
+            // What is set aside stays: no mount is to drop it as one that a crash has cut.
+            fixes.push(Fix::Delete(Family::Meta, keys::unsynced_body(id).to_vec()));
         }
         record.set_state(MessageState::Dead);
         (record.claim, record.due, record.expires) = (None, 0, 0);
