@@ -103,3 +103,27 @@ fn lease_after_a_correction(restart: bool) {
     m.set_clock("+1h");
     wait_until(|| producers(&q) == ["claimed"]);
 }
+
+/// Nor does it delay for years what was delayed, or given back for later, while it was wrong.
+#[test]
+fn a_delay_does_not_outlast_the_correction_of_a_wrong_clock() {
+    for restart in [false, true] {
+        let mut m = Mount::with_clock("+3650d");
+        let q = m.queue_with("q", &["dedup_window=30m"]);
+        let later = m.message(&q, "later", "later");
+        transition(&q, "claimed", &later);
+        m.sh("mv q/.mq/claimed/*-later q/.mq/delayed/; echo delayed > q/.mq/with/delay=5m/delayed").ok();
+        m.sh("echo x > q/.mq/with/id=1/x; rm q/*-x").ok();
+        m.sh("echo far > q/.mq/with/deliver_at=2090-01-01T00:00:00Z/far").ok();
+        m.set_clock("+0");
+        if restart {
+            m.kill9_and_remount();
+        }
+        wait_until(|| producers(&q) == ["later"]);
+        assert_listed(&control(&q, "delayed"), &["delayed", "far"]);
+        m.set_clock("+1h");
+        wait_until(|| producers(&q) == ["later", "delayed"]);
+        m.sh("echo again > q/.mq/with/id=1/again").ok();
+        assert_listed(&q, &["later", "delayed", "again"]);
+    }
+}

@@ -5,7 +5,7 @@
 //! back. Of several with one id that are hidden at the same time, the first to be revealed is the one; the others turn out
 //! to be duplicates when their turn comes.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::queue::config::QueueConfig;
 use crate::queue::properties::{Properties, ms};
 
@@ -15,6 +15,9 @@ use super::keys::{self, DeadlineKind};
 use super::record::MessageRecord;
 use super::state::State;
 use super::{Due, Store};
+
+/// So many remembered ids are looked at in one step.
+const AT_ONCE: usize = 256;
 
 /// What became of a message that was to be enqueued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,6 +127,48 @@ impl Store {
             batch.delete(Family::Deadlines, &keys::deadline(known.until, DeadlineKind::Duplicate, known.id));
         }
         Ok(())
+    }
+
+    /// Has ids remembered no longer than one that comes now is, because the clock was set back since they came. Gives how many.
+    pub(super) fn shorten_memory(&self, now: &impl Fn() -> u64) -> Result<usize> {
+        let mut from = keys::deadline(now().saturating_add(1), DeadlineKind::Lease, 0).to_vec();
+        let mut shortened = 0;
+        loop {
+            let mut found = Vec::new();
+            self.db.scan(Family::Deadlines, b"", &from, |deadline, key| {
+                if let Some((until, DeadlineKind::Duplicate, id)) = keys::parse_deadline(deadline) {
+                    found.push((Remembered { until, id }, key.to_vec()));
+                }
+                Ok(found.len() < AT_ONCE)
+            })?;
+            for (remembered, key) in &found {
+                shortened += usize::from(self.shorten_one(remembered, key, now)?);
+            }
+            let Some((last, _)) = found.last().filter(|_| found.len() == AT_ONCE) else { return Ok(shortened) };
+            from = [&keys::deadline(last.until, DeadlineKind::Duplicate, last.id)[..], &[0]].concat();
+        }
+    }
+
+    fn shorten_one(&self, remembered: &Remembered, key: &[u8], now: &impl Fn() -> u64) -> Result<bool> {
+        let Some((queue, _)) = keys::parse_duplicate(key) else { return Ok(false) };
+        let mut state = self.lock();
+        let config = match self.config_of(&mut state, queue) {
+            Err(Error::NotFound) => return Ok(false), // the queue was removed
+            config => config?,
+        };
+        let Remembered { until, id } = *remembered;
+        let latest = now().saturating_add(ms(config.dedup_window));
+        let value = self.db.get(Family::Meta, key)?;
+        if until <= latest || value.is_none_or(|value| *value != remembered_as(until, id)) {
+            return Ok(false);
+        }
+        let mut batch = self.db.batch();
+        batch.delete(Family::Deadlines, &keys::deadline(until, DeadlineKind::Duplicate, id));
+        Remembered { until: latest, id }.put(&mut batch, key);
+        self.db.write(batch)?;
+        drop(state);
+        self.deadlines.note(latest);
+        Ok(true)
     }
 
     /// Counts a message that was not enqueued because it is a duplicate.

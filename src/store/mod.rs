@@ -26,7 +26,6 @@ mod kept;
 #[cfg(test)]
 mod kept_tests;
 pub(crate) mod keys;
-mod leases;
 mod limits;
 mod lines;
 mod listener;
@@ -45,6 +44,7 @@ mod removals;
 mod reservations;
 mod reserve;
 mod salvage;
+mod set_back;
 mod snapshot;
 mod space;
 mod state;

@@ -59,22 +59,24 @@ impl View {
     /// Sleeps until the next deadline and deals with it, until the store is closed.
     pub(super) fn keep_deadlines(&self) {
         // Whatever became due, or was done to the clock, while the store was closed.
+        let mut opened = true;
         let mut wake = Wake::SetBack;
         while wake != Wake::Stop && !self.going_away.load(Ordering::SeqCst) {
             if wake == Wake::SetBack {
-                self.shorten_leases();
+                self.shorten_waits(opened);
+                opened = false;
             }
             self.deal_with_due();
             wake = self.store.wait_for_deadline(clock::now_ms);
         }
     }
 
-    /// The clock may have been set back: no lease is to last until it is where it was.
-    fn shorten_leases(&self) {
-        match self.store.shorten_leases(clock::now_ms()) {
+    /// The clock may have been set back: nothing is to wait until it is where it was.
+    fn shorten_waits(&self, opened: bool) {
+        match self.store.shorten_waits(opened, clock::now_ms) {
             Ok(0) => {}
-            Ok(leases) => tracing::warn!(leases, "the clock was set back: leases begin anew"),
-            Err(error) => tracing::error!(%error, "the clock was set back: leases may last too long"),
+            Ok(waits) => tracing::warn!(waits, "the clock was set back: leases, delays and deduplication begin anew"),
+            Err(error) => tracing::error!(%error, "the clock was set back: leases and delays may last too long"),
         }
     }
 
