@@ -177,6 +177,26 @@ fn what_was_synced_after_a_close_of_a_duplicate_survives_a_power_cut() {
     m.stop();
 }
 
+/// "`fsync` of the file or its directory": what is in the directory then is there with its bodies.
+#[test]
+fn what_was_in_a_synced_directory_survives_a_power_cut() {
+    let disk = Disk::new(&["mkfs.ext4", "-q", "-F"]);
+    let mut m = Mount::with_store_in(&disk.path(), &[]);
+    let queue = m.queue_with("q", &["durability=async"]);
+    for n in 0..30 {
+        fs::write(queue.join(format!("m-{}", 3 * n + 2)), body(&format!("m-{}", 3 * n + 2))).unwrap();
+    }
+    fs::File::open(&queue).unwrap().sync_all().unwrap();
+    disk.cut_the_power();
+    m.kill9();
+    disk.start_again();
+    m.start();
+    let found = m.messages(&queue);
+    assert_eq!(found.len(), 30);
+    assert!(found.iter().all(|(listed, bytes)| *bytes == body(producer(listed)).into_bytes()), "whole");
+    m.stop();
+}
+
 /// A draft that is renamed while it is open is found again as a draft, with all that a close has promised.
 #[test]
 fn what_was_closed_of_a_draft_renamed_while_open_survives_a_power_cut() {

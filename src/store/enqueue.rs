@@ -135,6 +135,21 @@ impl Store {
         self.db.write(batch)
     }
 
+    /// Syncs the body files that were enqueued unsynced before this call. May wait for the disk.
+    pub fn sync_bodies(&self) -> Result<()> {
+        let mut unsynced = Vec::new();
+        self.db.scan(Family::Meta, keys::UNSYNCED_BODIES, keys::UNSYNCED_BODIES, |key, _| {
+            unsynced.extend(keys::last_number(key));
+            Ok(true)
+        })?;
+        // A message may be removed, with its file, at any moment.
+        unsynced.retain(|id| self.bodies.path(*id).exists());
+        match self.bodies.sync_all(&unsynced) {
+            Err(_) if unsynced.iter().any(|id| !self.bodies.path(*id).exists()) => self.sync_bodies(),
+            synced => synced,
+        }
+    }
+
     /// After a crash: drops the messages whose body files were not synced and are not whole, because a power cut took their
     /// bytes and left their records. Whole or not at all: nobody was promised them.
     pub(super) fn drop_cut_bodies(&self) -> Result<()> {

@@ -265,9 +265,14 @@ impl View {
         self.store.space().usage()
     }
 
-    /// Makes everything written before this call durable, then calls.
-    pub fn sync(&self, done: Done) {
-        self.store.after_sync(done);
+    /// Makes everything written before this call durable, then calls: the bodies that a queue without durability did not wait
+    /// for, and the log.
+    pub fn sync(self: &Arc<Self>, done: Done) {
+        let view = self.clone();
+        self.offload.run(Box::new(move || match view.store.sync_bodies() {
+            Ok(()) => view.store.after_sync(done),
+            Err(error) => done(Err(error)),
+        }));
     }
 
     /// Open files are served to their ends when the mount goes away; nothing new is begun.

@@ -213,7 +213,7 @@ impl View {
     }
 
     /// `fsync` on a directory; everything that happened in it before survives a power cut when `done` is called.
-    pub fn fsync_directory(&self, _directory: Node, done: Done) {
+    pub fn fsync_directory(self: &Arc<Self>, _directory: Node, done: Done) {
         self.sync(done);
     }
 }
