@@ -119,6 +119,12 @@ impl Store {
         state.commit(&self.db, batch, now)
     }
 
+    /// Refuses messages that would be refused if they came now: [`Error::QueueFull`], [`Error::WouldBlock`], [`Error::Paused`]. So
+    /// that nobody waits for their bytes to be read in vain; no room is kept for them.
+    pub fn refuse_early(&self, queue: u64, need: Room, onto: Onto) -> Result<()> {
+        self.admit(&mut self.lock(), queue, need, onto)
+    }
+
     /// Refuses messages for which a queue has no room, or that come while it is paused. The message that makes way for one of
     /// them, by its name, leaves its room to it.
     pub(super) fn admit(&self, state: &mut State, queue: u64, need: Room, onto: Onto) -> Result<()> {

@@ -12,7 +12,7 @@ use crate::queue::config::Durability;
 use crate::queue::name::{Name, check_entry_name, check_queue_name, classify};
 use crate::store::record::NewMessage;
 use crate::store::sums::Sums;
-use crate::store::{BatchFile, Done, Due, INLINE_MAX, NewBody, ROOT};
+use crate::store::{BatchFile, Done, Due, INLINE_MAX, NewBody, Onto, ROOT, Room};
 
 use super::access::Caller;
 use super::attributes::ns_of;
@@ -35,7 +35,16 @@ struct Order {
     pid: u32,
 }
 
-/// A file that has been looked at.
+/// A file that may be enqueued.
+struct Candidate {
+    draft: u64,
+    /// The producer's name of the message that it becomes.
+    name: Vec<u8>,
+    modified_ns: i64,
+    size: usize,
+}
+
+/// A file that has been read.
 struct Ready {
     draft: u64,
     /// The producer's name of the message that it becomes.
@@ -138,6 +147,9 @@ impl View {
             return Err(Error::Exists);
         }
         self.store.admit_bytes(0)?;
+        let need = Room { messages: self.store.queue(batch)?.counters.drafts, bytes: 0 };
+        let room = self.store.refuse_early(target, need, Onto::Nothing);
+        room.map_err(|error| self.rejected(target, error))?;
         let pid = self.workers.worker(caller.pid).map_or(0, |worker| worker.process.tgid);
         self.enqueued.lock().insert(batch);
         Ok(Some(Order { caller: *caller, batch, target, properties, pid }))
@@ -162,7 +174,10 @@ impl View {
 
     fn enqueue_contents(&self, order: &Order) -> Result<(Vec<u64>, Durability)> {
         let config = self.store.config(order.target)?;
-        let contents = self.batch_contents(order, config.max_message_bytes)?;
+        let candidates = self.candidates(order, config.max_message_bytes)?;
+        let need = Room::of_all(candidates.iter().map(|file| file.size as u64));
+        self.store.refuse_early(order.target, need, Onto::Nothing)?;
+        let contents = self.batch_contents(candidates)?;
         let files: Vec<_> = contents.files.iter().map(|ready| contents.file(ready)).collect();
         let change = |new: &mut NewMessage| {
             new.producer_pid = order.pid;
@@ -187,20 +202,30 @@ impl View {
         }));
     }
 
-    /// Looks at all files of a batch; those that stay files are synced. `longest`: no message may be longer; 0 is no limit.
-    fn batch_contents(&self, order: &Order, longest: u64) -> Result<Contents> {
-        let mut contents = Contents::default();
-        let mut files = Vec::new();
+    /// Looks at all files of a batch, and reads none: the kernel lets nobody else rename meanwhile. `longest`: no message may be
+    /// longer; 0 is no limit.
+    fn candidates(&self, order: &Order, longest: u64) -> Result<Vec<Candidate>> {
+        let mut candidates = Vec::new();
         for (draft, name) in self.store.batch_files(order.batch)? {
             self.refuse_unfinished(order, draft, &name)?;
             self.refuse_unreadable(&order.caller, &self.store.draft(draft)?)?;
             let name = self.producer_name(order.target, &name)?.to_vec();
-            let file = self.store.bodies().open_read(draft)?;
-            let stat = file.metadata()?;
+            let stat = std::fs::metadata(self.store.bodies().path(draft))?;
             if longest > 0 && stat.len() > longest {
                 return Err(Error::MessageTooLarge);
             }
-            let mut size = usize::try_from(stat.len()).map_err(|_| Error::MessageTooLarge)?;
+            let size = usize::try_from(stat.len()).map_err(|_| Error::MessageTooLarge)?;
+            candidates.push(Candidate { draft, name, modified_ns: ns_of(stat.modified()?), size });
+        }
+        Ok(candidates)
+    }
+
+    /// Reads all files of a batch; those that stay files are synced.
+    fn batch_contents(&self, candidates: Vec<Candidate>) -> Result<Contents> {
+        let mut contents = Contents::default();
+        let mut files = Vec::new();
+        for Candidate { draft, name, modified_ns, mut size } in candidates {
+            let file = self.store.bodies().open_read(draft)?;
             let inline = size <= INLINE_MAX && contents.inline.len() + size <= INLINE_IN_ALL;
             let place = if inline {
                 let (at, bytes) = (contents.inline.len(), read_file_at(&file, 0, size)?);
@@ -211,7 +236,7 @@ impl View {
                 files.push(draft);
                 Place::File(Sums::of_file(&file, size as u64)?)
             };
-            contents.files.push(Ready { draft, name, modified_ns: ns_of(stat.modified()?), size, place });
+            contents.files.push(Ready { draft, name, modified_ns, size, place });
         }
         self.store.bodies().sync_all(&files)?;
         Ok(contents)

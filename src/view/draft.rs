@@ -265,28 +265,53 @@ impl View {
     /// Makes a draft a message: at once, or when its last writer closes it. `done` when that is as durable as the queue
     /// promises.
     pub(super) fn publish(self: &Arc<Self>, id: u64, target: Target, done: Done) {
-        {
-            let mut drafts = self.drafts.lock();
-            let used = drafts.entry(id).or_default();
-            if used.publishing.is_some() {
-                return done(Err(Error::Busy));
-            }
-            if let Err(error) = self.store.hold_name(target.queue, &target.name, target.id, target.onto) {
-                return done(Err(error));
-            }
-            if used.writes > 0 && target.then == Published::Gone {
-                if let Err(error) = self.admit_later(id, target.queue).and_then(|()| self.set_aside(id)) {
-                    self.store.release(target.queue, id);
-                    self.store.release_name(target.queue, &target.name, target.id);
-                    return done(Err(self.rejected(target.queue, error)));
-                }
-                self.arrivals.begin(target.id);
-                used.publishing = Some(target);
-                return done(Ok(()));
-            }
-            used.publishing = Some(target.clone());
+        match self.begin_publishing(id, &target) {
+            Ok(true) => done(Ok(())),
+            Ok(false) => self.publish_now(id, target, done),
+            Err(error) => done(Err(self.rejected(target.queue, error))),
         }
-        self.publish_now(id, target, done);
+    }
+
+    /// Refuses what can be refused before a byte is read: the kernel lets nobody else rename meanwhile. Tells whether the draft
+    /// waits for its last writer.
+    fn begin_publishing(&self, id: u64, target: &Target) -> Result<bool> {
+        let mut drafts = self.drafts.lock();
+        let used = drafts.entry(id).or_default();
+        if used.publishing.is_some() {
+            return Err(Error::Busy);
+        }
+        let later = used.writes > 0 && target.then == Published::Gone;
+        let begun = self.store.hold_name(target.queue, &target.name, target.id, target.onto).and_then(|()| {
+            let admitted = match later {
+                true => self.admit_later(id, target.queue).and_then(|()| self.set_aside(id)),
+                false => self.admit_now(id, target),
+            };
+            admitted.inspect_err(|_| {
+                self.store.release(target.queue, id);
+                self.store.release_name(target.queue, &target.name, target.id);
+            })
+        });
+        match begun {
+            Ok(()) => used.publishing = Some(target.clone()),
+            // What is in the table is in use.
+            Err(_) if used.idle() => drop(drafts.remove(&id)),
+            Err(_) => {}
+        }
+        if begun.is_ok() && later {
+            self.arrivals.begin(target.id);
+        }
+        begun.map(|()| later)
+    }
+
+    /// Refuses a draft that its queue would refuse now.
+    fn admit_now(&self, id: u64, target: &Target) -> Result<()> {
+        let (config, size) = (self.store.config(target.queue)?, self.draft_size(id));
+        refuse_too_large(&config, size)?;
+        self.store.refuse_early(target.queue, Room::of_one(size), target.onto)
+    }
+
+    fn draft_size(&self, id: u64) -> u64 {
+        std::fs::metadata(self.store.bodies().path(id)).map_or(0, |file| file.len())
     }
 
     /// Keeps room for a draft that will be enqueued at its last close, which must not fail then.
@@ -335,7 +360,7 @@ impl View {
                 }
             }
         };
-        let size = std::fs::metadata(self.store.bodies().path(id)).map_or(0, |file| file.len());
+        let size = self.draft_size(id);
         if size <= INLINE_MAX as u64 && target.then == Published::Gone {
             return finish(self.publish_draft(id, &target), done);
         }

@@ -8,7 +8,7 @@ use crate::queue::config::{Durability, Names};
 use crate::queue::name::{Name, classify};
 use crate::queue::state::State;
 use crate::store::record::{MessageRecord, NewMessage};
-use crate::store::{Body, Done, Enqueued, Holder, NewBody, Onto, QueueInfo, ROOT};
+use crate::store::{Body, Done, Enqueued, Holder, NewBody, Onto, QueueInfo, ROOT, Room};
 
 use super::access::{Caller, READ};
 use super::arrivals::{Found as Answer, Waiting};
@@ -236,6 +236,8 @@ impl View {
         self.onto(caller, queue, name, true)?;
         let config = self.store.config(queue)?;
         self.admit(&config, from.size, from.size)?;
+        let room = self.store.refuse_early(queue, Room::of_one(from.size), Onto::Nothing);
+        room.map_err(|error| self.rejected(queue, error))?;
         let new = NewMessage {
             id: self.store.next_id()?,
             queue,
