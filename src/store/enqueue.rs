@@ -242,7 +242,10 @@ impl Store {
                 }
             }
         }
-        state.queue(&self.db, queue)?.hidden.remove(&seq);
+        let remembered = state.queue(&self.db, queue)?;
+        remembered.hidden.remove(&seq);
+        // Searches that went past it saw nothing there.
+        remembered.outdated.placed(keys::position(hidden.order, seq));
         let dropped = self.drop_surplus(&mut state, queue, now).unwrap_or_else(|error| {
             tracing::error!(queue, %error, "the oldest messages of a full queue are not dropped yet");
             Vec::new()

@@ -62,6 +62,8 @@ pub struct Hidden {
     pub bytes: u64,
     /// Ready or delayed.
     pub state: MessageState,
+    /// Its place among priorities, as in its record.
+    pub order: u8,
     /// Its first deadline, of which the thread that keeps them is told again when users see it.
     pub deadline: Option<u64>,
 }
@@ -70,7 +72,8 @@ impl Hidden {
     /// Of a message with that record, whose deduplication id is remembered so long.
     pub fn of(record: &MessageRecord, unique_until: Option<u64>) -> Self {
         let deadline = deadlines(record).map(|(at, _)| at).min();
-        Self { id: record.id, unique_until, bytes: record.size, state: record.state(), deadline }
+        let (state, order) = (record.state(), record.order);
+        Self { id: record.id, unique_until, bytes: record.size, state, order, deadline }
     }
 }
 

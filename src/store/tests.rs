@@ -128,6 +128,23 @@ fn what_comes_back_among_outdated_messages_is_found() {
     assert_eq!(store.claim_next(q, NOBODY, 2000).unwrap().0, back);
 }
 
+/// Nor is what is shown among them after others have passed it.
+#[test]
+fn what_is_shown_among_outdated_messages_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let q = queue(&store, "q");
+    let enqueue = |hidden: bool| {
+        let mut new = message(&store, q, "m");
+        new.attributes = if hidden { Vec::new() } else { vec![("user.mq.ttl".into(), "10ms".into())] };
+        store.enqueue(new, NewBody::Inline(b""), hidden, 1000).unwrap().seq().unwrap()
+    };
+    let (_, shown, _) = (enqueue(false), enqueue(true), enqueue(false));
+    assert!(store.claim_next(q, NOBODY, 2000).is_err());
+    store.reveal(q, shown, 2000).unwrap();
+    assert_eq!(store.claim_next(q, NOBODY, 2000).unwrap().0, shown);
+}
+
 /// No deadline is slept through, whatever is claimed and acked meanwhile.
 #[test]
 fn every_lease_that_ends_is_told() {
