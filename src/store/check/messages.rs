@@ -126,6 +126,9 @@ impl Check<'_> {
             fixes.push(Fix::Delete(Family::Meta, keys::unsynced_body(id).to_vec()));
         }
         record.set_state(MessageState::Dead);
+        // It comes after whatever was purged there.
+        let purged = self.queues.get(&record.queue).map_or(0, |known| known.purged_from(MessageState::Dead));
+        record.placed = record.placed.max(purged + 1);
         (record.claim, record.due, record.expires) = (None, 0, 0);
         record.attributes.retain(|(name, _)| !DEAD_HEADERS.contains(&name.as_str()));
         let values = [REASON.to_vec(), clock::rfc3339(clock::now_ms()).into_bytes()];

@@ -32,8 +32,13 @@ impl Known {
 
     /// Whether a message was purged, and only its remains are there.
     pub fn purged(&self, message: &MessageRecord) -> bool {
-        let purged = self.record.purged[message.state() as usize - 1];
+        let purged = self.purged_from(message.state());
         purged > 0 && message.placed <= purged
+    }
+
+    /// What was placed in a state at or before this number is purged.
+    pub fn purged_from(&self, state: MessageState) -> u64 {
+        self.record.purged[state as usize - 1]
     }
 
     pub fn count(&mut self, message: &MessageRecord, position: u64) {
@@ -126,6 +131,8 @@ impl Check<'_> {
                 return self.damaged(&format!("queue number {id}: {error}"), fixes, "moved to lost+found");
             }
         };
+        // A message that comes must not be taken for one of those that were purged.
+        self.last.seq = record.purged.into_iter().fold(self.last.seq, u64::max);
         let mut config = QueueConfig::default();
         if let Err(error) = config.apply(&record.config) {
             let text = format!("the configuration of queue {}: {error}", String::from_utf8_lossy(&record.name));

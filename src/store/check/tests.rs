@@ -2,6 +2,7 @@ use std::path::Path;
 
 use super::*;
 use crate::store::keys::{self, DeadlineKind};
+use crate::store::sums::Sums;
 use crate::store::tests::{checked, message, open as open_store, queue};
 use crate::store::{NewBody, Store, Taker};
 
@@ -133,4 +134,33 @@ fn a_record_that_cannot_be_read_holds_up_nobody() {
     assert!(!store.has_ready(q, 3000).unwrap());
     let more = store.enqueue(message(&store, q, "more"), NewBody::Inline(b"x"), false, 3001).unwrap().seq().unwrap();
     assert_eq!(store.claim_next(q, Taker { worker: None, uid: 0 }, 3002).unwrap().0, more);
+}
+
+/// A message whose body is damaged is set aside where it can be found, though letters that died before it were purged.
+#[test]
+fn what_is_set_aside_is_not_taken_for_purged() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, q, _) = filled(dir.path());
+    let id = store.next_id().unwrap();
+    let body = vec![b'x'; 100_000];
+    let file = store.bodies().create(id).unwrap();
+    std::io::Write::write_all(&mut &file, &body).unwrap();
+    let sums = Sums::of_file(&file, 100_000).unwrap();
+    let mut new = message(&store, q, "large");
+    new.id = id;
+    let body = NewBody::File { id, size: 100_000, synced: true, sums: &sums };
+    let large = store.enqueue(new, body, false, 1000).unwrap().seq().unwrap();
+    let (purged, mut remains) = store.purge(q, &[MessageState::Dead], 2000).unwrap();
+    assert_eq!(purged, 1);
+    while remains.clear_some().unwrap() {}
+    remains.finish().unwrap();
+    std::os::unix::fs::FileExt::write_at(&file, b"y", 5000).unwrap();
+    store.close().unwrap();
+    drop(store);
+    let (lines, summary) = checked(dir.path(), true);
+    assert_eq!(summary.repaired, 1, "{lines:#?}");
+    let store = open_store(dir.path());
+    let found = store.message(large).unwrap();
+    assert_eq!(found.state(), MessageState::Dead);
+    store.ack(q, large, &[MessageState::Dead], 3000).unwrap();
 }
