@@ -4,7 +4,7 @@
 //! is to consume messages, and that is a write. So the file is as long as what the database may have in memory.
 
 use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -30,9 +30,10 @@ struct State {
 }
 
 impl Reserve {
-    /// The file of that path, which may be there from before; it is to have so many bytes.
+    /// The file of that path, which may be there from before; it is to have so many bytes. One that has no room on the disk,
+    /// because whoever copied the store left it out or a crash came before, is made anew.
     pub fn new(path: PathBuf, bytes: u64) -> Self {
-        let kept = path.exists();
+        let kept = std::fs::metadata(&path).is_ok_and(|file| file.blocks() * 512 >= bytes);
         Self { path, bytes, state: Mutex::new(State { kept, ..State::default() }) }
     }
 
@@ -94,6 +95,11 @@ mod tests {
         reserve.keep(1 << 30);
         assert_eq!(reserve.kept(), 1 << 20);
         assert_eq!(Reserve::new(dir.path().join("reserve"), 1 << 20).kept(), 1 << 20, "from before");
+        std::fs::File::create(dir.path().join("hole")).unwrap().set_len(1 << 20).unwrap();
+        let hole = Reserve::new(dir.path().join("hole"), 1 << 20);
+        assert_eq!(hole.kept(), 0, "it has no room to give");
+        hole.keep(1 << 30);
+        assert!(hole.kept() > 0 && Reserve::new(dir.path().join("hole"), 1 << 20).kept() > 0);
         assert!(reserve.give_up() && reserve.given_up_lately() && !reserve.give_up());
         assert!(reserve.kept() == 0 && !dir.path().join("reserve").exists());
     }
