@@ -22,6 +22,7 @@ const FILL: &str = r#"cd mnt && mkdir a a/b kept urgent && chmod 2750 a && chown
     echo 5 > a/.mq/with/delay=1h,header.colour=red,correlation_id=c/delayed
     for p in 0 4 2; do echo $p > urgent/.mq/with/priority=$p,id=id-$p,ttl=2h/p$p; done
     cat "urgent/$(cat urgent/.mq/claim)" > /dev/null; rm urgent/.mq/claimed/*
+    printf 'no name\nnor this\n' > kept/.mq/lines; echo 7 > kept/0000000000000077-seven
     head -c 100000 /dev/urandom > kept/page.pdf; echo 2 > kept/zwei; chmod 600 kept/zwei; touch -d '2001-02-03 04:05:06.789' kept/zwei
     mv a/*-one a/.mq/claimed/ && mv a/.mq/claimed/*-one a/"#;
 
@@ -76,7 +77,7 @@ fn everything_makes_the_round_trip() {
         "$MQFS export mnt > mounted && $MQFS backup -q mnt saved && $MQFS export saved > backup && $MQFS umount mnt",
     );
     place.works("$MQFS export store > first && cmp mounted first && cmp backup first");
-    assert!(place.works("$MQFS import other < first").contains("13 messages and 4 queues imported"));
+    assert!(place.works("$MQFS import other < first").contains("16 messages and 4 queues imported"));
     place.works("$MQFS export other > second && cmp first second");
     // A program that writes the members in another order, and more bytes for each character.
     place.works(

@@ -9,7 +9,7 @@ use crate::clock::rfc3339;
 use crate::error::Result;
 use crate::queue::access::{EXEC, Owner, WRITE};
 use crate::queue::config::Names;
-use crate::queue::name::{MAX_KEPT_NAME, MAX_NAME};
+use crate::queue::name::{MAX_KEPT_NAME, MAX_NAME, stripped};
 
 use super::record::{MessageRecord, QueueRecord};
 use super::state::{Queue, State};
@@ -84,11 +84,11 @@ impl Store {
             Err(why) => return Ok(Err(why.to_owned())),
         };
         let config = state.queue(&self.db, target)?.config.clone();
-        let longest = match config.names {
-            Names::Keep => MAX_KEPT_NAME,
-            Names::Sequence => MAX_NAME - usize::from(config.priorities > 1),
+        let (name, longest) = match config.names {
+            Names::Keep => (&message.name[..], MAX_KEPT_NAME),
+            Names::Sequence => (stripped(&message.name), MAX_NAME - usize::from(config.priorities > 1)),
         };
-        let name = &message.name[..message.name.len().min(longest)];
+        let name = &name[..name.len().min(longest)];
         let name = self.fitting(state, target, seq, name);
         let free = name.and_then(|name| self.refuse_kept(state, target, &name).map(|()| name));
         Ok(free.map(|name| (target, name)).map_err(|error| error.to_string()))

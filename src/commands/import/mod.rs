@@ -19,7 +19,7 @@ use crate::clock;
 use crate::error::Error;
 use crate::fuse::mountinfo;
 use crate::queue::config::QueueConfig;
-use crate::queue::name::{Name, check_queue_name, classify};
+use crate::queue::name::{check_queue_name, stripped};
 use crate::queue::state::State;
 use crate::store::image::RememberedId;
 use crate::store::import::{Incoming, config_text};
@@ -259,7 +259,11 @@ impl Import<'_> {
         }
         let seq = line.seq.filter(|_| self.keeps_numbers);
         let id = self.number(line.id.as_deref())?;
-        let record = record(queue, id, line)?;
+        let mut record = record(queue, id, line)?;
+        if !self.store.keeps_names(queue)? {
+            // As when a message is moved into a queue.
+            record.name = stripped(&record.name).to_vec();
+        }
         self.store.import_message(seq, record, body)?;
         self.messages += 1;
         Ok(())
@@ -285,9 +289,6 @@ fn record(queue: u64, id: u64, line: MessageLine) -> Result<MessageRecord, Stop>
     let name = line.name.0;
     if name.contains(&b'/') || name.contains(&0) || name == b"." || name == b".." {
         return Err(Stop::Line("not a name of a message".to_owned()));
-    }
-    if matches!(classify(&name), Name::Sequence { .. }) {
-        return Err(Stop::Line("a name with a sequence number".to_owned()));
     }
     let state = State::ALL.into_iter().find(|state| state.word() == line.state);
     let state = state.ok_or_else(|| Stop::Line(format!("unknown state `{}`", line.state)))?;
