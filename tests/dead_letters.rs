@@ -7,6 +7,7 @@ mod extra;
 mod users;
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 
 use common::*;
@@ -165,6 +166,40 @@ fn nobody_sends_letters_where_they_may_not_write() {
     m.set("q/mine", "dead_letter=secret/deep");
     users::ann(&m, "cd q/mine && echo x > two && mv *-two .mq/claimed/ && mv .mq/claimed/*-two .").ok();
     assert_eq!(listing(&deep).len(), 0);
+}
+
+/// The group that a queue has from the set-group-id queue that it was made in is no right of its owner's.
+#[test]
+fn the_group_of_a_queue_sends_no_letters() {
+    let (m, inbox) = users::mount(0o755);
+    let jobs = m.queue("jobs");
+    for (queue, mode) in [(&inbox, 0o3777), (&jobs, 0o2770)] {
+        chown(queue, None, Some(users::STAFF)).unwrap();
+        chmod(queue, mode);
+    }
+    let give_up = |name: &str| {
+        let script = format!("cd q/mine && echo x > {name} && mv *-{name} .mq/claimed/ && mv .mq/claimed/*-{name} .");
+        users::ann(&m, &script).ok();
+    };
+    users::ann(&m, "mkdir q/mine && printf 'max_deliveries = 1\ndead_letter = jobs\n' > q/mine/.mq/config").ok();
+    assert_eq!(fs::metadata(inbox.join("mine")).unwrap().gid(), users::STAFF);
+    users::ann(&m, "echo x > jobs/forged").fails(users::DENIED);
+    give_up("forged");
+    assert_eq!(listing(&jobs).len(), 0);
+    assert_eq!(listing(control(&inbox.join("mine"), "dead")).len(), 1);
+    assert!(m.log().contains("may not enqueue there"), "{}", m.log());
+    // What is open to all, and her own.
+    chmod(&jobs, 0o1773);
+    give_up("open");
+    assert_listed(&jobs, &["open"]);
+    users::ann(&m, "mkdir -m 700 q/own && echo dead_letter=q/own > q/mine/.mq/config").ok();
+    give_up("own");
+    assert_listed(&inbox.join("own"), &["own"]);
+    // Root's queue sends them anywhere.
+    m.set("q", "max_deliveries=1\ndead_letter=jobs");
+    let message = m.message(&inbox, "root", "body");
+    exhaust(&m, "q", &message);
+    assert_eq!(listing(&jobs).len(), 2);
 }
 
 /// Letters that fall due while nothing is mounted go where they belong at the next mount, also after a crash.

@@ -38,6 +38,13 @@ impl Owner {
             class(0)
         }
     }
+
+    /// A user has all the rights in `want`, whatever groups that user is in: who is not the owner has them only when the group
+    /// and the others have them.
+    pub fn allows_in_any_group(&self, uid: u32, want: u32) -> bool {
+        let class = |shift: u32| (self.mode >> shift) & want == want;
+        uid == 0 || if uid == self.uid { class(6) } else { class(3) && class(0) }
+    }
 }
 
 #[cfg(test)]
@@ -67,6 +74,9 @@ mod tests {
                 assert_eq!(owner.allows_user(7, GROUP, want, unasked), given(3), "{mode:o} {want}");
                 assert_eq!(owner.allows_user(7, 7, want, || vec![5, GROUP]), given(3), "{mode:o} {want}");
                 assert_eq!(owner.allows_user(7, 7, want, || vec![5]), given(0), "{mode:o} {want}");
+                assert!(owner.allows_in_any_group(0, want));
+                assert_eq!(owner.allows_in_any_group(OWNER, want), given(6), "{mode:o} {want}");
+                assert_eq!(owner.allows_in_any_group(7, want), given(3) && given(0), "{mode:o} {want}");
             }
         }
     }

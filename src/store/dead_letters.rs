@@ -124,15 +124,15 @@ impl Store {
     }
 
     /// The queue of a path that the dead letters of the queue `from` go to, or why they cannot. Its owner must be allowed to
-    /// enqueue there: the path is a line of configuration, which nobody has checked.
+    /// enqueue there, as a member of whatever group: the path is a line of configuration, which nobody has checked, and a queue
+    /// made in a set-group-id queue has a group that its owner need not be in.
     fn dead_letter_queue(
         &self,
         state: &mut State,
         path: &str,
         from: u64,
     ) -> Result<std::result::Result<u64, &'static str>> {
-        let source = &state.queue(&self.db, from)?.record;
-        let owner = (source.uid, source.gid);
+        let owner = state.queue(&self.db, from)?.record.uid;
         let mut queue = ROOT;
         for name in path.split('/') {
             if !allows(&state.queue(&self.db, queue)?.record, owner, EXEC) {
@@ -153,7 +153,7 @@ impl Store {
     }
 }
 
-/// Whether the mode of a queue gives a user, with one group, the rights in `want`.
-fn allows(queue: &QueueRecord, (uid, gid): (u32, u32), want: u32) -> bool {
-    Owner { uid: queue.uid, gid: queue.gid, mode: queue.mode }.allows_user(uid, gid, want, Vec::new)
+/// Whether the mode of a queue gives a user the rights in `want`.
+fn allows(queue: &QueueRecord, uid: u32, want: u32) -> bool {
+    Owner { uid: queue.uid, gid: queue.gid, mode: queue.mode }.allows_in_any_group(uid, want)
 }
