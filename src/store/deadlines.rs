@@ -1,7 +1,7 @@
 //! What is due when. One thread of the view's sleeps until the next deadline and does what is due; this is what it sleeps
 //! on, and how it learns of a deadline that is earlier than the one it sleeps for.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -54,12 +54,66 @@ pub(super) struct DeadlineWatch {
 struct Times {
     low: u64,
     next: Option<u64>,
-    /// The clock when the thread last looked at it.
+    /// The clock at the last look at it.
     clock: u64,
+    /// When that was.
+    looked: Option<Instant>,
+    /// The clock was set back, and the thread does not know yet.
+    set_back: bool,
+    /// The latest leaps of the clock, in their order.
+    leaps: Vec<Leap>,
     stopped: bool,
 }
 
+/// The clock was set forward.
+struct Leap {
+    /// What it would have been otherwise when that was seen.
+    instead_of: u64,
+    /// By how much, in milliseconds.
+    by: u64,
+}
+
+/// So many leaps are remembered.
+const LEAPS: usize = 64;
+
+impl Times {
+    fn look(&mut self, now: u64, at: Instant) {
+        let before = std::mem::replace(&mut self.clock, now);
+        self.set_back |= now.saturating_add(ms(LOOK_AGAIN)) < before;
+        let Some(looked) = self.looked.replace(at) else { return };
+        let instead_of = before.saturating_add(ms(at.saturating_duration_since(looked)));
+        if now > instead_of.saturating_add(ms(LOOK_AGAIN)) {
+            if self.leaps.len() == LEAPS {
+                self.leaps.remove(0);
+            }
+            self.leaps.push(Leap { instead_of, by: now - instead_of });
+        } else if now.saturating_add(ms(LOOK_AGAIN)) < instead_of {
+            // What is set back takes back the leaps that were before.
+            let mut back = instead_of - now;
+            while let Some(last) = self.leaps.last_mut().filter(|_| back > 0) {
+                let taken = back.min(last.by);
+                (last.by, back) = (last.by - taken, back - taken);
+                if last.by == 0 {
+                    self.leaps.pop();
+                }
+            }
+        }
+    }
+}
+
 impl DeadlineWatch {
+    /// Compares the clock, which is `now`, with the one that nobody sets, which is `at`.
+    pub fn look(&self, now: u64, at: Instant) {
+        self.times.lock().look(now, at);
+    }
+
+    /// By how much the clock was set forward since it was `since`, in milliseconds, as far as that was seen.
+    pub fn leapt_since(&self, since: u64) -> u64 {
+        let times = self.times.lock();
+        let later = times.leaps.iter().filter(|leap| leap.instead_of >= since);
+        later.fold(0, |sum, leap| sum.saturating_add(leap.by))
+    }
+
     /// Tells of a deadline that was written.
     pub fn note(&self, at: u64) {
         let mut times = self.times.lock();
@@ -167,6 +221,12 @@ impl Store {
         self.deadlines.note(at);
     }
 
+    /// The clock is `now`. When it was set forward, the time that it skipped does not count as time that a worker has taken
+    /// ([`Store::renew`]).
+    pub fn look_at_clock(&self, now: u64) {
+        self.deadlines.look(now, Instant::now());
+    }
+
     /// Sleeps until the next deadline, by `now` (a clock of milliseconds since the epoch).
     pub fn wait_for_deadline(&self, now: impl Fn() -> u64) -> Wake {
         let mut times = self.deadlines.times.lock();
@@ -175,8 +235,8 @@ impl Store {
                 return Wake::Stop;
             }
             let now = now();
-            let before = std::mem::replace(&mut times.clock, now);
-            if now.saturating_add(ms(LOOK_AGAIN)) < before {
+            times.look(now, Instant::now());
+            if std::mem::take(&mut times.set_back) {
                 return Wake::SetBack;
             }
             match times.next.map(|next| next.saturating_sub(now)) {

@@ -102,6 +102,8 @@ fn shortened(record: &MessageRecord, config: &QueueConfig, now: u64) -> Option<M
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::super::tests::{NOBODY, message, open, queue};
     use super::super::{Enqueued, NewBody};
     use super::*;
@@ -200,5 +202,32 @@ mod tests {
         let due: Vec<u64> = store.due(FAR * 2, None, 10).unwrap().iter().map(|due| due.at).collect();
         assert_eq!(due, [61_000, 62_000]);
         assert!(enqueue(&store, q, &id("future"), 62_000).seq().is_some());
+    }
+
+    /// However far the clock was set ahead, the worker that holds a message has worked for as long as it has.
+    #[test]
+    fn a_clock_that_leaps_ahead_takes_nothing_of_the_longest_lease() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        let q = configured(&store, "max_lease = 1m\n");
+        let claimed = |at| {
+            let seq = enqueue(&store, q, &[], at).seq().unwrap();
+            store.claim(q, seq, NOBODY, at).unwrap();
+            seq
+        };
+        let renewed = |seq, now| store.renew(seq, now).unwrap().claim.unwrap().deadline;
+        let start = std::time::Instant::now();
+        let look = |now, after| store.deadlines.look(now, start + Duration::from_millis(after));
+        look(1000, 0);
+        let before = claimed(1500);
+        look(2000, 1000);
+        look(FAR, 2000); // and not 3000
+        let after = claimed(FAR);
+        assert_eq!(renewed(before, FAR + 10_000), FAR + 40_000);
+        assert_eq!(renewed(before, FAR + 55_000), FAR + 58_500, "a minute after the claim");
+        assert_eq!(renewed(after, FAR + 55_000), FAR + 60_000);
+        look(4000, 3000); // set back again
+        let right = claimed(4000);
+        assert_eq!(renewed(right, 50_000), 64_000);
     }
 }

@@ -189,13 +189,14 @@ impl Store {
         })
     }
 
-    /// Lets a lease run for another visibility timeout from `now`, though not beyond `max_lease` after the claim.
+    /// Lets a lease run for another visibility timeout from `now`, though not beyond `max_lease` after the claim; what the clock
+    /// was set forward by since does not count.
     pub fn renew(&self, seq: u64, now: u64) -> Result<MessageRecord> {
         self.alter(seq, now, |record, holder| {
             let Some(claim) = &mut record.claim else {
                 return Err(Error::NotFound);
             };
-            let limit = after(claim.at, holder.config.max_lease);
+            let limit = after(claim.at, holder.config.max_lease).saturating_add(self.deadlines.leapt_since(claim.at));
             claim.deadline = after(now, holder.config.visibility_timeout).min(limit).max(claim.deadline);
             Ok(())
         })

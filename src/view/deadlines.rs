@@ -88,6 +88,7 @@ impl View {
 
     fn deal_with_all_due(&self, ended: &mut Ended) {
         let now = clock::now_ms();
+        self.store.look_at_clock(now);
         let mut last = None;
         while !self.going_away.load(Ordering::SeqCst) {
             let due = match self.store.due(now, last, AT_ONCE) {
