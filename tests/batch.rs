@@ -366,6 +366,22 @@ fn a_batch_wakes_those_who_wait() {
     assert_eq!(served, ["1\n", "2\n", "3\n"]);
 }
 
+/// The attributes of a batch's files are bounded, too: they are enqueued in one step, for which all others wait.
+#[test]
+fn a_batch_with_too_many_attributes_is_refused() {
+    let m = Mount::new();
+    let q = m.queue("q");
+    m.python(
+        "import os\nos.mkdir('q/.mq/batch/b')\nfor n in range(1100):\n with open(f'q/.mq/batch/b/{n}', 'w') as file: os.setxattr(file.fileno(), 'user.x', b'x' * 63000)",
+    )
+    .ok();
+    m.sh("mv q/.mq/batch/b q/").fails("No space left on device");
+    assert!(m.log().contains("attributes are too long"), "{}", m.log());
+    assert_eq!((listing(&q).len(), listing(q.join(".mq/batch/b")).len()), (0, 1100));
+    m.sh("rm q/.mq/batch/b/1??; mv q/.mq/batch/b q/").ok();
+    assert_eq!(listing(&q).len(), 1000);
+}
+
 /// A queue that is full or paused says so to who enqueues a batch, as to anybody else, and all of it stays in the batch.
 #[test]
 fn a_full_or_paused_queue_refuses_a_batch() {

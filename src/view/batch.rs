@@ -17,11 +17,15 @@ use crate::store::{BatchFile, Done, Due, INLINE_MAX, NewBody, Onto, ROOT, Room};
 use super::access::Caller;
 use super::attributes::ns_of;
 use super::staging::read_file_at;
-use super::xattr::{Pairs, merge};
+use super::xattr::{Pairs, length, merge};
 use super::{Node, View};
 
 /// So many bytes of small files go into the database with one batch, which passes through memory; the others stay files.
 const INLINE_IN_ALL: usize = 16 << 20;
+
+/// The attributes of all files of a batch are no longer than this in all, in bytes: they pass through memory, too, and all others wait
+/// while they do.
+const ATTRIBUTES_IN_ALL: usize = 64 << 20;
 
 /// A batch that is dropped for `draft_ttl` is looked at again after so long when it is in use, in milliseconds.
 const LOOK_AGAIN_MS: u64 = 1000;
@@ -205,10 +209,17 @@ impl View {
     /// Looks at all files of a batch, and reads none: the kernel lets nobody else rename meanwhile. `longest`: no message may be
     /// longer; 0 is no limit.
     fn candidates(&self, order: &Order, longest: u64) -> Result<Vec<Candidate>> {
-        let mut candidates = Vec::new();
+        let (mut candidates, mut attributes) = (Vec::new(), 0);
         for (draft, name) in self.store.batch_files(order.batch)? {
             self.refuse_unfinished(order, draft, &name)?;
-            self.refuse_unreadable(&order.caller, &self.store.draft(draft)?)?;
+            let mut record = self.store.draft(draft)?;
+            self.refuse_unreadable(&order.caller, &record)?;
+            merge(&mut record.attributes, &order.properties)?;
+            attributes += length(&record.attributes);
+            if attributes > ATTRIBUTES_IN_ALL {
+                tracing::info!(queue = order.target, why = "its files' attributes are too long", "batch not enqueued");
+                return Err(Error::NoSpace);
+            }
             let name = self.producer_name(order.target, &name)?.to_vec();
             let stat = std::fs::metadata(self.store.bodies().path(draft))?;
             if longest > 0 && stat.len() > longest {

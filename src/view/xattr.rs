@@ -76,6 +76,11 @@ fn find(pairs: &Pairs, name: &str) -> Result<Vec<u8>> {
     pairs.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone()).ok_or(Error::NoAttribute)
 }
 
+/// What attributes count towards limits, in bytes.
+pub(super) fn length(pairs: &Pairs) -> usize {
+    pairs.iter().map(|(name, value)| name.len() + value.len() + 1).sum()
+}
+
 fn set(pairs: &mut Pairs, name: &str, value: &[u8], demand: Demand) -> Result<()> {
     let at = pairs.iter().position(|(known, _)| known == name);
     match (demand, at) {
@@ -86,8 +91,7 @@ fn set(pairs: &mut Pairs, name: &str, value: &[u8], demand: Demand) -> Result<()
         }
         (_, None) => {}
     }
-    let used: usize = pairs.iter().map(|(name, value)| name.len() + value.len() + 1).sum();
-    if used + name.len() + value.len() + 1 > LONGEST {
+    if length(pairs) + name.len() + value.len() + 1 > LONGEST {
         return Err(Error::NoSpace);
     }
     pairs.push((name.to_owned(), value.to_vec()));
