@@ -238,3 +238,39 @@ fn a_producer_does_not_renew_a_lease() {
         deadline(&q, &a) > due
     });
 }
+
+/// Attributes of new messages are in memory until these are closed: nobody makes mqfs keep them without end, nor takes what is for
+/// the others.
+#[test]
+fn attributes_of_open_files_are_bounded() {
+    let (m, _q) = mount(0o777);
+    let open = r#"
+import errno, os, resource, sys
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+files = []
+try:
+    for n in range(3800):
+        files.append(os.open(f"q/{n}", os.O_CREAT | os.O_WRONLY))
+        os.setxattr(files[-1], "user.x", b"x" * 64000)
+except OSError as error: assert error.errno == errno.ENFILE, error
+os.setxattr(files[0], "user.x", b"shorter")
+print(len(files), flush=True)
+sys.stdin.read()
+"#;
+    fs::write(m.scratch().join("open"), open).unwrap();
+    let mut greedy = m.spawn_as(ANN, ANN, "mkfifo $T/wait; exec python3 $T/open <> $T/wait");
+    wait_until(|| greedy.output().ends_with('\n') || !greedy.is_running());
+    let told = greedy.output();
+    // Three quarters of 256 MiB.
+    let count: usize = told.trim().parse().unwrap_or_else(|_| panic!("{}", greedy.errors()));
+    assert!((3100..3150).contains(&count), "{count}");
+    let two = "import os\nfor name in 'xy':\n file = os.open(f'q/{name}', os.O_CREAT | os.O_WRONLY)\n os.setxattr(file, 'user.x', b'x' * 64000)";
+    fs::write(m.scratch().join("two"), two).unwrap();
+    ann(&m, "python3 $T/two").fails("Too many open files");
+    ann(&m, "echo x > q/without").ok();
+    bob(&m, "python3 $T/two").ok();
+    drop(greedy);
+    wait_until(|| ann(&m, "python3 $T/two").status.success());
+    assert!(!m.log().contains("ERROR"), "{}", m.log());
+}

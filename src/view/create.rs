@@ -15,7 +15,7 @@ use super::attributes::FILE_MODE;
 use super::handles::Handle;
 use super::open::{Flags, Opened};
 use super::writer::Writer;
-use super::xattr::Pairs;
+use super::xattr::{Pairs, memory};
 use super::{Attributes, Node, View};
 
 /// Every open writer is sure of this much room before its first byte.
@@ -114,6 +114,7 @@ impl View {
         let producer_name = self.producer_name(queue, name)?;
         let info = self.store.queue(queue)?;
         self.store.admit_bytes(ROOM_FOR_ONE)?;
+        let held = self.handles.attributes.hold(caller.uid, memory(&attributes))?;
         let id = self.store.next_id()?;
         let keeps = info.config.names == Names::Keep;
         if keeps {
@@ -136,7 +137,7 @@ impl View {
         if keeps {
             self.arrivals.begin(id);
         }
-        let writer = Writer::new(new, name, info.config, caller, holds_room);
+        let writer = Writer::new(new, held, name, info.config, caller, holds_room);
         let attributes = self.writer_attributes(&writer);
         self.names.lock().arrived(caller.pid);
         self.writers.lock().insert(id, Arc::new(Mutex::new(writer)));

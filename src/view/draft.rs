@@ -30,7 +30,8 @@ pub(super) struct DraftUse {
     opens: u32,
     /// Those of them that can write.
     writes: u32,
-    /// A file of it, one that can write if there was any, and its record when it was opened last: what `fstat` shows when it is a draft no more.
+    /// A file of it, one that can write if there was any, and its record when it was opened last, without attributes: what
+    /// `fstat` shows when it is a draft no more.
     last: Option<(Arc<File>, DraftRecord)>,
     /// That file was opened for writing.
     writable: bool,
@@ -63,6 +64,7 @@ impl DraftUse {
     fn opened(&mut self, file: &Arc<File>, record: DraftRecord, writes: bool) {
         self.opens += 1;
         self.writes += u32::from(writes);
+        let record = DraftRecord { attributes: Pairs::new(), ..record };
         match &mut self.last {
             // A removed draft is cut by way of this file.
             Some((_, last)) if self.writable && !writes => *last = record,
@@ -442,4 +444,22 @@ impl View {
 fn publish_file(bodies: &Bodies, id: u64, file: &File, size: u64) -> Result<Sums> {
     bodies.sync(id, file)?;
     Sums::of_file(file, size)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attributes_of_open_drafts_are_in_the_store_only() {
+        let mut used = DraftUse::default();
+        let attributes = vec![("user.x".to_owned(), vec![b'x'; 60_000])];
+        let record =
+            DraftRecord { queue: 1, name: b".d".to_vec(), uid: 1, gid: 1, mode: 0, created: 0, due: 0, attributes };
+        for writes in [true, false] {
+            used.opened(&Arc::new(tempfile::tempfile().unwrap()), record.clone(), writes);
+            let (_, last) = used.last.as_ref().unwrap();
+            assert!(last.attributes.is_empty() && last.name == record.name);
+        }
+    }
 }

@@ -15,6 +15,7 @@ use super::Attributes;
 use super::access::Caller;
 use super::backup::Backup;
 use super::control::ConfigEdit;
+use super::held::{Budget, Held, shares};
 use super::line_reader::LineReader;
 use super::line_writer::LineWriter;
 use super::purge::Purger;
@@ -36,7 +37,12 @@ pub enum Handle {
         writes: bool,
     },
     /// A control file, as it was when it was opened.
-    Text(Vec<u8>),
+    Text {
+        /// Its bytes.
+        text: Vec<u8>,
+        /// What they hold of the memory that there is for all texts.
+        _held: Held,
+    },
     /// A queue's `.mq/claim` or `.mq/pop`.
     Take(Arc<Take>),
     /// A queue's configuration, open for writing.
@@ -94,14 +100,10 @@ const MOST: usize = 65_536;
 /// Of the descriptors that the process may have, so many are not for open files but for the database, connections to the
 /// kernel and looks at processes; but no more than half of them.
 const RESERVED: u64 = 1024;
-/// The last of them, one in so many, are not for new files of ordinary users: root, and whoever takes messages through a file
-/// that is open already, can go on.
-const LAST: usize = 16;
-/// One in so many is not for new files of one ordinary user, but for the others: whoever leaves files open without end, or makes
-/// programs hang that do, stops nobody else.
-const OTHERS: usize = 4;
 /// The texts of status files that are open are no longer than this in all, in bytes.
 const TEXTS: usize = 512 << 20;
+/// The attributes of new messages that are open take no more memory than this in all, in bytes.
+const ATTRIBUTES: usize = 256 << 20;
 
 /// The table of open files. It is bounded, so that nobody who opens files without end takes the memory and the descriptors
 /// that the others' work needs.
@@ -110,6 +112,10 @@ pub struct Handles {
     most: usize,
     /// Who mounted: mqfs is this user's, and so are the descriptors.
     owner: u32,
+    /// For the texts of status files.
+    texts: Arc<Budget>,
+    /// For the attributes of new messages.
+    pub attributes: Arc<Budget>,
     open: Mutex<Open>,
 }
 
@@ -131,8 +137,6 @@ struct Open {
     bound: HashMap<u64, Vec<u64>>,
     /// How many those are.
     held: usize,
-    /// The length of all texts, in bytes.
-    texts: usize,
 }
 
 impl Open {
@@ -170,19 +174,15 @@ impl Handles {
     pub fn new(descriptors: u64, owner: u32) -> Self {
         let free = descriptors.saturating_sub(RESERVED.min(descriptors / 2));
         let most = usize::try_from(free).unwrap_or(MOST).min(MOST);
-        Self { next: AtomicU64::new(0), most, owner, open: Mutex::default() }
+        let (texts, attributes) = (Budget::new(TEXTS, owner), Budget::new(ATTRIBUTES, owner));
+        Self { next: AtomicU64::new(0), most, owner, texts, attributes, open: Mutex::default() }
     }
 
-    /// Refuses one more file when many are open. `new`: it is not one that is open already and takes another message.
+    /// Refuses one more file when many are open. `new`: it is not one that is open already and takes another message, for which
+    /// the last of them are as well.
     pub fn admit(&self, caller: &Caller, new: bool) -> Result<()> {
         let open = self.open.lock();
-        let (mut most, mut own) = (self.most, self.most);
-        if new && caller.uid != 0 {
-            most -= self.most / LAST;
-            if caller.uid != self.owner {
-                own -= self.most / OTHERS;
-            }
-        }
+        let (most, own) = if new { shares(self.most, caller.uid, self.owner) } else { (self.most, self.most) };
         let of_all = open.by_number.len() + open.held;
         let of_caller = open.by_user.get(&caller.uid).copied().unwrap_or_default();
         if of_all < most && of_caller < own { Ok(()) } else { Err(Error::TooManyOpen) }
@@ -190,10 +190,8 @@ impl Handles {
 
     /// Enters a text, unless those that are open are very long already.
     pub fn add_text(&self, caller: &Caller, text: String) -> Result<u64> {
-        if self.open.lock().texts + text.len() > TEXTS {
-            return Err(Error::TooManyOpen);
-        }
-        Ok(self.add(caller, Handle::Text(text.into_bytes())))
+        let held = self.texts.hold(caller.uid, text.len())?;
+        Ok(self.add(caller, Handle::Text { text: text.into_bytes(), _held: held }))
     }
 
     /// Enters a file that `caller` opens; gives its number.
@@ -203,9 +201,6 @@ impl Handles {
         let mut open = self.open.lock();
         if let Handle::Reader(reader) = &handle {
             open.readers.entry(reader.seq).or_default().push(number);
-        }
-        if let Handle::Text(text) = &handle {
-            open.texts += text.len();
         }
         open.by_number.insert(number, Entry { handle: Arc::new(handle), uid: caller.uid });
         open.counts(caller.uid, 1);
@@ -251,9 +246,6 @@ impl Handles {
         let held = bound.as_ref().map_or(0, Vec::len);
         open.held -= held;
         open.counts_no_more(uid, 1 + held);
-        if let Handle::Text(text) = &*handle {
-            open.texts -= text.len();
-        }
         let read = if let Handle::Reader(reader) = &*handle { vec![reader.seq] } else { bound.unwrap_or_default() };
         for seq in read {
             open.unbind(number, seq);
@@ -314,7 +306,9 @@ impl Handles {
         let written = |handle: &&Arc<Handle>| match &***handle {
             Handle::Writer(_) | Handle::Config(_) | Handle::Purge(_) | Handle::LineWriter(_) => true,
             Handle::Draft { writes, .. } => *writes,
-            Handle::Reader(_) | Handle::Text(_) | Handle::Take(_) | Handle::LineReader(_) | Handle::Backup(_) => false,
+            Handle::Reader(_) | Handle::Text { .. } | Handle::Take(_) | Handle::LineReader(_) | Handle::Backup(_) => {
+                false
+            }
         };
         self.open.lock().handles().filter(written).count()
     }
@@ -350,7 +344,7 @@ mod tests {
         assert!(handles.admit(&ROOT, true).is_ok() && handles.admit(&ANN, true).is_err());
         numbers.iter().for_each(|number| drop(handles.remove(*number)));
         let open = handles.open.lock();
-        assert_eq!((open.by_number.len(), open.by_user.len(), open.held, open.texts), (0, 0, 0, 0));
+        assert_eq!((open.by_number.len(), open.by_user.len(), open.held), (0, 0, 0));
     }
 
     #[test]
@@ -369,12 +363,17 @@ mod tests {
     }
 
     #[test]
-    fn texts_are_bounded() {
+    fn texts_are_bounded_and_nobody_takes_the_others_share() {
         let handles = Handles::new(1 << 20, 0);
         assert_eq!(handles.most, MOST);
-        let number = handles.add_text(&ANN, "x".repeat(TEXTS)).unwrap();
-        assert!(matches!(handles.add_text(&ANN, "y".into()), Err(Error::TooManyOpen)));
+        let add = |caller, bytes| handles.add_text(caller, "x".repeat(bytes));
+        let number = add(&ANN, TEXTS / 4 * 3).unwrap();
+        assert!(matches!(add(&ANN, 1), Err(Error::TooManyOpen)));
+        add(&BOB, TEXTS / 16 * 3).unwrap();
+        assert!(matches!(add(&BOB, 1), Err(Error::TooManyOpen)));
+        add(&ROOT, TEXTS / 16).unwrap();
+        assert!(matches!(add(&ROOT, 1), Err(Error::TooManyOpen)));
         handles.remove(number);
-        assert!(handles.add_text(&ANN, "y".into()).is_ok());
+        assert!(add(&ANN, 1).is_ok());
     }
 }

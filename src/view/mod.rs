@@ -18,6 +18,7 @@ mod create;
 mod deadlines;
 mod draft;
 mod handles;
+mod held;
 mod kept;
 mod limits;
 mod line;

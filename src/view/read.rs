@@ -73,7 +73,7 @@ impl View {
                 with(&bytes);
             }
             Handle::Draft { file, .. } => with(&read_file_at(file, offset, size)?),
-            Handle::Text(text) => with(window(text, offset, size)),
+            Handle::Text { text, .. } => with(window(text, offset, size)),
             Handle::Backup(backup) => with(window(&backup.text(), offset, size)),
             Handle::LineWriter(_) => return Err(Error::NotPermitted("not open for reading")),
             Handle::Config(edit) => {
@@ -129,9 +129,9 @@ impl View {
             }
             Ok(Handle::Draft { id, file, .. }) => self.write_draft(*id, file, offset, data),
             Ok(Handle::Config(edit)) => edit.lock().write(self, data),
-            Ok(Handle::Reader(_) | Handle::Text(_) | Handle::Backup(_) | Handle::Take(_) | Handle::LineReader(_)) => {
-                Err(Error::NotPermitted("not open for writing"))
-            }
+            Ok(
+                Handle::Reader(_) | Handle::Text { .. } | Handle::Backup(_) | Handle::Take(_) | Handle::LineReader(_),
+            ) => Err(Error::NotPermitted("not open for writing")),
             Err(_) => Err(Error::Aborted),
         };
         done(written.map(|()| data.len()));
@@ -185,7 +185,7 @@ impl View {
             Handle::LineWriter(lines) => self.release_lines(lines),
             Handle::LineReader(reader) => self.release_line_reader(handle, reader),
             Handle::Backup(backup) => backup.close(),
-            Handle::Text(_) | Handle::Config(_) | Handle::Purge(_) => {}
+            Handle::Text { .. } | Handle::Config(_) | Handle::Purge(_) => {}
         }
     }
 

@@ -32,6 +32,7 @@ use crate::store::{Done, Patience};
 
 use super::access::Caller;
 use super::attributes::time_ns;
+use super::held::Held;
 use super::staging::{Staging, end_of_write};
 use super::{View, process};
 
@@ -53,6 +54,8 @@ pub struct Writer {
     pub modified_ns: Option<i64>,
     /// Properties and headers.
     pub attributes: Vec<(String, Vec<u8>)>,
+    /// What these hold of the memory that there is for those of all.
+    pub held: Held,
     /// The configuration of the queue when it was opened.
     pub config: Arc<QueueConfig>,
     staging: Staging,
@@ -143,9 +146,11 @@ impl Reason {
 }
 
 impl Writer {
-    /// A new message, opened by `caller` under the name `written_as`. `holds_room`: room is kept for it.
+    /// A new message, opened by `caller` under the name `written_as`; `held` is for its attributes. `holds_room`: room is kept for
+    /// it.
     pub fn new(
         new: NewMessage,
+        held: Held,
         written_as: &[u8],
         config: Arc<QueueConfig>,
         caller: &Caller,
@@ -162,6 +167,7 @@ impl Writer {
             mode: new.mode,
             modified_ns: new.modified_ns,
             attributes: new.attributes,
+            held,
             config,
             staging: Staging::new(id),
             created: SystemTime::now(),

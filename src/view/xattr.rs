@@ -41,6 +41,9 @@ pub const DAEMON_PID: &str = "user.mq.daemon_pid";
 /// All attributes of one file together are no longer than this, in bytes: what `listxattr` can list.
 const LONGEST: usize = 64 * 1024;
 
+/// An attribute takes so many bytes of memory more than its name and value have.
+const EACH: usize = 128;
+
 /// What `setxattr` demands of the attribute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Demand {
@@ -79,6 +82,11 @@ fn find(pairs: &Pairs, name: &str) -> Result<Vec<u8>> {
 /// What attributes count towards limits, in bytes.
 pub(super) fn length(pairs: &Pairs) -> usize {
     pairs.iter().map(|(name, value)| name.len() + value.len() + 1).sum()
+}
+
+/// What the attributes of a file take, in bytes, with what it takes to find them.
+pub(super) fn memory(pairs: &Pairs) -> usize {
+    length(pairs) + pairs.len() * EACH
 }
 
 fn set(pairs: &mut Pairs, name: &str, value: &[u8], demand: Demand) -> Result<()> {
@@ -218,15 +226,7 @@ impl View {
         self.refuse_read_only()?;
         let name = kept(name)?;
         match node {
-            Node::Writer(id) => {
-                let writer = self.writer(id)?;
-                let mut writer = writer.lock();
-                let mut attributes = writer.attributes.clone();
-                set_on_new(&mut attributes, name, value, demand)?;
-                self.touched(&mut writer)?;
-                writer.attributes = attributes;
-                Ok(())
-            }
+            Node::Writer(id) => self.alter_writer(id, |attributes| set_on_new(attributes, name, value, demand)),
             Node::Draft(id) => {
                 self.store.admit_bytes(0)?;
                 self.store.alter_draft(id, |draft| set_on_new(&mut draft.attributes, name, value, demand)).map(drop)
@@ -242,6 +242,18 @@ impl View {
             },
             _ => Err(Error::NotPermitted("control files have no attributes")),
         }
+    }
+
+    /// Changes the attributes of a new message; [`Error::TooManyOpen`] when those of all that are open take too much memory.
+    fn alter_writer(&self, id: u64, change: impl FnOnce(&mut Pairs) -> Result<()>) -> Result<()> {
+        let writer = self.writer(id)?;
+        let mut writer = writer.lock();
+        let mut attributes = writer.attributes.clone();
+        change(&mut attributes)?;
+        writer.held.resize(memory(&attributes))?;
+        self.touched(&mut writer)?;
+        writer.attributes = attributes;
+        Ok(())
     }
 
     /// Sets a configuration key of a queue.
@@ -272,15 +284,7 @@ impl View {
         self.refuse_read_only()?;
         let name = kept(name)?;
         match node {
-            Node::Writer(id) => {
-                let writer = self.writer(id)?;
-                let mut writer = writer.lock();
-                let mut attributes = writer.attributes.clone();
-                unset(&mut attributes, name)?;
-                self.touched(&mut writer)?;
-                writer.attributes = attributes;
-                Ok(())
-            }
+            Node::Writer(id) => self.alter_writer(id, |attributes| unset(attributes, name)),
             Node::Draft(id) => self.store.alter_draft(id, |draft| unset(&mut draft.attributes, name)).map(drop),
             Node::Queue(queue) if queue != ROOT && !name.starts_with(PREFIX) => {
                 self.store.alter_queue(queue, |record| unset(&mut record.attributes, name))
