@@ -125,7 +125,9 @@ pub fn prepare(dir: &Path) -> Result<Prepared, OpenError> {
 }
 
 fn lock(dir: &Path) -> Result<File, OpenError> {
-    let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(dir.join("lock"))?;
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(false).write(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+    let lock = options.open(dir.join("lock"))?;
     try_lock(&lock)?;
     Ok(lock)
 }
@@ -261,7 +263,12 @@ pub(super) fn check_format(format: &Path) -> Result<u32, OpenError> {
 /// Writes the version so that a crash leaves the whole file or none.
 pub(super) fn write_format(dir: &Path, format: u32) -> io::Result<()> {
     let new = dir.join("format.new");
-    let mut file = File::create(&new)?;
+    // Not what has the name already: it may be a link that leads out of the store, whose owner need not be who runs this.
+    match std::fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = File::create_new(&new)?;
     writeln!(file, "{format}")?;
     file.sync_all()?;
     std::fs::rename(&new, dir.join("format"))?;

@@ -54,7 +54,13 @@ impl Reserve {
         if state.kept || state.impossible || free / 2 < self.bytes {
             return;
         }
-        let file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&self.path);
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(&self.path);
         let kept = file.and_then(|file| Ok(rustix::fs::fallocate(file, FallocateFlags::empty(), 0, self.bytes)?));
         match kept {
             Ok(()) => *state = State { kept: true, ..State::default() },

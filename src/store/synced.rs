@@ -115,7 +115,9 @@ pub fn read(store: &Path) -> io::Result<Noted> {
 impl Synced {
     /// Opens the file of a store, made when it is missing, and notes that changes up to `upto` are durable.
     pub fn open(store: &Path, upto: u64) -> io::Result<Self> {
-        let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path(store))?;
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(false).write(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+        let file = options.open(path(store))?;
         let text = line(upto);
         file.write_all_at(text.as_bytes(), 0)?;
         file.set_len(text.len() as u64)?;

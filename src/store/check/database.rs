@@ -12,6 +12,7 @@ use crate::store::open::OpenError;
 use crate::store::synced::{self, Noted};
 
 use super::Report;
+use super::lost::Lost;
 
 type Opened<T> = std::result::Result<T, OpenError>;
 
@@ -104,9 +105,9 @@ fn rebuild(report: &mut Report<'_>, dir: &Path, noted: Noted, cut: bool) -> Open
         let source = Db::open_to_read(&salvage, Recovery::SkipDamaged).map_err(db_open_error)?;
         copied += fill(&source, &new, &gaps)?;
     }
-    let lost = report.lost()?.join(format!("db-{}", clock::now_ms()));
+    let lost = Lost::open(&report.dir)?;
     exchange(&new, dir)?;
-    fs::rename(&new, &lost)?;
+    let lost = lost.take(&new, &format!("db-{}", clock::now_ms()))?;
     fs::File::open(&report.dir)?.sync_all()?;
     remove_dir(&salvage)?;
     // All that is wrong with the database is repaired by this.

@@ -7,6 +7,7 @@
 mod database;
 mod files;
 mod lists;
+mod lost;
 mod messages;
 mod queues;
 #[cfg(test)]
@@ -14,9 +15,6 @@ mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::fs::{DirBuilder, File};
-use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -29,6 +27,7 @@ use super::keys;
 use super::open::{self, OpenError};
 use super::record::{self, Counters};
 use super::synced::Synced;
+use lost::Lost;
 use queues::Known;
 
 /// What a line of the report is about.
@@ -105,7 +104,7 @@ struct Report<'a> {
 enum Fix {
     Put(Family, Vec<u8>, Vec<u8>),
     Delete(Family, Vec<u8>),
-    /// Keeps bytes as a file of that name in `lost+found`.
+    /// Keeps bytes as a file of that name, or a numbered one, in `lost+found`.
     Save(String, Vec<u8>),
     /// Moves the body file of that number to `lost+found`.
     Move(u64),
@@ -144,24 +143,6 @@ impl Report<'_> {
     fn repaired(&mut self, done: &str) {
         self.summary.repaired += 1;
         (self.tell)(Kind::Repaired, done);
-    }
-
-    /// `STORE/lost+found`, made when it is missing.
-    fn lost(&self) -> io::Result<PathBuf> {
-        let lost = self.dir.join("lost+found");
-        match DirBuilder::new().mode(0o700).create(&lost) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-            _ => Ok(lost),
-        }
-    }
-
-    /// Keeps bytes in `lost+found`.
-    fn save(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        let lost = self.lost()?;
-        let mut file = File::create(lost.join(name))?;
-        io::Write::write_all(&mut file, bytes)?;
-        file.sync_all()?;
-        File::open(lost)?.sync_all()
     }
 
     /// Looks at `STORE/format`; gives the version.
@@ -215,10 +196,9 @@ impl Check<'_> {
             match fix {
                 Fix::Put(family, key, value) => batch.put(family, &key, &value),
                 Fix::Delete(family, key) => batch.delete(family, &key),
-                Fix::Save(name, bytes) => self.report.save(&name, &bytes)?,
+                Fix::Save(name, bytes) => Lost::open(&self.report.dir)?.save(&name, &bytes)?,
                 Fix::Move(id) => {
-                    let to = self.report.lost()?.join(format!("body-{id:016x}"));
-                    std::fs::rename(self.bodies.path(id), to)?;
+                    Lost::open(&self.report.dir)?.take(&self.bodies.path(id), &format!("body-{id:016x}"))?;
                 }
             }
         }

@@ -164,3 +164,77 @@ fn what_is_set_aside_is_not_taken_for_purged() {
     assert_eq!(found.state(), MessageState::Dead);
     store.ack(q, large, &[MessageState::Dead], 3000).unwrap();
 }
+
+/// Has a store with a record that cannot be decoded and a body file that nobody owns repaired.
+fn repair_odd(dir: &Path) -> Vec<String> {
+    let store = open_store(dir);
+    let mut batch = store.db.batch();
+    for key in [&b"odd"[..], b"other"] {
+        batch.put(Family::Messages, key, key);
+    }
+    store.db.write(batch).unwrap();
+    std::fs::write(store.bodies.path(0xabcd), "nobody's").unwrap();
+    store.close().unwrap();
+    drop(store);
+    checked(dir, true).0
+}
+
+/// What is set aside stays as it is, whatever else would have its name.
+#[test]
+fn what_is_set_aside_is_kept_under_a_name_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(filled(dir.path()));
+    for _ in 0..2 {
+        let lines = repair_odd(dir.path());
+        assert!(!lines.iter().any(|line| line.contains("not repaired")), "{lines:#?}");
+    }
+    let lost = dir.path().join("lost+found");
+    let mut found: Vec<(String, String)> = std::fs::read_dir(lost)
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .map(|entry| (entry.file_name().into_string().unwrap(), std::fs::read_to_string(entry.path()).unwrap()))
+        .collect();
+    found.sort();
+    let of = |name: &str, bytes: &str| (name.to_owned(), bytes.to_owned());
+    let message = "message-0000000000000000";
+    let expected = [
+        of("body-000000000000abcd", "nobody's"),
+        of("body-000000000000abcd.2", "nobody's"),
+        of(message, "odd"),
+        of(&format!("{message}.2"), "other"),
+        of(&format!("{message}.3"), "odd"),
+        of(&format!("{message}.4"), "other"),
+    ];
+    assert_eq!(found, expected);
+}
+
+/// Root may repair what belongs to somebody who would like to write elsewhere.
+#[test]
+fn a_repair_follows_no_links() {
+    let (dir, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let link = |to: &str, name: &str| std::os::unix::fs::symlink(out.path().join(to), dir.path().join(name)).unwrap();
+    drop(filled(dir.path()));
+    std::fs::write(out.path().join("precious"), "precious").unwrap();
+    // The directory.
+    link("", "lost+found");
+    let lines = repair_odd(dir.path());
+    assert!(lines.iter().any(|line| line.contains("not repaired") && line.contains("is no directory")), "{lines:#?}");
+    // What is in it, and the format.
+    std::fs::remove_file(dir.path().join("lost+found")).unwrap();
+    std::fs::create_dir(dir.path().join("lost+found")).unwrap();
+    link("precious", "lost+found/message-0000000000000000");
+    link("precious", "format.new");
+    let lines = checked(dir.path(), true).0;
+    assert!(!lines.iter().any(|line| line.contains("not repaired")), "{lines:#?}");
+    assert_eq!(std::fs::read(dir.path().join("lost+found/message-0000000000000000.2")).unwrap(), b"odd");
+    assert!(dir.path().join("format").symlink_metadata().unwrap().is_file());
+    // What is written in place.
+    for name in ["synced", "lock"] {
+        std::fs::remove_file(dir.path().join(name)).unwrap();
+        link("precious", name);
+        assert!(check(dir.path(), true, &mut |_, _| ()).is_err(), "{name}");
+        std::fs::remove_file(dir.path().join(name)).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(out.path().join("precious")).unwrap(), "precious");
+    assert_eq!(std::fs::read_dir(out.path()).unwrap().count(), 1);
+}
