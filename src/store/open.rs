@@ -7,7 +7,7 @@
 //! STORE/synced   how far the database is durable: `synced.rs`
 //! STORE/bodies/  the files of `bodies.rs`
 //! STORE/reserve  room on the disk that is kept for the database: `reserve.rs`
-//! STORE/snapshot a snapshot that is being made or taken away (`snapshot.rs`)
+//! STORE/snapshot a snapshot that is being made or taken away (`snapshot.rs`); one that is being removed is `snapshot.gone`
 //! STORE/lost+found/  what a repair has set aside: `check/`
 //! ```
 

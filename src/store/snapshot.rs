@@ -28,6 +28,9 @@ use super::{Bodies, BodyFile, FORMAT, Store, keys};
 /// The directory in the store.
 const SNAPSHOT: &str = "snapshot";
 
+/// What it is called while it is being removed: nobody takes away what is not whole any more.
+const GONE: &str = "snapshot.gone";
+
 /// So many files are looked up in one go.
 const AT_ONCE: usize = 1024;
 
@@ -97,13 +100,20 @@ impl Store {
         Ok(manifest)
     }
 
-    /// Removes the snapshot, if it is still there.
+    /// Removes the snapshot, if it is still there. Somebody who renames it meanwhile gets all of it, or it is not there.
     pub fn drop_snapshot(&self) {
-        match std::fs::remove_dir_all(self.snapshot_dir()) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(%error, "a snapshot of the store is not removed");
-            }
-            _ => {}
+        let gone = self.dir.join(GONE);
+        let remove = || match std::fs::remove_dir_all(&gone) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        };
+        // What a crash left is in the way of the rename.
+        let removed = remove().and_then(|()| match std::fs::rename(self.snapshot_dir(), &gone) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            renamed => renamed.and_then(|()| remove()),
+        });
+        if let Err(error) = removed {
+            tracing::warn!(%error, "a snapshot of the store is not removed");
         }
     }
 
@@ -234,5 +244,46 @@ impl Making<'_> {
             }
             Ok(true)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::store::tests::open;
+
+    /// `mqfs backup` may come to rename a snapshot when it is being removed.
+    #[test]
+    fn a_snapshot_that_is_being_removed_is_not_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        let entries = |dir: &std::path::Path| std::fs::read_dir(dir.join("bodies")).map_or(0, Iterator::count);
+        for round in 0..10 {
+            let (snapshot, manifest) = store.make_snapshot(&|| true).unwrap();
+            let all = entries(&snapshot);
+            let taken = dir.path().join(format!("taken{round}"));
+            let renamed = std::thread::scope(|scope| {
+                let taker = scope.spawn(|| {
+                    while entries(&snapshot) == all {}
+                    std::fs::rename(&snapshot, &taken)
+                });
+                store.drop_snapshot();
+                taker.join().unwrap()
+            });
+            assert!(renamed.is_err() || entries(&taken) == all, "{} of {all}: {manifest:?}", entries(&taken));
+            assert!(!snapshot.exists() && !dir.path().join(super::GONE).exists());
+        }
+    }
+
+    #[test]
+    fn what_a_crash_left_of_a_removal_goes_at_the_next_start() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(open(dir.path()));
+        for name in [super::SNAPSHOT, super::GONE] {
+            std::fs::create_dir_all(dir.path().join(name).join("bodies/00")).unwrap();
+        }
+        drop(open(dir.path()));
+        for name in [super::SNAPSHOT, super::GONE] {
+            assert!(!dir.path().join(name).exists(), "{name}");
+        }
     }
 }
