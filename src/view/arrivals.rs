@@ -3,6 +3,9 @@
 //! The kernel tells watchers of a directory (inotify's `close_write`) that a file was closed after it has told us of the close
 //! and before it tells us that it was the last: a watcher may ask for the name before the message is visible. Its lookup
 //! is not answered before the message is there, or was dropped, or the moment has passed.
+//!
+//! The kernel holds the directory meanwhile: nobody can create or remove anything there. So a message is waited for only so long in
+//! all, however often its descriptors are closed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,6 +22,8 @@ use super::{Attributes, Node};
 const MOMENT: Duration = Duration::from_secs(1);
 /// The same for a message without bytes: shells close duplicates of the descriptor before they write.
 const MOMENT_WHEN_EMPTY: Duration = Duration::from_millis(250);
+/// One message is waited for so long in all, by however many lookups.
+const IN_ALL: Duration = Duration::from_secs(1);
 
 /// What is told to whoever looked a name up.
 pub type Found = Box<dyn FnOnce(Result<Attributes>) + Send>;
@@ -36,9 +41,16 @@ pub struct Waiting {
 }
 
 /// The messages on their way, and who waits for them.
-#[derive(Default)]
 pub struct Arrivals {
     shared: Arc<Shared>,
+    /// How long a message is waited for in all.
+    in_all: Duration,
+}
+
+impl Default for Arrivals {
+    fn default() -> Self {
+        Self::new(IN_ALL)
+    }
 }
 
 #[derive(Default)]
@@ -55,17 +67,40 @@ struct Table {
     watched: bool,
 }
 
-#[derive(Default)]
 struct Coming {
     /// Which thread closed a descriptor last, when, and how long to wait for more.
     closed: Option<(u32, Instant, Duration)>,
     waiting: Vec<(Instant, Waiting)>,
+    /// Up to when somebody waits, or has waited, and how much longer it may be.
+    waited: Instant,
+    left: Duration,
+}
+
+impl Coming {
+    /// Until when somebody who comes now may wait, for a `moment` at most; `None` when this message was waited for long enough. Time
+    /// in which several wait counts once.
+    fn until(&mut self, moment: Duration) -> Option<Instant> {
+        let now = Instant::now();
+        let from = self.waited.max(now);
+        let until = (now + moment).min(from + self.left);
+        if until <= now {
+            return None;
+        }
+        self.left -= until.saturating_duration_since(from);
+        self.waited = from.max(until);
+        Some(until)
+    }
 }
 
 impl Arrivals {
+    fn new(in_all: Duration) -> Self {
+        Self { shared: Arc::default(), in_all }
+    }
+
     /// A message is being written. [`Arrivals::end`] is to be called.
     pub fn begin(&self, id: u64) {
-        self.shared.table.lock().coming.insert(id, Coming::default());
+        let coming = Coming { closed: None, waiting: Vec::new(), waited: Instant::now(), left: self.in_all };
+        self.shared.table.lock().coming.insert(id, coming);
     }
 
     /// The thread `tid` has closed a descriptor of the message `id`, which has bytes or is `empty` so far.
@@ -81,15 +116,15 @@ impl Arrivals {
         self.shared.table.lock().coming.is_empty()
     }
 
-    /// Lets a lookup wait for the message `id`; gives it back when it is not about to arrive.
+    /// Lets a lookup wait for the message `id`; gives it back when it is not about to arrive, or was waited for long enough.
     ///
     /// The thread that closed it does not wait: what it asks comes after the last close, if that was the last.
     pub fn wait(&self, id: u64, lookup: Waiting) -> std::result::Result<(), Waiting> {
         let mut table = self.shared.table.lock();
         let Some(coming) = table.coming.get_mut(&id) else { return Err(lookup) };
         let about_to = coming.closed.filter(|(tid, at, moment)| *tid != lookup.caller.pid && at.elapsed() < *moment);
-        let Some((_, _, moment)) = about_to else { return Err(lookup) };
-        coming.waiting.push((Instant::now() + moment, lookup));
+        let Some(until) = about_to.and_then(|(_, _, moment)| coming.until(moment)) else { return Err(lookup) };
+        coming.waiting.push((until, lookup));
         if table.watched {
             self.shared.changed.notify_one();
             return Ok(());
@@ -166,6 +201,36 @@ mod tests {
         assert!(arrivals.wait(1, lookup(6, &answers)).is_ok());
         assert_eq!(arrivals.end(1).len(), 1);
         assert!(arrivals.none() && arrivals.end(1).is_empty());
+    }
+
+    /// However often its descriptors are closed, a message does not make its directory stand still.
+    #[test]
+    fn a_message_is_waited_for_only_so_long_in_all() {
+        let (answers, answered) = mpsc::channel();
+        let arrivals = Arrivals::new(Duration::from_millis(20));
+        arrivals.begin(1);
+        arrivals.closed(1, 5, false);
+        assert!(arrivals.wait(1, lookup(6, &answers)).is_ok());
+        assert_eq!(answered.recv_timeout(Duration::from_secs(20)), Ok(libc::ENOENT));
+        for _ in 0..3 {
+            arrivals.closed(1, 5, false);
+            assert!(arrivals.wait(1, lookup(6, &answers)).is_err());
+        }
+        // Others have their own time.
+        arrivals.begin(2);
+        arrivals.closed(2, 5, false);
+        assert!(arrivals.wait(2, lookup(6, &answers)).is_ok());
+    }
+
+    #[test]
+    fn those_who_wait_at_a_time_share_it() {
+        let (answers, _answered) = mpsc::channel();
+        let arrivals = Arrivals::new(10 * MOMENT);
+        arrivals.begin(1);
+        for _ in 0..100 {
+            arrivals.closed(1, 5, false);
+            assert!(arrivals.wait(1, lookup(6, &answers)).is_ok());
+        }
     }
 
     #[test]

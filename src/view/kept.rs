@@ -61,15 +61,20 @@ impl View {
             Node::Given(number) => self.queue_given(number).ok(),
             _ => None,
         };
+        // It may have arrived since it was not found.
+        let again = || match queue {
+            Some(queue) if self.store.keeps_names(queue)? => self.lookup(caller, directory, name),
+            _ => Err(Error::NotFound),
+        };
         let id = queue.filter(|_| !self.arrivals.none()).and_then(|queue| self.store.name_writer(queue, name));
-        let Some(id) = id else { return found(Err(Error::NotFound)) };
+        let Some(id) = id else { return found(again()) };
         if self.writer(id).is_ok_and(|writer| writer.lock().is_opened_by(process::tgid(caller.pid))) {
             return found(self.attributes(Node::Writer(id)));
         }
         let found: Answer = Box::new(found);
         let lookup = Waiting { caller: *caller, directory, name: name.to_vec(), found };
         if let Err(lookup) = self.arrivals.wait(id, lookup) {
-            (lookup.found)(Err(Error::NotFound));
+            (lookup.found)(again());
         }
     }
 
@@ -277,5 +282,54 @@ impl View {
         };
         let message = self.store.message(seq)?;
         Ok(self.message_attributes(Node::Message(seq, Via::Queue), &message))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::super::ViewOptions;
+    use super::*;
+    use crate::queue::config::QueueConfig;
+    use crate::store::{NewQueue, Store};
+
+    /// What arrives between a lookup in vain and the question who writes it, or whether to wait, is found.
+    #[test]
+    fn what_arrives_while_nobody_waits_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), QueueConfig { names: Names::Keep, ..QueueConfig::default() }).unwrap();
+        let view = View::new(store, ViewOptions::default()).unwrap();
+        let queue = NewQueue { parent: ROOT, name: b"q", uid: 0, gid: 0, mode: 0o755 };
+        let queue = view.store.make_queue(queue).unwrap();
+        let caller = Caller { uid: 0, gid: 0, pid: std::process::id() };
+        let looked_up = |name: &[u8]| {
+            let (answers, answered) = mpsc::channel();
+            view.await_name(&caller, Node::Queue(queue), name, move |found| answers.send(found.map(drop)).unwrap());
+            answered.try_recv().unwrap().map_err(|error| error.errno())
+        };
+        assert_eq!(looked_up(b"m"), Err(libc::ENOENT));
+        let id = view.store.next_id().unwrap();
+        view.store.hold_name(queue, b"m", id, Onto::Nothing).unwrap();
+        view.arrivals.begin(id);
+        assert_eq!(looked_up(b"m"), Err(libc::ENOENT));
+        let new = NewMessage {
+            id,
+            queue,
+            name: b"m".to_vec(),
+            uid: 0,
+            gid: 0,
+            mode: 0o644,
+            modified_ns: None,
+            producer_pid: 0,
+            attributes: vec![],
+        };
+        let enqueued = view.store.enqueue(new, NewBody::Inline(b"x"), false, clock::now_ms());
+        assert!(matches!(enqueued, Ok(Enqueued::As(_))));
+        assert_eq!(looked_up(b"m"), Ok(()), "it is visible, and its arrival not over");
+        view.end_arrival(queue, b"m", id);
+        assert_eq!(looked_up(b"m"), Ok(()));
+        assert_eq!(looked_up(b"other"), Err(libc::ENOENT));
+        view.close();
     }
 }
