@@ -4,6 +4,7 @@
 //! draft of that number, or to the message that the `b` key of that number names; a file that belongs to neither was left by
 //! a crash and is removed at the next start.
 
+use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
@@ -11,6 +12,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use rustix::process::Resource;
 
 use crate::error::{Error, Result};
@@ -35,12 +37,15 @@ const DESCRIPTORS_LEFT: u64 = 16;
 pub struct Bodies {
     root: PathBuf,
     removals: Arc<Removals>,
+    /// Those of which a sync failed. The kernel tells that once and forgets what it could not write, so a later sync may succeed
+    /// without the bytes.
+    failed: Arc<Mutex<HashSet<u64>>>,
 }
 
 impl Bodies {
     /// The directory as it is.
     pub fn at(root: PathBuf) -> Self {
-        Self { root, removals: Arc::default() }
+        Self { root, removals: Arc::default(), failed: Arc::default() }
     }
 
     /// Calls `each` with the number of each body file, or with the path of what is none.
@@ -71,7 +76,7 @@ impl Bodies {
                 File::open(parent)?.sync_all()?;
             }
         }
-        Ok(Self { root, removals: Arc::default() })
+        Ok(Self::at(root))
     }
 
     /// The path of a body file.
@@ -135,16 +140,34 @@ impl Bodies {
         self.sync(to, &copy)
     }
 
-    /// Makes a file's bytes and its name survive a power cut.
+    /// Makes a file's bytes and its name survive a power cut. Once that has failed, it fails until the file is
+    /// [emptied](Bodies::emptied).
     pub fn sync(&self, id: u64, file: &File) -> Result<()> {
-        file.sync_data()?;
-        File::open(self.shard(id))?.sync_all()?;
-        Ok(())
+        let shard = File::open(self.shard(id))?;
+        self.refuse_failed(&[id])?;
+        file.sync_data().and_then(|()| shard.sync_all()).map_err(|error| {
+            self.failed.lock().insert(id);
+            error.into()
+        })
+    }
+
+    /// A file has no bytes any more: what a sync could not write is not missed.
+    pub fn emptied(&self, id: u64) {
+        self.failed.lock().remove(&id);
+    }
+
+    fn refuse_failed(&self, ids: &[u64]) -> Result<()> {
+        let failed = self.failed.lock();
+        match failed.is_empty() || !ids.iter().any(|id| failed.contains(id)) {
+            true => Ok(()),
+            false => Err(io::Error::from_raw_os_error(libc::EIO).into()),
+        }
     }
 
     /// As [`Bodies::sync`], for several files. Many are synced together with whatever else the file system has, which takes one
     /// commit of its journal instead of one for each.
     pub fn sync_all(&self, ids: &[u64]) -> Result<()> {
+        self.refuse_failed(ids)?;
         if ids.len() > SYNCED_ONE_BY_ONE {
             rustix::fs::syncfs(File::open(&self.root)?).map_err(io::Error::from)?;
             return Ok(());
@@ -231,6 +254,21 @@ mod tests {
         bodies.copy(BodyPlace::File(9), &bodies.create(9).unwrap(), 8).unwrap();
         assert_eq!(bodies.create(8).unwrap().metadata().unwrap().len(), 0);
         assert_eq!(std::fs::read(bodies.path(7)).unwrap(), b"kept");
+    }
+
+    #[test]
+    fn a_sync_that_failed_is_not_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let bodies = Bodies::open(dir.path().join("bodies")).unwrap();
+        let (file, other) = (bodies.create(7).unwrap(), bodies.create(8).unwrap());
+        // There is nothing that a pipe could be synced to.
+        let (pipe, _) = rustix::pipe::pipe().unwrap();
+        bodies.sync(7, &File::from(pipe)).unwrap_err();
+        bodies.sync(7, &file).unwrap_err();
+        bodies.sync_all(&[8, 7]).unwrap_err();
+        bodies.sync(8, &other).unwrap();
+        bodies.emptied(7);
+        bodies.sync_all(&[8, 7]).unwrap();
     }
 
     #[test]

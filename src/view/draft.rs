@@ -143,6 +143,7 @@ impl View {
         let file = if writes { self.store.bodies().open_write(id)? } else { self.store.bodies().open_read(id)? };
         if truncate && writes {
             file.set_len(0)?;
+            self.store.bodies().emptied(id);
         }
         let file = Arc::new(file);
         drafts.entry(id).or_default().opened(&file, record, writes);

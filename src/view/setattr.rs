@@ -139,6 +139,9 @@ impl View {
             self.admit_draft(id, size, size.saturating_sub(length))?;
             fill_hole(&file, length, size)?;
             file.set_len(size)?;
+            if size == 0 {
+                self.store.bodies().emptied(id);
+            }
         }
         if change.times() {
             let times = Timestamps {
