@@ -410,6 +410,75 @@ fn a_read_only_mount_takes_no_lines() {
     m.sh("echo x > q/.mq/lines").fails("Read-only file system");
 }
 
+/// Processes that close the file and end leave nothing of their lines in mqfs: these are messages soon, each as it was written.
+#[test]
+fn lines_of_processes_that_have_ended_do_not_pile_up() {
+    let m = queue();
+    m.python(
+        "import os\n\
+         fd = os.open('q/.mq/lines', os.O_WRONLY)\n\
+         for n in range(200):\n\
+         \x20   pid = os.fork()\n\
+         \x20   if pid == 0:\n\
+         \x20       assert os.write(fd, b'%03d' % n * 11000) == 33000\n\
+         \x20       os.close(fd)\n\
+         \x20       os._exit(0)\n\
+         \x20   assert os.waitpid(pid, 0)[1] == 0\n\
+         there = len(os.listdir('q'))\n\
+         assert there >= 136, there\n",
+    )
+    .ok();
+    let whole: Vec<String> = (0..200).map(|n| format!("{n:03}").repeat(11000)).collect();
+    wait_until(|| m.messages("q").len() == 200);
+    let mut bodies = m.bodies("q");
+    bodies.sort();
+    assert!(bodies == whole);
+    assert_eq!(m.stats("q")["aborted_total"], 0);
+}
+
+/// So many processes can have begun a line in one open file; others write whole lines, and a line of theirs that was refused is
+/// not enqueued in part.
+#[test]
+fn lines_that_are_begun_are_bounded() {
+    let m = queue();
+    m.python(
+        "import errno, os\n\
+         fd = os.open('q/.mq/lines', os.O_WRONLY)\n\
+         told, tell = os.pipe()\n\
+         go, hold = os.pipe()\n\
+         def begin():\n\
+         \x20   if os.fork() == 0:\n\
+         \x20       os.close(hold)\n\
+         \x20       try: os.write(fd, b'begun'); answer = b'y'\n\
+         \x20       except OSError as error: answer = b'n' if error.errno == errno.ENFILE else b'?'\n\
+         \x20       os.write(tell, answer)\n\
+         \x20       os.read(go, 1)\n\
+         \x20       if answer != b'y':\n\
+         \x20           os.write(fd, b' and ended\\n')\n\
+         \x20           os.write(fd, b'whole\\n')\n\
+         \x20       os._exit(0)\n\
+         \x20   return os.read(told, 1)\n\
+         answers = [begin() for _ in range(70)]\n\
+         assert answers == 64 * [b'y'] + 6 * [b'n'], answers\n\
+         os.write(fd, b'line\\n')\n\
+         os.close(hold)\n\
+         assert all(os.wait()[1] == 0 for _ in range(70))\n\
+         hold = os.open('/dev/null', os.O_RDONLY)\n\
+         assert begin() == b'y'\n",
+    )
+    .ok();
+    wait_until(|| m.messages("q").len() == 72);
+    let mut bodies = m.bodies("q");
+    bodies.sort();
+    assert_eq!(
+        (&bodies[..65], &bodies[65..]),
+        (
+            &vec!["begun".to_owned(); 65][..],
+            &["line\n", "whole\n", "whole\n", "whole\n", "whole\n", "whole\n", "whole\n"].map(str::to_owned)[..]
+        )
+    );
+}
+
 /// A queue that is removed while somebody writes lines to it.
 #[test]
 fn the_queue_goes_away() {

@@ -238,6 +238,16 @@ impl Handles {
         open.unbind(number, seq);
     }
 
+    /// What counts against a user besides open files and the messages held by them: so much less, so much more.
+    pub fn recount(&self, uid: u32, less: usize, more: usize) {
+        if less != more {
+            let mut open = self.open.lock();
+            open.held = open.held - less + more;
+            open.counts_no_more(uid, less);
+            open.counts(uid, more);
+        }
+    }
+
     /// Takes an open file out.
     pub fn remove(&self, number: u64) -> Option<Arc<Handle>> {
         let mut open = self.open.lock();
@@ -358,6 +368,12 @@ mod tests {
         assert!(handles.admit(&ANN, false).is_ok(), "what is open can take more");
         handles.remove(numbers[0]);
         assert!(handles.admit(&ANN, true).is_ok());
+        handles.recount(ANN.uid, 0, 2);
+        assert!(handles.admit(&ANN, true).is_err() && handles.admit(&BOB, true).is_ok());
+        handles.recount(ANN.uid, 2, 1);
+        assert!(handles.admit(&ANN, true).is_ok());
+        handles.recount(ANN.uid, 1, 0);
+        assert_eq!(handles.open.lock().held, 0);
         (0..30).for_each(|_| drop(own.admit(&ANN, true).map(|()| open(&own))));
         assert_eq!(own.len(), 30, "who mounted has all");
     }

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use crate::clock;
 use crate::error::{Error, Result};
-use crate::queue::config::{AbortOn, Durability, QueueConfig};
+use crate::queue::config::{Durability, QueueConfig};
 use crate::queue::worker::ProcessId;
 use crate::store::record::NewMessage;
 use crate::store::{Done, INLINE_MAX, NewBody};
@@ -25,6 +25,8 @@ use super::staging::Staging;
 use super::waiters::{Line, Turn};
 use super::{View, process};
 
+mod ending;
+
 /// What a line's message lets whom do, before the writer's umask.
 const LINE_MODE: u32 = 0o666;
 
@@ -34,6 +36,8 @@ pub struct LineWriter {
     each: NewMessage,
     /// One of each process that has begun a line.
     parts: Vec<Part>,
+    /// How many of them count against who opened the file.
+    counted: usize,
     /// The files of long lines that are enqueued and not yet synced.
     unsynced: Vec<(u64, Arc<File>)>,
     /// Counts what was enqueued, and how far that survives a power cut.
@@ -75,6 +79,11 @@ impl LineWriter {
         self.parts.iter().position(|part| part.process == process)
     }
 
+    /// How many processes' lines there is something of.
+    fn begun(&self) -> usize {
+        self.parts.iter().filter(|part| part.line.size() > 0).count()
+    }
+
     fn survives(&mut self, upto: u64) {
         self.durable = self.durable.max(upto);
     }
@@ -103,7 +112,7 @@ impl View {
         };
         let sync = info.config.durability == Durability::Sync;
         let (parts, unsynced) = (Vec::new(), Vec::new());
-        let writer = LineWriter { each, parts, unsynced, enqueued: 0, durable: 0, syncing: false, sync };
+        let writer = LineWriter { each, parts, counted: 0, unsynced, enqueued: 0, durable: 0, syncing: false, sync };
         let handle = self.handles.add(caller, Handle::LineWriter(Arc::new(writer.into())));
         Ok(Opened { stream: true, ..Opened::plain(handle) })
     }
@@ -145,6 +154,7 @@ impl View {
         let mut writer = shared.lock();
         let (enqueued, known) = (writer.enqueued, writer.unsynced.len());
         let count = self.take_bytes(&mut writer, tid, data, attempt);
+        self.count_parts(&mut writer);
         let (new, queue) = (writer.enqueued > enqueued, writer.each.queue);
         let files = if writer.unsynced.len() > known { writer.unsynced.clone() } else { Vec::new() };
         drop(writer);
@@ -247,7 +257,8 @@ impl View {
         if !cut.lines.is_empty() {
             self.enqueue_lines(writer, part, &cut.lines)?;
         }
-        match part.append(self.store.bodies(), cut.rest) {
+        let admitted = self.admit_part(writer, part, cut.rest);
+        match admitted.and_then(|()| part.append(self.store.bodies(), cut.rest)) {
             Err(_) if !cut.lines.is_empty() => cut.rest = &[], // told when the writer comes again
             appended => appended?,
         }
@@ -330,77 +341,6 @@ impl View {
         Ok(())
     }
 
-    /// Drops what there is of a line.
-    fn drop_line(&self, writer: &LineWriter, part: &mut Part, why: &str) {
-        let (queue, bytes) = (writer.each.queue, part.line.size());
-        if bytes == 0 {
-            return;
-        }
-        tracing::warn!(queue, bytes, why, "dropped an unfinished line");
-        if let Err(error) = self.store.count_aborted(queue, clock::now_ms()) {
-            tracing::debug!(queue, %error, "a dropped line was not counted");
-        }
-        if let Some(file) = part.line.discard() {
-            self.store.discard_body(file);
-        }
-    }
-
-    /// The last line of a process that ended, or of the file: it has no newline.
-    fn finish_line(&self, writer: &mut LineWriter, mut part: Part) {
-        if part.is_whole() {
-            // Its bytes were taken: it is not refused any more.
-            let body = part.line.body(false);
-            let enqueued = body.and_then(|body| self.store.enqueue_all(&writer.each, &[body], true, clock::now_ms()));
-            match enqueued {
-                Ok(()) => {
-                    writer.enqueued += 1;
-                    writer.unsynced.extend(part.line.file().map(|file| (part.line.id(), file)));
-                    return;
-                }
-                Err(error) => tracing::error!(queue = writer.each.queue, %error, "enqueue of a last line failed"),
-            }
-        }
-        self.drop_line(writer, &mut part, "it was not finished");
-    }
-
-    /// A close of one descriptor by the thread `tid`; `done` gets what that close returns.
-    pub(super) fn close_lines(self: &Arc<Self>, shared: &Shared, tid: u32, done: Done) {
-        let mut writer = shared.lock();
-        let enqueued = writer.enqueued;
-        if !writer.parts.is_empty()
-            && self.workers.exiting(tid)
-            && let Some(at) = writer.part_of(process::identity(tid))
-        {
-            let mut part = writer.parts.swap_remove(at);
-            let abort = self.store.config(writer.each.queue).is_ok_and(|config| config.abort_on == AbortOn::Killed);
-            if abort && self.workers.killed(tid) {
-                self.drop_line(&writer, &mut part, "its writer was killed");
-            } else {
-                self.finish_line(&mut writer, part);
-            }
-        }
-        let (new, queue, sync) = (writer.enqueued > enqueued, writer.each.queue, writer.sync);
-        drop(writer);
-        if new {
-            self.became_ready(queue);
-        }
-        if sync { self.sync_lines(shared, done) } else { done(Ok(())) }
-    }
-
-    /// The last close of an open file: what is left are last lines without a newline.
-    pub(super) fn release_lines(self: &Arc<Self>, shared: &Shared) {
-        let mut writer = shared.lock();
-        for part in std::mem::take(&mut writer.parts) {
-            self.finish_line(&mut writer, part);
-        }
-        let (queue, sync) = (writer.each.queue, writer.sync || !writer.unsynced.is_empty());
-        drop(writer);
-        self.became_ready(queue);
-        if sync {
-            self.sync_lines(shared, Box::new(|_| ()));
-        }
-    }
-
     /// Calls `done` when all that was enqueued survives a power cut; at once when it does already.
     pub(super) fn sync_lines(self: &Arc<Self>, shared: &Shared, done: Done) {
         let writer = shared.lock();
@@ -453,13 +393,5 @@ impl View {
                 view.sync_lines_soon(&again);
             }
         }));
-    }
-
-    /// The mount ends while lines are being written.
-    pub(super) fn drop_unfinished_lines(&self, shared: &Shared) {
-        let mut writer = shared.lock();
-        for mut part in std::mem::take(&mut writer.parts) {
-            self.drop_line(&writer, &mut part, "the mount ended");
-        }
     }
 }

@@ -142,6 +142,18 @@ pub fn alive(process: ProcessId) -> bool {
     read_stat(process.tgid).is_some_and(|(leader, runs)| runs && leader.start == process.start)
 }
 
+/// The process has ended, and has closed what it had open. Unlike [`alive`] it never waits for the process; one that has got the
+/// id of another is taken for that, and one that cannot be looked at for one that runs.
+pub fn is_over(process: ProcessId) -> bool {
+    let text = match fs::read(format!("/proc/{}/status", process.tgid)) {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(error) => return matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)),
+    };
+    let ended = field(&text, "State").is_some_and(|state| state.starts_with(['Z', 'X']));
+    // A leader that ended before its other threads is shown as a zombie too.
+    ended && field(&text, "Threads").is_none_or(|threads| threads == "0" || threads == "1")
+}
+
 /// The supplementary groups of the thread.
 pub fn groups(tid: u32) -> Vec<u32> {
     let Some(text) = status(tid) else {

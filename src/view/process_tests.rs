@@ -102,14 +102,14 @@ fn a_stopped_child_is_not_killed() {
 fn a_process_lives_until_it_is_a_zombie() {
     let mut child = Process::sleep();
     let process = identity(child.pid()).unwrap();
-    assert!(alive(process));
+    assert!(alive(process) && !is_over(process));
     // Before its program is there it is given the benefit of the doubt.
     until("another process with the same id", || !alive(ProcessId { start: process.start + 1, ..process }));
     child.signal(Signal::KILL);
-    until("the zombie", || !alive(process));
+    until("the zombie", || !alive(process) && is_over(process));
     assert!(stat(child.pid()).is_some(), "the zombie is still there, and is not alive");
     child.0.wait().unwrap();
-    assert!(!alive(process));
+    assert!(!alive(process) && is_over(process));
     assert_eq!((stat(process.tgid), identity(process.tgid)), (None, None));
     assert_eq!(tgid(process.tgid), process.tgid);
 }

@@ -1,0 +1,124 @@
+//! The ends of lines that have no newline, and how many lines can be begun.
+
+use std::sync::Arc;
+
+use crate::clock;
+use crate::error::{Error, Result};
+use crate::queue::config::AbortOn;
+use crate::store::Done;
+
+use super::super::access::Caller;
+use super::super::line_part::Part;
+use super::super::{View, process};
+use super::{LineWriter, Shared};
+
+/// So many processes can have begun a line in one open file. What each has of it is in memory, or has a descriptor.
+const MOST_BEGUN: usize = 64;
+
+impl View {
+    /// Refuses to begin one more line, of these bytes, when too many are begun. Those whose processes have ended are ended first:
+    /// nobody tells of the end of a process that has closed the file before.
+    pub(super) fn admit_part(&self, writer: &mut LineWriter, part: &Part, bytes: &[u8]) -> Result<()> {
+        if bytes.is_empty() || part.line.size() > 0 || writer.begun() == 0 {
+            return Ok(());
+        }
+        if writer.begun() >= MOST_BEGUN {
+            let over = |part: &mut Part| part.process.is_some_and(process::is_over);
+            for part in writer.parts.extract_if(.., over).collect::<Vec<_>>() {
+                self.finish_line(writer, part);
+            }
+        }
+        if writer.begun() >= MOST_BEGUN {
+            return Err(Error::TooManyOpen);
+        }
+        self.handles.admit(&Caller { uid: writer.each.uid, gid: writer.each.gid, pid: 0 }, true)
+    }
+
+    /// All that are begun but the first count as open files.
+    pub(super) fn count_parts(&self, writer: &mut LineWriter) {
+        let now = writer.parts.len().saturating_sub(1);
+        self.handles.recount(writer.each.uid, writer.counted, now);
+        writer.counted = now;
+    }
+
+    /// Drops what there is of a line.
+    pub(super) fn drop_line(&self, writer: &LineWriter, part: &mut Part, why: &str) {
+        let (queue, bytes) = (writer.each.queue, part.line.size());
+        if bytes == 0 {
+            return;
+        }
+        tracing::warn!(queue, bytes, why, "dropped an unfinished line");
+        if let Err(error) = self.store.count_aborted(queue, clock::now_ms()) {
+            tracing::debug!(queue, %error, "a dropped line was not counted");
+        }
+        if let Some(file) = part.line.discard() {
+            self.store.discard_body(file);
+        }
+    }
+
+    /// The last line of a process that ended, or of the file: it has no newline.
+    fn finish_line(&self, writer: &mut LineWriter, mut part: Part) {
+        if part.is_whole() {
+            // Its bytes were taken: it is not refused any more.
+            let body = part.line.body(false);
+            let enqueued = body.and_then(|body| self.store.enqueue_all(&writer.each, &[body], true, clock::now_ms()));
+            match enqueued {
+                Ok(()) => {
+                    writer.enqueued += 1;
+                    writer.unsynced.extend(part.line.file().map(|file| (part.line.id(), file)));
+                    return;
+                }
+                Err(error) => tracing::error!(queue = writer.each.queue, %error, "enqueue of a last line failed"),
+            }
+        }
+        self.drop_line(writer, &mut part, "it was not finished");
+    }
+
+    /// A close of one descriptor by the thread `tid`; `done` gets what that close returns.
+    pub(in super::super) fn close_lines(self: &Arc<Self>, shared: &Shared, tid: u32, done: Done) {
+        let mut writer = shared.lock();
+        let enqueued = writer.enqueued;
+        if !writer.parts.is_empty()
+            && self.workers.exiting(tid)
+            && let Some(at) = writer.part_of(process::identity(tid))
+        {
+            let mut part = writer.parts.swap_remove(at);
+            let abort = self.store.config(writer.each.queue).is_ok_and(|config| config.abort_on == AbortOn::Killed);
+            if abort && self.workers.killed(tid) {
+                self.drop_line(&writer, &mut part, "its writer was killed");
+            } else {
+                self.finish_line(&mut writer, part);
+            }
+            self.count_parts(&mut writer);
+        }
+        let (new, queue, sync) = (writer.enqueued > enqueued, writer.each.queue, writer.sync);
+        drop(writer);
+        if new {
+            self.became_ready(queue);
+        }
+        if sync { self.sync_lines(shared, done) } else { done(Ok(())) }
+    }
+
+    /// The last close of an open file: what is left are last lines without a newline.
+    pub(in super::super) fn release_lines(self: &Arc<Self>, shared: &Shared) {
+        let mut writer = shared.lock();
+        for part in std::mem::take(&mut writer.parts) {
+            self.finish_line(&mut writer, part);
+        }
+        self.count_parts(&mut writer);
+        let (queue, sync) = (writer.each.queue, writer.sync || !writer.unsynced.is_empty());
+        drop(writer);
+        self.became_ready(queue);
+        if sync {
+            self.sync_lines(shared, Box::new(|_| ()));
+        }
+    }
+
+    /// The mount ends while lines are being written.
+    pub(in super::super) fn drop_unfinished_lines(&self, shared: &Shared) {
+        let mut writer = shared.lock();
+        for mut part in std::mem::take(&mut writer.parts) {
+            self.drop_line(&writer, &mut part, "the mount ended");
+        }
+    }
+}
