@@ -126,13 +126,23 @@ impl View {
         data: &[u8],
         done: impl FnOnce(Result<usize>) + Send + 'static,
     ) {
-        let queue = shared.lock().each.queue;
+        let (queue, uid) = {
+            let writer = shared.lock();
+            (writer.each.queue, writer.each.uid)
+        };
         let first = if waits { Attempt::First } else { Attempt::Only };
         let taken = self.try_lines(shared, tid, data, first);
         if !waits || !matches!(taken.count, Err(Error::WouldBlock)) {
             return self.lines_taken(shared, taken, done);
         }
-        let (view, shared, data, mut done) = (self.clone(), shared.clone(), data.to_vec(), Some(done));
+        let data = match self.kept_bytes.keep(uid, data) {
+            Ok(data) => data,
+            Err(error) => {
+                let refused = self.try_lines(shared, tid, data, Attempt::GiveUp(error));
+                return self.lines_taken(shared, refused, done);
+            }
+        };
+        let (view, shared, mut done) = (self.clone(), shared.clone(), Some(done));
         let waiter = move |turn| {
             let attempt = match turn {
                 Turn::Try => Attempt::Turn,

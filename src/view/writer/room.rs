@@ -78,8 +78,17 @@ impl View {
                 return done(written);
             }
         }
+        let data = match self.kept_bytes.keep(writer.producer, data) {
+            Ok(data) => data,
+            Err(error) => {
+                self.store.stop_waiting(writer.queue, writer.id());
+                writer.found_no_room(true, &error);
+                drop(writer);
+                return done(Err(error));
+            }
+        };
         drop(writer);
-        let (view, data) = (self.clone(), data.to_vec());
+        let view = self.clone();
         let attempt = move |writer: &mut Writer, patience| view.write_now(writer, tid, offset, &data, patience);
         self.wait_for_room(shared, tid, true, attempt, done);
     }
