@@ -141,7 +141,7 @@ fn what_is_shown_among_outdated_messages_is_found() {
     };
     let (_, shown, _) = (enqueue(false), enqueue(true), enqueue(false));
     assert!(store.claim_next(q, NOBODY, 2000).is_err());
-    store.reveal(q, shown, 2000).unwrap();
+    assert_eq!(store.reveal(q, shown, 2000).unwrap().seq(), Some(shown));
     assert_eq!(store.claim_next(q, NOBODY, 2000).unwrap().0, shown);
 }
 

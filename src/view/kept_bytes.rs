@@ -85,7 +85,7 @@ mod tests {
         let kept = KeptBytes::new(9);
         let keep = |uid, times| (0..times).map_while(|_| kept.keep(uid, &bytes).ok()).collect::<Vec<_>>();
         let mut ann = keep(1, 5);
-        assert_eq!((ann.len(), &ann[0][..] == bytes), (4, true));
+        assert_eq!((ann.len(), ann[0].to_vec()), (4, bytes.clone()));
         ann.pop();
         assert_eq!((keep(1, 2).len(), ann.len()), (1, 3), "what is dropped does not count");
         let others: Vec<_> = (2..=4).flat_map(|uid| keep(uid, 5)).collect();
