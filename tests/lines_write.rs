@@ -410,6 +410,27 @@ fn a_read_only_mount_takes_no_lines() {
     m.sh("echo x > q/.mq/lines").fails("Read-only file system");
 }
 
+/// What is dropped of a long line takes nothing of the next one with it.
+#[test]
+fn a_long_line_after_a_refused_one_is_whole() {
+    let m = queue();
+    m.sh("echo max_message_bytes=90000 > q/.mq/config").ok();
+    m.python(
+        "import errno, os\n\
+         fd = os.open('q/.mq/lines', os.O_WRONLY)\n\
+         for n in range(20):\n\
+         \x20   assert os.write(fd, b'a' * 40000) == 40000\n\
+         \x20   try: os.write(fd, b'a' * 60000 + b'\\n'); assert False\n\
+         \x20   except OSError as error: assert error.errno == errno.EFBIG, error\n\
+         \x20   assert os.write(fd, b'%02d' % n * 20000) == 40000\n\
+         \x20   assert os.write(fd, b'%02d' % n * 20000 + b'\\n') == 40001\n\
+         os.close(fd)\n",
+    )
+    .ok();
+    let whole: Vec<String> = (0..20).map(|n| format!("{n:02}").repeat(40000) + "\n").collect();
+    assert!(m.bodies("q") == whole);
+}
+
 /// Processes that close the file and end leave nothing of their lines in mqfs: these are messages soon, each as it was written.
 #[test]
 fn lines_of_processes_that_have_ended_do_not_pile_up() {

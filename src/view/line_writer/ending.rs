@@ -9,6 +9,7 @@ use crate::store::Done;
 
 use super::super::access::Caller;
 use super::super::line_part::Part;
+use super::super::staging::Staging;
 use super::super::{View, process};
 use super::{LineWriter, Shared};
 
@@ -53,6 +54,11 @@ impl View {
         }
         if let Some(file) = part.line.discard() {
             self.store.discard_body(file);
+            // The file of that number will be removed, and what comes next must not be in it.
+            match self.store.next_id() {
+                Ok(id) => part.line = Staging::new(id),
+                Err(error) => tracing::error!(queue, %error, "no line can be enqueued any more"),
+            }
         }
     }
 
