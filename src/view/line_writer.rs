@@ -376,12 +376,14 @@ impl View {
 
     /// Syncs the files of long lines. It takes its time.
     fn sync_long_lines(&self, shared: &Shared, files: &[(u64, Arc<File>)]) -> Result<()> {
+        let mut first = Ok(());
         for (id, file) in files {
-            self.store.bodies().sync(*id, file)?;
-            self.store.body_synced(*id)?;
+            let synced = self.store.bodies().sync(*id, file).and_then(|()| self.store.body_synced(*id));
+            // What could not be synced is told once, to who asks first: another try would not bring it back.
             shared.lock().unsynced.retain(|(other, _)| other != id);
+            first = first.and(synced);
         }
-        Ok(())
+        first
     }
 
     /// Begins a sync that nobody waits for, of what was enqueued; one at a time.
