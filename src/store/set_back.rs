@@ -82,7 +82,8 @@ impl Store {
 fn shortened(record: &MessageRecord, config: &QueueConfig, now: u64) -> Option<MessageRecord> {
     let mut earlier = record.clone();
     if let Some(claim) = &mut earlier.claim {
-        if claim.at > now {
+        // It lasts longer than it may when it was renewed while the clock was ahead.
+        if claim.at > now || claim.deadline > claim.at.saturating_add(ms(config.max_lease)) {
             claim.deadline = claim.deadline.min(now.saturating_add(ms(config.visibility_timeout)));
         }
     } else if record.state() == State::Delayed && record.deliveries > 0 {
@@ -149,6 +150,23 @@ mod tests {
         assert_eq!(due, [(1000 + lease, past), (2000 + lease, future)]);
         store.expire(future, 2000 + lease, 2000 + lease).unwrap();
         assert_eq!(store.queue(q).unwrap().counters.ready, 1);
+    }
+
+    /// However the lease was renewed meanwhile.
+    #[test]
+    fn a_claim_of_before_that_was_renewed_while_the_clock_was_ahead_ends_earlier() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        let q = configured(&store, "max_lease = 1m\n");
+        let seq = enqueue(&store, q, &[], 1000).seq().unwrap();
+        store.claim(q, seq, NOBODY, 1000).unwrap();
+        let start = std::time::Instant::now();
+        store.deadlines.look(1000, start);
+        store.deadlines.look(FAR, start + Duration::from_secs(1));
+        let deadline = |record: MessageRecord| record.claim.unwrap().deadline;
+        assert_eq!(deadline(store.renew(seq, FAR).unwrap()), FAR + 30_000);
+        assert_eq!(store.shorten_waits(false, || 2000).unwrap(), 1);
+        assert_eq!(deadline(store.message(seq).unwrap()), 32_000);
     }
 
     /// Whether the clock is set back while the store is open or while it is not.
