@@ -212,7 +212,11 @@ impl View {
             publishing.map(|target| (target.id, target.queue, target.then))
         };
         let Some((message, queue, then)) = target else { return done(Ok(())) };
-        self.arrivals.closed(message, tid, false);
+        let view = self.clone();
+        let done: Done = Box::new(move |result| {
+            view.arrivals.closed(message, tid, false);
+            done(result);
+        });
         if then == Published::Stays {
             return done(Ok(()));
         }
