@@ -114,6 +114,46 @@ fn a_sync_that_fails_fails_the_close() {
     }
 }
 
+/// A body that nobody waited for is told by the next sync of its queue, each time: the kernel itself would tell it once. Other
+/// queues have nothing to do with it.
+#[test]
+fn a_body_that_could_not_be_written_fails_the_sync_of_its_queue() {
+    let m = Mount::new();
+    let (q, other) = (m.queue_with("q", &["durability=async"]), m.queue_with("other", &["durability=async"]));
+    let faults = Faults::new(&m, "mqfs-body", "fdatasync:error=EIO:when=1");
+    assert!(enqueue(&q.join("failed"), &[b'x'; 200_000]));
+    wait_until(|| m.log().contains("sync of a body failed"));
+    drop(faults);
+    for n in 0..20 {
+        assert!(enqueue(&other.join(format!("{n}")), &[b'x'; 200_000]));
+    }
+    let sync = |queue: &Path| fs::File::open(queue).unwrap().sync_all();
+    sync(&other).unwrap();
+    for _ in 0..2 {
+        assert_eq!(sync(&q).unwrap_err().raw_os_error(), Some(libc::EIO));
+    }
+    m.sh("rm q/*-failed").ok();
+    sync(&q).unwrap();
+}
+
+/// A long line that could not be synced is told to its writer, once; the next ones are as good as any.
+#[test]
+fn a_long_line_that_fails_fails_no_others() {
+    let m = Mount::new();
+    let q = m.queue("q");
+    let mut lines = fs::File::options().write(true).open(control(&q, "lines")).unwrap();
+    let mut line = |letter: u8| {
+        let line = [&[letter; 100_000][..], b"\n"].concat();
+        std::io::Write::write_all(&mut lines, &line)
+    };
+    let faults = Faults::new(&m, "mqfs-body", "fdatasync:error=EIO:when=1");
+    assert_eq!(line(b'a').unwrap_err().raw_os_error(), Some(libc::EIO));
+    drop(faults);
+    (b'b'..b'z').for_each(|letter| line(letter).unwrap());
+    lines.sync_all().unwrap();
+    assert_eq!(close(lines), 0);
+}
+
 /// The log cannot be written to.
 #[test]
 fn a_write_that_fails_fails_the_operation() {

@@ -164,15 +164,23 @@ impl Bodies {
         }
     }
 
-    /// As [`Bodies::sync`], for several files. Many are synced together with whatever else the file system has, which takes one
-    /// commit of its journal instead of one for each.
+    /// As [`Bodies::sync`], for several files, less those that were removed meanwhile; the first failure is told when all were
+    /// tried. Many are synced together with whatever else the file system has, which takes one commit of its journal instead of
+    /// one for each.
     pub fn sync_all(&self, ids: &[u64]) -> Result<()> {
-        self.refuse_failed(ids)?;
-        if ids.len() > SYNCED_ONE_BY_ONE {
-            rustix::fs::syncfs(File::open(&self.root)?).map_err(io::Error::from)?;
+        let together = || rustix::fs::syncfs(File::open(&self.root)?).map_err(io::Error::from);
+        // When that fails, each file says whether it is concerned.
+        if ids.len() > SYNCED_ONE_BY_ONE && self.refuse_failed(ids).is_ok() && together().is_ok() {
             return Ok(());
         }
-        ids.iter().try_for_each(|id| self.sync(*id, &self.open_read(*id)?))
+        let mut first = Ok(());
+        for id in ids {
+            let synced = self.open_read(*id).and_then(|file| self.sync(*id, &file));
+            if first.is_ok() && synced.is_err() && self.path(*id).exists() {
+                first = synced;
+            }
+        }
+        first
     }
 
     /// Removes files that nobody owns.

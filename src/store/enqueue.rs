@@ -16,7 +16,7 @@ use super::limits::Room;
 use super::record::{BodyPlace, MessageRecord, NewMessage};
 use super::state::{Hidden, State as Remembered};
 use super::sums::Sums;
-use super::{Enqueued, Onto, Store, bodies};
+use super::{Enqueued, Onto, ROOT, Store, bodies};
 
 /// The body of a new message.
 #[derive(Clone, Copy, Debug)]
@@ -135,19 +135,28 @@ impl Store {
         self.db.write(batch)
     }
 
-    /// Syncs the body files that were enqueued unsynced before this call. May wait for the disk.
-    pub fn sync_bodies(&self) -> Result<()> {
+    /// The body files that were enqueued unsynced before this call, in a queue, or in all when that is [`ROOT`], for
+    /// [`Store::sync_bodies`].
+    pub fn unsynced_bodies(&self, queue: u64) -> Result<Vec<u64>> {
         let mut unsynced = Vec::new();
         self.db.scan(Family::Meta, keys::UNSYNCED_BODIES, keys::UNSYNCED_BODIES, |key, _| {
             unsynced.extend(keys::last_number(key));
             Ok(true)
         })?;
-        // A message may be removed, with its file, at any moment.
-        unsynced.retain(|id| self.bodies.path(*id).exists());
-        match self.bodies.sync_all(&unsynced) {
-            Err(_) if unsynced.iter().any(|id| !self.bodies.path(*id).exists()) => self.sync_bodies(),
-            synced => synced,
+        if queue != ROOT {
+            let within = |id| -> Result<bool> {
+                let owner = self.db.get(Family::Meta, &keys::body_file(id))?.and_then(|seq| keys::last_number(&seq));
+                owner.map_or(Ok(false), |seq| Ok(self.record(seq)?.queue == queue))
+            };
+            // Of what is removed or damaged nothing is to be synced.
+            unsynced.retain(|id| within(*id).unwrap_or(false));
         }
+        Ok(unsynced)
+    }
+
+    /// Syncs body files. May wait for the disk.
+    pub fn sync_bodies(&self, ids: &[u64]) -> Result<()> {
+        self.bodies.sync_all(ids)
     }
 
     /// After a crash: drops the messages whose body files were not synced and are not whole, because a power cut took their

@@ -120,6 +120,8 @@ pub struct View {
     offload: Offload,
     /// For what reads every byte of what may be as large as the disk, so that no close waits behind it.
     long: Offload,
+    /// For the sync of directories, which takes as long as the disk needs for all that is there.
+    directories: Offload,
     /// Puts together what tells of all queues. Closes do not wait for that.
     telling: Offload,
     waiters: Arc<Waiters>,
@@ -161,6 +163,7 @@ impl View {
             look_for_leases: Look::start()?,
             offload: Offload::start("mqfs-body", 2)?,
             long: Offload::start("mqfs-long", 4)?,
+            directories: Offload::start("mqfs-fsync", 2)?,
             telling: Offload::start("mqfs-telling", 1)?,
             waiters: Arc::default(),
             kept_bytes: KeptBytes::new(Self::process_owner()),
@@ -250,6 +253,7 @@ impl View {
         join(purges);
         self.offload.stop();
         self.long.stop();
+        self.directories.stop();
         self.telling.stop();
         self.look.stop();
         self.look_for_leases.stop();
@@ -271,13 +275,20 @@ impl View {
         self.store.space().usage()
     }
 
-    /// Makes everything written before this call durable, then calls: the bodies that a queue without durability did not wait
-    /// for, and the log.
-    pub fn sync(self: &Arc<Self>, done: Done) {
+    /// Makes everything durable that was written before this call in a queue, or anywhere when that is the root, then calls: the
+    /// bodies that a queue without durability did not wait for, and the log.
+    fn sync(self: &Arc<Self>, queue: u64, done: Done) {
+        let unsynced = match self.store.unsynced_bodies(queue) {
+            Ok(unsynced) => unsynced,
+            Err(error) => return done(Err(error)),
+        };
+        if unsynced.is_empty() {
+            return self.store.after_sync(done);
+        }
         let view = self.clone();
-        self.offload.run(Box::new(move || match view.store.sync_bodies() {
-            Ok(()) => view.store.after_sync(done),
-            Err(error) => done(Err(error)),
+        self.directories.run(Box::new(move || {
+            let bodies = view.store.sync_bodies(&unsynced);
+            view.store.after_sync(Box::new(move |log| done(bodies.and(log))));
         }));
     }
 

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::clock;
 use crate::error::{Error, Result};
-use crate::store::Done;
 use crate::store::record::BodyPlace;
+use crate::store::{Done, ROOT};
 
 use super::access::Caller;
 use super::handles::{Handle, Hold, Lease};
@@ -163,7 +163,11 @@ impl View {
             Ok(Handle::Writer(id)) => self.sync_message(*id, done),
             Ok(Handle::Draft { id, file, .. }) => self.sync_draft(*id, file.clone(), done),
             Ok(Handle::LineWriter(lines)) => self.sync_lines(lines, done),
-            Ok(_) => self.sync(done),
+            Ok(Handle::Reader(reader)) => match self.store.message(reader.seq) {
+                Ok(message) => self.sync(message.queue, done),
+                Err(_) => self.store.after_sync(done), // acknowledged since
+            },
+            Ok(_) => self.store.after_sync(done),
             Err(_) => done(Err(Error::Aborted)),
         }
     }
@@ -213,7 +217,9 @@ impl View {
     }
 
     /// `fsync` on a directory; everything that happened in it before survives a power cut when `done` is called.
-    pub fn fsync_directory(self: &Arc<Self>, _directory: Node, done: Done) {
-        self.sync(done);
+    pub fn fsync_directory(self: &Arc<Self>, directory: Node, done: Done) {
+        // One of control files stands for the mount.
+        let queue = self.entrance(directory).map_or(ROOT, |(queue, _)| queue);
+        self.sync(queue, done);
     }
 }
