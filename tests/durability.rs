@@ -186,13 +186,17 @@ fn what_was_in_a_synced_directory_survives_a_power_cut() {
     for n in 0..30 {
         fs::write(queue.join(format!("m-{}", 3 * n + 2)), body(&format!("m-{}", 3 * n + 2))).unwrap();
     }
+    // A shell's builtin closes a duplicate each time.
+    let thousand = "x=$(printf %01000d 0); exec 3> q/loop";
+    m.sh(&format!("{thousand}; for i in $(seq 200); do printf %s \"$x\" >&3; done; exec 3>&-")).ok();
     fs::File::open(&queue).unwrap().sync_all().unwrap();
     disk.cut_the_power();
     m.kill9();
     disk.start_again();
     m.start();
-    let found = m.messages(&queue);
-    assert_eq!(found.len(), 30);
+    let mut found = m.messages(&queue);
+    assert_eq!(found.len(), 31);
+    assert!(found.pop().is_some_and(|(_, bytes)| bytes == [b'0'; 200_000]), "whole");
     assert!(found.iter().all(|(listed, bytes)| *bytes == body(producer(listed)).into_bytes()), "whole");
     m.stop();
 }

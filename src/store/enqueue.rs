@@ -135,9 +135,9 @@ impl Store {
         self.db.write(batch)
     }
 
-    /// The body files that were enqueued unsynced before this call, in a queue, or in all when that is [`ROOT`], for
-    /// [`Store::sync_bodies`].
-    pub fn unsynced_bodies(&self, queue: u64) -> Result<Vec<u64>> {
+    /// Syncs the body files that were enqueued unsynced before this call, in a queue, or in all when that is [`ROOT`]. May wait
+    /// for the disk.
+    pub fn sync_bodies(&self, queue: u64) -> Result<()> {
         let mut unsynced = Vec::new();
         self.db.scan(Family::Meta, keys::UNSYNCED_BODIES, keys::UNSYNCED_BODIES, |key, _| {
             unsynced.extend(keys::last_number(key));
@@ -151,12 +151,7 @@ impl Store {
             // Of what is removed or damaged nothing is to be synced.
             unsynced.retain(|id| within(*id).unwrap_or(false));
         }
-        Ok(unsynced)
-    }
-
-    /// Syncs body files. May wait for the disk.
-    pub fn sync_bodies(&self, ids: &[u64]) -> Result<()> {
-        self.bodies.sync_all(ids)
+        self.bodies.sync_all(&unsynced)
     }
 
     /// After a crash: drops the messages whose body files were not synced and are not whole, because a power cut took their

@@ -278,16 +278,10 @@ impl View {
     /// Makes everything durable that was written before this call in a queue, or anywhere when that is the root, then calls: the
     /// bodies that a queue without durability did not wait for, and the log.
     fn sync(self: &Arc<Self>, queue: u64, done: Done) {
-        let unsynced = match self.store.unsynced_bodies(queue) {
-            Ok(unsynced) => unsynced,
-            Err(error) => return done(Err(error)),
-        };
-        if unsynced.is_empty() {
-            return self.store.after_sync(done);
-        }
         let view = self.clone();
+        // They may be many, and are looked for elsewhere, too.
         self.directories.run(Box::new(move || {
-            let bodies = view.store.sync_bodies(&unsynced);
+            let bodies = view.store.sync_bodies(queue);
             view.store.after_sync(Box::new(move |log| done(bodies.and(log))));
         }));
     }

@@ -77,6 +77,8 @@ pub struct Writer {
     synced: bool,
     /// The number of the store's last change when it was committed.
     committed_at: u64,
+    /// Its body file was synced before that.
+    synced_body: bool,
     /// A sync after a commit failed: its close said so, and the message must not be seen.
     lost: Arc<AtomicBool>,
     /// Open files on it.
@@ -180,6 +182,7 @@ impl Writer {
             version: 0,
             synced: false,
             committed_at: 0,
+            synced_body: false,
             lost: Arc::default(),
             opens: 1,
             holds_room,

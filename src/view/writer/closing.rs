@@ -120,7 +120,7 @@ impl View {
         if serving { self.store.after_sync_serving(told) } else { self.store.after_sync(told) }
     }
 
-    fn commit_now(self: &Arc<Self>, writer: &mut Writer, synced: bool) -> Result<()> {
+    fn commit_now(&self, writer: &mut Writer, synced: bool) -> Result<()> {
         let new = writer.new_message();
         let enqueued = self.store.enqueue(new, writer.staging.body(synced)?, true, clock::now_ms())?;
         writer.dirty = false;
@@ -130,16 +130,20 @@ impl View {
             return Ok(());
         };
         writer.state = Progress::Committed { seq, later: false };
-        if let Some(file) = writer.staging.file().filter(|_| !synced) {
-            let (view, id) = (self.clone(), writer.id());
-            let sync = move || view.store.bodies().sync(id, &file).and_then(|()| view.store.body_synced(id));
-            self.offload.run(Box::new(move || {
-                if let Err(error) = sync() {
-                    tracing::error!(%error, "sync of a body failed");
-                }
-            }));
-        }
+        writer.synced_body = synced;
         Ok(())
+    }
+
+    /// Syncs the body of a message that is enqueued and was not synced before. Only now: what is written after an earlier close is
+    /// committed anew under the same number, and the mark that the store has of what is unsynced must stay until then.
+    fn sync_body_later(self: &Arc<Self>, writer: &Writer) {
+        let Some(file) = writer.staging.file().filter(|_| !writer.synced_body) else { return };
+        let (view, id) = (self.clone(), writer.id());
+        self.offload.run(Box::new(move || {
+            if let Err(error) = view.store.bodies().sync(id, &file).and_then(|()| view.store.body_synced(id)) {
+                tracing::error!(%error, "sync of a body failed");
+            }
+        }));
     }
 
     /// Drops a message: whatever was committed is taken back, and later writes and closes fail. What cannot be taken back keeps
@@ -247,8 +251,9 @@ impl View {
             }
         };
         let enqueued = self.store.reveal(writer.queue, seq, now)?;
-        if enqueued == Enqueued::Duplicate {
-            self.drop_duplicate(writer);
+        match enqueued {
+            Enqueued::Duplicate => self.drop_duplicate(writer),
+            Enqueued::As(_) => self.sync_body_later(writer),
         }
         Ok(enqueued.seq())
     }
