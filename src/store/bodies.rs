@@ -128,8 +128,11 @@ impl Bodies {
     /// power cut.
     pub fn copy(&self, from: BodyPlace, file: &File, to: u64) -> Result<()> {
         let linked = match from {
-            // The message may be gone by now, or the filesystem may not have hard links.
-            BodyPlace::File(from) => std::fs::hard_link(self.path(from), self.path(to)).is_ok(),
+            // The message may be gone by now, or the filesystem may not have hard links. What could not be written once is
+            // written anew.
+            BodyPlace::File(from) if self.refuse_failed(&[from]).is_ok() => {
+                std::fs::hard_link(self.path(from), self.path(to)).is_ok()
+            }
             _ => false,
         };
         if linked {

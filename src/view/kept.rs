@@ -266,9 +266,9 @@ impl View {
         let enqueued = match &body {
             Body::Inline(bytes) => self.store.enqueue(new, NewBody::Inline(bytes), false, now)?,
             Body::File(file) => {
-                self.store.bodies().copy(from.body, file.file(), id)?;
+                let copied = self.store.bodies().copy(from.body, file.file(), id);
                 // Those of the original: a copy of damaged bytes is as damaged.
-                let sums = file.sums()?;
+                let sums = copied.and_then(|()| file.sums()).inspect_err(|_| self.store.discard_body(id))?;
                 let body = NewBody::File { id, size: from.size, synced: true, sums: &sums };
                 let enqueued = self.store.enqueue(new, body, false, now);
                 if !matches!(enqueued, Ok(Enqueued::As(_))) {
@@ -280,7 +280,8 @@ impl View {
         let Enqueued::As(seq) = enqueued else {
             return Err(Error::Exists); // a message with its deduplication id has been there
         };
-        let message = self.store.message(seq)?;
+        // Whoever was faster may have consumed it: it was enqueued all the same.
+        let message = self.store.message(seq).unwrap_or(from);
         Ok(self.message_attributes(Node::Message(seq, Via::Queue), &message))
     }
 }
