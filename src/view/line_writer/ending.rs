@@ -45,13 +45,13 @@ impl View {
     /// Drops what there is of a line.
     pub(super) fn drop_line(&self, writer: &LineWriter, part: &mut Part, why: &str) {
         let (queue, bytes) = (writer.each.queue, part.line.size());
-        if bytes == 0 {
-            return;
+        if bytes > 0 {
+            tracing::warn!(queue, bytes, why, "dropped an unfinished line");
+            if let Err(error) = self.store.count_aborted(queue, clock::now_ms()) {
+                tracing::debug!(queue, %error, "a dropped line was not counted");
+            }
         }
-        tracing::warn!(queue, bytes, why, "dropped an unfinished line");
-        if let Err(error) = self.store.count_aborted(queue, clock::now_ms()) {
-            tracing::debug!(queue, %error, "a dropped line was not counted");
-        }
+        // One whose first write failed may have a file and no bytes.
         if let Some(file) = part.line.discard() {
             self.store.discard_body(file);
             // The file of that number will be removed, and what comes next must not be in it.
