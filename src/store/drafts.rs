@@ -95,8 +95,21 @@ impl Store {
 
     /// Removes a draft. Its file is removed once that is durable; whoever has it open keeps its bytes.
     pub fn remove_draft(&self, id: u64, now: u64) -> Result<()> {
+        self.remove_draft_if(id, |_| true, now)
+    }
+
+    /// As [`Store::remove_draft`], for one whose time is over at `due`; [`Error::NotFound`] when it has another end, or none,
+    /// because it was moved.
+    pub fn expire_draft(&self, id: u64, due: u64, now: u64) -> Result<()> {
+        self.remove_draft_if(id, |draft| draft.due == due, now)
+    }
+
+    fn remove_draft_if(&self, id: u64, condition: impl Fn(&DraftRecord) -> bool, now: u64) -> Result<()> {
         let mut state = self.lock();
         let draft = self.draft(id)?;
+        if !condition(&draft) {
+            return Err(Error::NotFound);
+        }
         let mut batch = self.db.batch();
         self.drop_draft(&mut state, &mut batch, id, &draft)?;
         state.commit(&self.db, batch, now)?;

@@ -185,12 +185,15 @@ impl View {
         if draft.due != due.at {
             return self.store.drop_deadline(due);
         }
-        if self.drafts.lock().contains_key(&due.id) {
+        // Held until it is removed, so that nobody opens it meanwhile.
+        let used = self.drafts.lock();
+        if used.contains_key(&due.id) {
             let ttl = self.store.config(draft.queue)?.draft_ttl;
             let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1000);
             return self.store.postpone_draft(due.id, now.saturating_add(ttl));
         }
-        self.store.remove_draft(due.id, now)?;
+        self.store.expire_draft(due.id, due.at, now)?;
+        drop(used);
         tracing::warn!(queue = draft.queue, name = %String::from_utf8_lossy(&draft.name), "draft_ttl: draft removed");
         Ok(())
     }
