@@ -93,12 +93,16 @@ fn what_was_acknowledged_survives_a_power_cut_on_xfs() {
     assert_eq!(acknowledged, there);
 }
 
-/// The negative control: without the syncs, the same cut loses messages; but what is left is whole.
+/// The negative control: without the syncs, the same cut loses messages; but what is left is whole. Large bodies are synced soon
+/// in an asynchronous queue, too, and the file system may write the log with the last of them: not each time.
 #[test]
 fn without_syncs_a_power_cut_loses_messages() {
-    let (acknowledged, there) = survivors(&["mkfs.ext4", "-q", "-F"], "async");
-    assert!(there.is_subset(&acknowledged));
-    assert!(there.len() < acknowledged.len(), "nothing was lost: the cut does not cut");
+    let loses = || {
+        let (acknowledged, there) = survivors(&["mkfs.ext4", "-q", "-F"], "async");
+        assert!(there.is_subset(&acknowledged));
+        there.len() < acknowledged.len()
+    };
+    assert!((0..10).any(|_| loses()), "nothing was lost: the cut does not cut");
 }
 
 /// Writes lines, short and long, by several descriptors that are closed, or synced and kept, and cuts the power: what is there.
