@@ -195,8 +195,15 @@ impl View {
         };
         let Some(target) = target else { return };
         let report = Box::new(move |result: Result<()>| {
-            if let Err(error) = result {
-                tracing::error!(draft = id, %error, "a renamed draft could not be enqueued at its last close");
+            match result {
+                Ok(()) => {}
+                Err(error @ (Error::Io(_) | Error::Damaged(_) | Error::NoSpace)) => {
+                    tracing::error!(draft = id, %error, "a renamed draft could not be enqueued at its last close");
+                }
+                // What others did meanwhile, in its queue: it was full, or the name was claimed.
+                Err(error) => {
+                    tracing::warn!(draft = id, %error, "a renamed draft could not be enqueued at its last close");
+                }
             }
         });
         self.publish_now(id, target, report);
