@@ -104,6 +104,8 @@ const RESERVED: u64 = 1024;
 const TEXTS: usize = 512 << 20;
 /// The attributes of new messages that are open take no more memory than this in all, in bytes.
 const ATTRIBUTES: usize = 256 << 20;
+/// The bytes of writes that wait for room are no more than these in all.
+const WAITING: usize = 64 << 20;
 
 /// The table of open files. It is bounded, so that nobody who opens files without end takes the memory and the descriptors
 /// that the others' work needs.
@@ -116,6 +118,8 @@ pub struct Handles {
     texts: Arc<Budget>,
     /// For the attributes of new messages.
     pub attributes: Arc<Budget>,
+    /// For the bytes of writes that wait for room.
+    pub waiting: Arc<Budget>,
     open: Mutex<Open>,
 }
 
@@ -174,8 +178,9 @@ impl Handles {
     pub fn new(descriptors: u64, owner: u32) -> Self {
         let free = descriptors.saturating_sub(RESERVED.min(descriptors / 2));
         let most = usize::try_from(free).unwrap_or(MOST).min(MOST);
-        let (texts, attributes) = (Budget::new(TEXTS, owner), Budget::new(ATTRIBUTES, owner));
-        Self { next: AtomicU64::new(0), most, owner, texts, attributes, open: Mutex::default() }
+        let budget = |bytes| Budget::new(bytes, owner);
+        let (texts, attributes, waiting) = (budget(TEXTS), budget(ATTRIBUTES), budget(WAITING));
+        Self { next: AtomicU64::new(0), most, owner, texts, attributes, waiting, open: Mutex::default() }
     }
 
     /// Refuses one more file when many are open. `new`: it is not one that is open already and takes another message, for which

@@ -1,6 +1,7 @@
 //! What mqfs keeps in memory for whoever has files open: bounded in all, and for each user.
 
 use std::collections::HashMap;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -43,6 +44,13 @@ pub struct Held {
     bytes: usize,
 }
 
+/// Bytes that are kept, and count, until this is dropped.
+pub struct Kept {
+    bytes: Vec<u8>,
+    /// For its drop.
+    _held: Held,
+}
+
 impl Budget {
     /// So many bytes, which mqfs, run by the user `owner`, can keep for all.
     pub fn new(most: usize, owner: u32) -> Arc<Self> {
@@ -54,6 +62,19 @@ impl Budget {
         let mut held = Held { budget: self.clone(), uid, bytes: 0 };
         held.resize(bytes)?;
         Ok(held)
+    }
+
+    /// Copies a user's bytes; [`Error::TooManyOpen`] when too many are held.
+    pub fn keep(self: &Arc<Self>, uid: u32, bytes: &[u8]) -> Result<Kept> {
+        Ok(Kept { _held: self.hold(uid, bytes.len())?, bytes: bytes.to_vec() })
+    }
+}
+
+impl Deref for Kept {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 

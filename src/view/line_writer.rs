@@ -135,12 +135,9 @@ impl View {
         if !waits || !matches!(taken.count, Err(Error::WouldBlock)) {
             return self.lines_taken(shared, taken, done);
         }
-        let data = match self.kept_bytes.keep(uid, data) {
-            Ok(data) => data,
-            Err(error) => {
-                let refused = self.try_lines(shared, tid, data, Attempt::GiveUp(error));
-                return self.lines_taken(shared, refused, done);
-            }
+        let Ok(data) = self.handles.waiting.keep(uid, data) else {
+            let refused = self.try_lines(shared, tid, data, Attempt::GiveUp(Error::WouldBlock));
+            return self.lines_taken(shared, refused, done);
         };
         let (view, shared, mut done) = (self.clone(), shared.clone(), Some(done));
         let waiter = move |turn| {

@@ -20,7 +20,6 @@ mod draft;
 mod handles;
 mod held;
 mod kept;
-mod kept_bytes;
 mod limits;
 mod line;
 pub(crate) mod line_cut;
@@ -72,7 +71,6 @@ use arrivals::Arrivals;
 use backup::Backup;
 use draft::DraftUse;
 use handles::Handles;
-use kept_bytes::KeptBytes;
 use look::Look;
 use names::BareNames;
 use offload::Offload;
@@ -125,8 +123,6 @@ pub struct View {
     /// Puts together what tells of all queues. Closes do not wait for that.
     telling: Offload,
     waiters: Arc<Waiters>,
-    /// Of writes that wait for room.
-    kept_bytes: Arc<KeptBytes>,
     /// Counts the nodes given out for the lines of queues that let their producers wait.
     lanes: AtomicU32,
     /// Requests served so far. Only a measure of how busy it is: no order with anything else is needed.
@@ -166,7 +162,6 @@ impl View {
             directories: Offload::start("mqfs-fsync", 2)?,
             telling: Offload::start("mqfs-telling", 1)?,
             waiters: Arc::default(),
-            kept_bytes: KeptBytes::new(Self::process_owner()),
             lanes: AtomicU32::new(0),
             activity: AtomicU64::new(0),
             going_away: AtomicBool::new(false),

@@ -78,14 +78,11 @@ impl View {
                 return done(written);
             }
         }
-        let data = match self.kept_bytes.keep(writer.producer, data) {
-            Ok(data) => data,
-            Err(error) => {
-                self.store.stop_waiting(writer.queue, writer.id());
-                writer.found_no_room(true, &error);
-                drop(writer);
-                return done(Err(error));
-            }
+        let Ok(data) = self.handles.waiting.keep(writer.producer, data) else {
+            self.store.stop_waiting(writer.queue, writer.id());
+            writer.found_no_room(true, &Error::WouldBlock);
+            drop(writer);
+            return done(Err(Error::WouldBlock));
         };
         drop(writer);
         let view = self.clone();
