@@ -45,6 +45,21 @@ fn the_log_cannot_be_forged() {
     }
 }
 
+/// Whoever can put links into a store can make root follow them: root is told.
+#[test]
+fn a_store_that_others_can_change_is_told_of() {
+    let mut m = Mount::new();
+    m.stop();
+    assert!(!m.log().contains("others can change"), "{}", m.log());
+    chown(m.store(), Some(ANN), None).unwrap();
+    m.start();
+    m.stop();
+    let told = format!("others can change the store (user {ANN}, mode 0");
+    assert!(m.log().contains(&told), "{}", m.log());
+    let checked = m.sh(&format!("{} check $T/../store", env!("CARGO_BIN_EXE_mqfs")));
+    assert!(checked.ok().starts_with(&format!("note: {told}")), "{checked:?}");
+}
+
 /// The kernel passes names on that no directory entry can have: no listing shows one.
 #[test]
 fn no_entry_has_a_name_that_is_too_long() {

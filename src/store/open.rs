@@ -14,7 +14,7 @@
 use std::fmt;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -113,6 +113,9 @@ pub fn prepare(dir: &Path) -> Result<Prepared, OpenError> {
         }
     }
     let lock = lock(dir)?;
+    if let Some(others) = told_of_others(dir)? {
+        tracing::warn!("{others}");
+    }
     let found = if format.exists() { Some(check_format(&format)?) } else { None };
     if found.is_none_or(|found| found < FORMAT) {
         // From now on an older mqfs must not open it: it would not understand what is to come.
@@ -130,6 +133,23 @@ fn lock(dir: &Path) -> Result<File, OpenError> {
     let lock = options.open(dir.join("lock"))?;
     try_lock(&lock)?;
     Ok(lock)
+}
+
+/// What is to be said when others than root and the user who runs this may put links in place of what is in a store.
+pub fn told_of_others(dir: &Path) -> io::Result<Option<String>> {
+    let held = std::fs::metadata(dir)?;
+    let (owner, mode) = (held.uid(), held.mode() & 0o7777);
+    let of_others = is_of_others(owner, mode, rustix::process::geteuid().as_raw());
+    Ok(of_others.then(|| {
+        format!(
+            "others can change the store (user {owner}, mode {mode:04o}), and have mqfs follow links to what they may \
+             not change: see FILES in mqfs(1)"
+        )
+    }))
+}
+
+fn is_of_others(owner: u32, mode: u32, own: u32) -> bool {
+    !(owner == 0 || owner == own) || mode & 0o022 != 0
 }
 
 /// Locks a directory that looks like a store, whatever its state.
@@ -294,6 +314,21 @@ mod tests {
         assert!(matches!(prepare(&store), Err(OpenError::InUse)));
         drop(lock);
         assert!(prepare(&store).is_ok());
+    }
+
+    #[test]
+    fn a_store_is_of_others_when_they_may_change_it() {
+        for (owner, mode, own, others) in [
+            (0, 0o700, 0, false),
+            (7, 0o755, 7, false),
+            (0, 0o755, 7, false),
+            (7, 0o700, 0, true),
+            (8, 0o700, 7, true),
+            (7, 0o770, 7, true),
+            (0, 0o1777, 0, true),
+        ] {
+            assert_eq!(is_of_others(owner, mode, own), others, "{owner} {mode:o} {own}");
+        }
     }
 
     #[test]

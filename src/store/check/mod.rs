@@ -71,6 +71,9 @@ pub struct Summary {
 /// An error when it cannot be checked at all: nobody else may have it open.
 pub fn check(dir: &Path, repair: bool, tell: &mut dyn FnMut(Kind, &str)) -> std::result::Result<Summary, OpenError> {
     let _lock = open::lock_to_check(dir)?;
+    if let Some(others) = open::told_of_others(dir)? {
+        tell(Kind::Note, &others);
+    }
     let mut report = Report { dir: dir.to_owned(), repair, tell, summary: Summary::default() };
     let format = report.format()?;
     let Some(db) = database::open(&mut report, format)? else { return Ok(report.summary) };
