@@ -11,7 +11,7 @@ use std::time::Duration;
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBPinnableSlice, DBRawIterator, DBRecoveryMode,
-    FlushOptions, InfoLogger, LogLevel, Options, ReadOptions, WriteBatch, WriteOptions,
+    FlushOptions, InfoLogger, LogLevel, Options, ReadOptions, WriteBatch, WriteOptions, properties,
 };
 use rustix::process::Resource;
 
@@ -195,7 +195,7 @@ impl Db {
     fn write_until_it_goes_on(&self, batch: &[u8]) -> Result<()> {
         loop {
             match self.write_once(WriteBatch::from_data(batch)) {
-                Err(Error::NoSpace) if self.trouble.may_be_over() => std::thread::sleep(PAUSE),
+                Err(Error::NoSpace) if self.trouble.may_be_over(|| self.is_flushing()) => std::thread::sleep(PAUSE),
                 Err(Error::NoSpace) => {
                     self.trouble.stays();
                     return Err(Error::NoSpace);
@@ -203,6 +203,11 @@ impl Db {
                 result => return result,
             }
         }
+    }
+
+    /// Whether RocksDB writes what it has in memory to a table.
+    fn is_flushing(&self) -> bool {
+        self.db.property_int_value(properties::NUM_RUNNING_FLUSHES).is_ok_and(|running| running > Some(0))
     }
 
     /// Makes every change applied so far survive a power cut.

@@ -11,8 +11,14 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use rustix::fs::FallocateFlags;
 
-/// Once it has the room, RocksDB goes on within milliseconds; who waits for that waits no longer.
-const LATELY: Duration = Duration::from_secs(2);
+/// Once it has the room, RocksDB goes on within milliseconds. Who waits for that waits no longer, if somebody else has taken the
+/// room.
+const AT_ONCE: Duration = Duration::from_secs(2);
+/// While RocksDB writes, or there is room, it is worth waiting for a slow disk: all that is in memory is written first, and when
+/// that fails there is another try every five seconds.
+const LATELY: Duration = Duration::from_secs(30);
+/// With less than this, in bytes, nobody who needs it goes on.
+const SOME: u64 = 1 << 20;
 
 /// The file.
 pub struct Reserve {
@@ -82,9 +88,17 @@ impl Reserve {
         gone
     }
 
-    /// Whether it was given up a moment ago, so that what failed for want of room is worth another try.
-    pub fn given_up_lately(&self) -> bool {
-        self.state.lock().given_up.is_some_and(|at| at.elapsed() < LATELY)
+    /// Whether it was given up a moment ago, so that what failed for want of room is worth another try. `writing`: whether the
+    /// database is writing what it has in memory.
+    pub fn given_up_lately(&self, writing: impl FnOnce() -> bool) -> bool {
+        let Some(since) = self.state.lock().given_up.map(|at| at.elapsed()) else { return false };
+        since < AT_ONCE || since < LATELY && (writing() || self.free().is_some_and(|free| free >= SOME))
+    }
+
+    /// The room on its disk, in bytes.
+    fn free(&self) -> Option<u64> {
+        let disk = rustix::fs::statvfs(self.path.parent()?).ok()?;
+        Some(disk.f_bavail.saturating_mul(disk.f_frsize))
     }
 }
 
@@ -97,7 +111,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let reserve = Reserve::new(dir.path().join("reserve"), 1 << 20);
         reserve.keep(1 << 20);
-        assert_eq!((reserve.kept(), reserve.given_up_lately()), (0, false), "there is no more room than that");
+        assert_eq!((reserve.kept(), reserve.given_up_lately(|| true)), (0, false), "there is no more room than that");
         reserve.keep(1 << 30);
         assert_eq!(reserve.kept(), 1 << 20);
         assert_eq!(Reserve::new(dir.path().join("reserve"), 1 << 20).kept(), 1 << 20, "from before");
@@ -106,7 +120,7 @@ mod tests {
         assert_eq!(hole.kept(), 0, "it has no room to give");
         hole.keep(1 << 30);
         assert!(hole.kept() > 0 && Reserve::new(dir.path().join("hole"), 1 << 20).kept() > 0);
-        assert!(reserve.give_up() && reserve.given_up_lately() && !reserve.give_up());
+        assert!(reserve.give_up() && reserve.given_up_lately(|| false) && !reserve.give_up());
         assert!(reserve.kept() == 0 && !dir.path().join("reserve").exists());
     }
 }

@@ -97,9 +97,9 @@ impl Trouble {
         }
     }
 
-    /// Whether what failed for want of room is worth another try.
-    pub fn may_be_over(&self) -> bool {
-        self.reserve.given_up_lately()
+    /// Whether what failed for want of room is worth another try; see [`Reserve::given_up_lately`].
+    pub fn may_be_over(&self, writing: impl FnOnce() -> bool) -> bool {
+        self.reserve.given_up_lately(writing)
     }
 }
 
