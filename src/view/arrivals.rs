@@ -239,7 +239,7 @@ mod tests {
         let arrivals = Arrivals::default();
         for round in 0..2 {
             arrivals.begin(round);
-            arrivals.closed(round, 5, true);
+            arrivals.closed(round, 5, false);
             for pid in 6..9 {
                 assert!(arrivals.wait(round, lookup(pid, &answers)).is_ok());
             }

@@ -79,7 +79,8 @@ struct Running<'a>(&'a Look);
 
 impl Processes for Running<'_> {
     fn alive(&self, process: ProcessId) -> bool {
-        self.0.alive(process)
+        // Most of those that are asked about have exited, which is seen without another thread.
+        !process::is_over(process) && self.0.alive(process)
     }
 
     fn parent_and_session(&self, pid: u32) -> Option<(u32, u32)> {
