@@ -22,7 +22,7 @@ use crate::store::{OpenError, Store};
 use crate::view::process;
 
 /// How long a store may stay locked by a process whose mount is gone already: it is finishing.
-const STORE_PATIENCE: Duration = Duration::from_secs(3);
+const STORE_PATIENCE: Duration = Duration::from_secs(15);
 const STORE_PAUSE: Duration = Duration::from_millis(20);
 
 /// A mount whose arguments are in order.
