@@ -88,7 +88,7 @@ fn a_batch_becomes_visible_at_once() {
     const FILES: u64 = 300;
     let m = Mount::new();
     let q = m.queue("q");
-    let stop = AtomicBool::new(false);
+    let (looks, stop) = (AtomicBool::new(false), AtomicBool::new(false));
     for round in 0..10 {
         let batch = q.join(".mq/batch/b");
         fs::create_dir(&batch).unwrap();
@@ -101,9 +101,11 @@ fn a_batch_becomes_visible_at_once() {
                 while !stop.load(Ordering::Relaxed) {
                     seen.push(m.stats(&q)["ready"].as_u64().unwrap());
                     seen.push(listing(&q).len() as u64);
+                    looks.store(true, Ordering::Relaxed);
                 }
                 seen
             });
+            wait_until(|| looks.swap(false, Ordering::Relaxed));
             fs::rename(&batch, q.join("b")).unwrap();
             assert_eq!(listing(&q).len() as u64, FILES, "all is there when rename has returned");
             stop.store(true, Ordering::Relaxed);
@@ -296,7 +298,7 @@ fn batches_survive_restart_and_crash() {
 #[test]
 fn an_untouched_batch_goes_as_a_whole_after_draft_ttl() {
     let m = Mount::new();
-    let q = m.queue_with("q", &["draft_ttl=1s"]);
+    let q = m.queue_with("q", &["draft_ttl=4s"]);
     let holder = m.spawn(
         "mkdir q/.mq/batch/b q/.mq/batch/kept; echo 1 > q/.mq/batch/b/f; echo 2 > q/.mq/batch/b/g
          echo 3 > q/.mq/batch/kept/h; exec 3>> q/.mq/batch/kept/i; echo ready; exec sleep 1000",
@@ -360,6 +362,7 @@ fn a_batch_wakes_those_who_wait() {
     let m = Mount::new();
     m.queue("q");
     let waiting: Vec<_> = (0..3).map(|_| m.spawn("cat q/.mq/pop")).collect();
+    wait_until(|| m.stats("q")["waiting"] == 3);
     m.sh("mkdir q/.mq/batch/b; for i in 1 2 3; do echo $i > q/.mq/batch/b/$i; done; mv q/.mq/batch/b q/").ok();
     let mut served: Vec<String> = waiting.into_iter().map(|worker| worker.finish().ok().to_owned()).collect();
     served.sort();

@@ -88,7 +88,7 @@ fn producers_and_consumers_race() {
     let victims: Vec<_> = (0..3).map(|n| start(PRODUCER, &[format!("v{n}"), seed(), "100000".into()])).collect();
     let consumers: Vec<_> = (0..2).map(|_| start(CONSUMER, &[seed()])).collect();
     let begun = Instant::now();
-    let limit = Duration::from_secs(if full() { 600 } else { 60 });
+    let limit = Duration::from_secs(if full() { 600 } else { 300 });
     let (mut producers, mut victims, mut ended) = (producers, victims, Vec::new());
     while !producers.is_empty() {
         assert!(begun.elapsed() < limit, "no progress: {}", m.stats("q"));

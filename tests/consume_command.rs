@@ -129,13 +129,15 @@ fn a_failure_is_not_tried_again_at_once() {
     let q = m.queue("q");
     let x = m.message(&q, "x", "");
     let y = m.message(&q, "y", "");
+    let begun = std::time::Instant::now();
     let ran = consume(&m, &["--until-empty", "-q"], "test $MQFS_NAME = y");
     assert_eq!((ran.code(), ran.stderr.as_str()), (Some(0), ""));
     assert_eq!(state(&q, &y), None, "a failure holds up nobody else");
     if state(&q, &x).as_deref() == Some("delayed") {
         assert!(xattr(within(&q, "peek", &x), "user.mq.due").is_some());
     }
-    assert_eq!(deliveries(&q, &x), 1);
+    // The first try, and one more a second later at the earliest.
+    assert!(u64::from(deliveries(&q, &x)) <= 1 + begun.elapsed().as_secs());
 }
 
 #[test]
@@ -154,14 +156,14 @@ fn a_command_that_takes_too_long_is_ended() {
     let q = m.queue_with("q", &["retry_delay=1h"]);
     let x = m.message(&q, "x", "");
     // What the command has started ends with it.
-    let ran = consume(&m, &["--until-empty", "--timeout=100ms"], "sleep 1000 & echo $! > $T/pid; wait");
+    let ran = consume(&m, &["--until-empty", "--timeout=3s"], "sleep 1000 & echo $! > $T/pid; wait");
     assert!(ran.stderr.contains(": timed out after "), "{ran:?}");
     assert_eq!(state(&q, &x).as_deref(), Some("delayed"));
     let pid = scratch(&m, "pid").trim().to_owned();
     wait_until(|| !fs::exists(format!("/proc/{pid}")).unwrap() || is_zombie(pid.parse().unwrap()));
     // One that ends well only because it was told to has failed.
     m.sh("mv q/.mq/delayed/* q/").ok();
-    let ran = consume(&m, &["--until-empty", "--timeout=100ms"], "trap 'exit 0' TERM; sleep 1000 & wait");
+    let ran = consume(&m, &["--until-empty", "--timeout=3s"], "trap 'exit 0' TERM; sleep 1000 & wait");
     assert!(ran.stderr.contains(": timed out after "), "{ran:?}");
     assert_eq!(state(&q, &x).as_deref(), Some("delayed"));
 }

@@ -283,7 +283,9 @@ fn one_damage(original: &Original, (kind, all_there): (&str, bool), random: &mut
 /// Each kind of file, damaged somehow; with `MQFS_TEST_FULL`, again and again.
 #[test]
 fn whatever_is_damaged_nothing_wrong_is_served_and_the_rest_is_saved() {
-    let mut random = Random::new();
+    // The same each time, unless more is asked for: what is lost of a table depends on where it is hit.
+    let chosen = full() || std::env::var_os("MQFS_TEST_SEED").is_some();
+    let mut random = if chosen { Random::new() } else { Random::seeded(1) };
     let original = Original::shared();
     for round in 0..if full() { 30 } else { 1 } {
         println!("round {round}");

@@ -154,7 +154,7 @@ fn a_copy_of_a_damaged_message_is_damaged() {
 fn a_damaged_message_goes_to_dead_and_holds_up_nobody() {
     for flipped in [true, false] {
         let mut m = Mount::new();
-        let q = m.queue_with("q", &["visibility_timeout = 100ms", "max_deliveries = 2"]);
+        let q = m.queue_with("q", &["visibility_timeout = 3s", "max_deliveries = 2"]);
         let mut large = pattern(MIB);
         large.push(b'\n');
         m.put(q.join("damaged"), &large);

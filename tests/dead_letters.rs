@@ -63,7 +63,7 @@ fn exhausted_messages_go_to_the_queue_that_is_named() {
     assert!(xattrs(&dead).contains(&"user.mq.dead_reason".to_owned()));
     let (from, to) = (m.stats("q"), m.stats("graves/inner"));
     assert_eq!((number(&from, "dead_lettered_total"), number(&from, "dead"), number(&to, "enqueued_total")), (1, 0, 1));
-    assert!(m.log().contains("dead-lettered to another queue"), "{}", m.log());
+    wait_until(|| m.log().contains("dead-lettered to another queue"));
     // It can be sent back by hand, and fail again.
     m.sh("mv graves/inner/*-a.csv q/").ok();
     assert_eq!(listing(&q).len(), 1);

@@ -70,7 +70,7 @@ fn ids_outlive_their_messages() {
 #[test]
 fn windows_end() {
     let mut m = Mount::new();
-    let q = m.queue_with("q", &["dedup_window=1500ms"]);
+    let q = m.queue_with("q", &["dedup_window=3s", "durability=async"]);
     let put = "echo x > q/.mq/with/id=a/x";
     m.sh(&format!("{put}; {put}")).ok();
     assert_eq!(listing(&q).len(), 1);
@@ -80,7 +80,7 @@ fn windows_end() {
     });
     let last = std::time::Instant::now();
     m.stop();
-    wait_until(|| last.elapsed() > std::time::Duration::from_millis(1500));
+    wait_until(|| last.elapsed() > std::time::Duration::from_secs(3));
     m.start();
     m.sh(put).ok();
     assert_eq!(listing(&q).len(), 3);

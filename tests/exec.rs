@@ -59,7 +59,7 @@ import os
 message = os.open("q/" + os.listdir("q")[0], os.O_RDONLY)
 os.set_inheritable(message, True)
 open(os.environ["T"] + "/claimed", "w").close()
-for i in range(40):
+for i in range(400):
     os.write(os.open("q/x" + str(i), os.O_CREAT | os.O_WRONLY), b"x")
 os.execv("/bin/sleep", ["sleep", "1000"])
 "#;
@@ -70,5 +70,5 @@ os.execv("/bin/sleep", ["sleep", "1000"])
     for _ in 0..100 {
         m.sh(&format!("cat q/{name}")).fails("Device or resource busy");
     }
-    wait_until(|| m.bodies("q").len() == 41);
+    wait_until(|| m.bodies("q").len() == 401);
 }

@@ -29,7 +29,7 @@ fn enospc() {
     }
     let _unmount = Unmount(disk.path());
     let mut m = Mount::with_store_in(disk.path(), &[]);
-    let q = m.queue("q");
+    let q = m.queue_with("q", &["visibility_timeout=1h"]);
     let small = m.message(&q, "small", "small");
     let block = vec![7; 4 << 20];
     let mut whole = 0;

@@ -471,8 +471,10 @@ fn racing_producers_and_workers() {
     assert_eq!(all(&q), vec![]);
     // A reader of a name that is replaced again and again always finds it.
     let r = kept_and_read(&m, "r");
+    m.set("r", "durability=async");
     m.sh("echo 0 > r/x").ok();
-    let replacer = m.spawn("for i in $(seq 1 300); do echo $i > r/.x; mv r/.x r/x; done");
+    let replace = "import os\nfor i in range(1, 301):\n  with open('r/.x', 'w') as f: f.write(f'{i}\\n')\n  os.rename('r/.x', 'r/x')";
+    let replacer = m.spawn_python(replace);
     m.python("for i in range(600):\n  with open('r/x') as f: assert f.read().strip().isdigit()").ok();
     replacer.finish().ok();
     assert_eq!(all(&r), pairs(&[("x", "300\n")]));

@@ -100,11 +100,14 @@ fn json_has_what_stats_has() {
 #[test]
 fn rates_are_measured() {
     let m = filled();
-    let ran = m.sh(&format!("while :; do echo > mail/x; rm mail/[0-9]*; done & {MQFS} ls -i 300ms mail; kill $!"));
-    let rows = rows(&ran.stdout);
-    assert_eq!(rows[0][7..], ["IN/S", "OUT/S"], "{ran:?}");
-    let rates: Vec<f64> = rows[1][7..].iter().map(|rate| rate.parse().unwrap()).collect();
-    assert!(rates.iter().all(|rate| *rate > 0.0), "{rates:?}");
+    let busy = m.spawn("while :; do echo > mail/x; rm mail/[0-9]*; done");
+    wait_until(|| {
+        let ran = ls(&m, &["-i", "300ms", "mail"]);
+        let rows = rows(ran.ok());
+        assert_eq!(rows[0][7..], ["IN/S", "OUT/S"], "{ran:?}");
+        rows[1][7..].iter().all(|rate| rate.parse::<f64>().unwrap() > 0.0)
+    });
+    drop(busy);
     let quiet = json(&m, &["--interval=10ms", "orders"]);
     assert_eq!(
         (quiet[0]["enqueued_per_second"].as_f64(), quiet[0]["acked_per_second"].as_f64()),

@@ -95,7 +95,7 @@ for i in range(25):
     let read = "
 import os
 taken = 0
-while taken < 1 or os.path.exists('mail/new/more') or os.listdir('mail/new'):
+while os.path.exists('mail/new/more') or os.listdir('mail/new'):
     for name in os.listdir('mail/new'):
         if name == 'more': continue
         try:

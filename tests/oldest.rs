@@ -5,7 +5,7 @@ mod common;
 mod extra;
 
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use common::*;
 use extra::*;
@@ -63,7 +63,8 @@ fn the_oldest_is_at_the_head() {
     is_oldest(&m, "q", &first);
     let other = m.queue("other");
     m.message(&other, "x", "");
-    assert!(age(&m, "").unwrap() >= age(&m, "other").unwrap() + 5);
+    let of_other = age(&m, "other").unwrap();
+    assert!(age(&m, "").unwrap() >= of_other + 5);
 }
 
 /// With priorities, the oldest may be one that others overtake.
@@ -87,4 +88,11 @@ fn what_was_delayed_waits_since_it_was_due() {
     assert_eq!(age(&m, "q"), None);
     m.sh("mv q/.mq/delayed/* q/").ok();
     assert_eq!(age(&m, "q"), Some(0), "delivered early");
+    m.queue("late");
+    let begun = Instant::now();
+    m.sh("echo > late/.x && setfattr -n user.mq.delay -v 2s late/.x && mv late/.x late/x").ok();
+    wait_until(|| age(&m, "late").is_some_and(|age| age > 0));
+    let waits = age(&m, "late").unwrap();
+    let since_due = begun.elapsed().as_millis() - 2000;
+    assert!(u128::from(waits) <= since_due, "{waits} ms, and not since it was enqueued");
 }

@@ -253,7 +253,8 @@ path = "{}"
 claim = 'sh -c \'read -r x < "$0"; echo $$\' "$0"; true'
 pid = int(subprocess.check_output(["sh", "-c", 'sh -c "$1" "$0"; true', path, claim]))
 time.sleep(0.05)
-for attempt in range(2000):
+end = time.time() + 60
+while time.time() < end:
     with open("/proc/sys/kernel/ns_last_pid", "w") as last: last.write(str(pid - 1))
     child = os.fork()
     if child == 0:

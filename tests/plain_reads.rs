@@ -106,7 +106,7 @@ fn a_read_only_mount_never_claims() {
 #[test]
 fn a_read_only_mount_loses_nothing() {
     let mut m = Mount::new();
-    let q = m.queue_with("q", &["visibility_timeout=1s"]);
+    let q = m.queue_with("q", &["visibility_timeout=3s"]);
     let a = transition(&q, "claimed", &m.message(&q, "a", "body"));
     let due = deadline(&q, &a);
     m.stop();

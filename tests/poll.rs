@@ -182,7 +182,7 @@ except OSError as error: print(errno.errorcode[error.errno])";
     wait_until(|| running.iter().all(|one| sleeps(one.pid())));
     m.stop();
     for one in running {
-        assert_eq!(one.finish_after(Duration::from_secs(5)), "polls\nENODEV\n");
+        assert_eq!(one.finish_after(LIMIT), "polls\nENODEV\n");
     }
 }
 

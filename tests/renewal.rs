@@ -54,10 +54,10 @@ fn an_open_descriptor_renews_its_lease() {
 /// "whoever was handed the name, by `.mq/claim` or by `mv`, uses that path": working on it there keeps the lease too.
 #[test]
 fn a_descriptor_through_the_claimed_path_renews_its_lease() {
-    let (m, q, a) = single(&[SHORT]);
+    let (m, q, a) = single(&["visibility_timeout=4s"]);
     m.worker(&format!("mv '{}' q/.mq/claimed/; true", a.display())).ok();
     let holder = m.holder(&within(&q, "claimed", &a));
-    holds_for(Duration::from_millis(2500), || is(&q, &a, "claimed"));
+    holds_for(Duration::from_secs(6), || is(&q, &a, "claimed"));
     drop(holder);
     wait_until(|| is(&q, &a, "ready"));
     assert_eq!(deliveries(&q, &a), 1);
@@ -91,7 +91,6 @@ fn max_lease_ends_every_claim() {
     wait_until(|| is(&q, &a, "ready"));
     let lasted = before.elapsed().unwrap();
     assert!(lasted >= Duration::from_millis(1900), "ended after {lasted:?}");
-    assert!(lasted < Duration::from_secs(6), "ended after {lasted:?}");
     assert!(holder.is_running());
     assert_eq!(m.worker(r#"for f in q/*; do cat "$f" && rm "$f"; done"#).ok(), "body");
     assert_eq!(m.bodies("q").len(), 0);
@@ -104,7 +103,7 @@ fn a_dead_claimer_s_child_renews_nothing() {
     let script = format!("exec 3< '{}'; sleep 1000 & echo $!", a.display());
     let ran = m.worker(&script);
     let child: i32 = ran.ok().trim().parse().unwrap();
-    assert!(is(&q, &a, "claimed"));
+    assert_eq!(deliveries(&q, &a), 1);
     wait_until(|| is(&q, &a, "ready"));
     // SAFETY: the sleeping child that the script left, whose number cannot have been given to another while it lives.
     let alive = unsafe { libc::kill(child, 0) } == 0;
@@ -133,16 +132,17 @@ fn a_descriptor_of_an_earlier_claim_renews_nothing() {
     assert_eq!(deliveries(&q, &a), 2);
     wait_until(|| is(&q, &a, "ready"));
     assert!(holder.is_running());
+    m.set("q", "visibility_timeout=1h");
     claim(&m, &a);
     let due = deadline(&q, &a);
     drop(holder);
-    assert!(!is(&q, &a, "claimed") || deadline(&q, &a) == due, "closing it does not prolong the other's claim either");
+    assert_eq!(deadline(&q, &a), due, "closing it does not prolong the other's claim either");
 }
 
 /// "`touch -c` on the message renews it too", under both its names.
 #[test]
 fn touch_renews() {
-    let (m, q, a) = single(&["visibility_timeout=2s"]);
+    let (m, q, a) = single(&["visibility_timeout=5s"]);
     claim(&m, &a);
     let first = deadline(&q, &a);
     for path in [a.clone(), within(&q, "claimed", &a)] {
@@ -157,7 +157,7 @@ fn touch_renews() {
     wait_until(|| {
         m.worker(&format!("touch -c '{}'", a.display())).ok();
         assert!(is(&q, &a, "claimed"));
-        SystemTime::now() > first + Duration::from_secs(2)
+        SystemTime::now() > first + Duration::from_secs(3)
     });
     assert_eq!(deliveries(&q, &a), 1);
     wait_until(|| is(&q, &a, "ready"));
@@ -166,14 +166,14 @@ fn touch_renews() {
 /// "up to `max_lease`": touching does not get beyond it either.
 #[test]
 fn touch_does_not_outlast_max_lease() {
-    let (m, q, a) = single(&[SHORT, "max_lease=2s"]);
+    let (m, q, a) = single(&["visibility_timeout=5s", "max_lease=7s"]);
     let before = SystemTime::now();
     claim(&m, &a);
     wait_until(|| {
         m.worker(&format!("touch -c '{}'", a.display())).ok();
         is(&q, &a, "ready")
     });
-    assert!(before.elapsed().unwrap() >= Duration::from_millis(1900));
+    assert!(before.elapsed().unwrap() >= Duration::from_millis(6900));
 }
 
 /// Touching a ready message claims nothing, and `touch -c` on one that is gone makes nothing.

@@ -31,7 +31,7 @@ fn seconds_left(queue: &Path, message: &Path) -> u64 {
 /// A message whose lease expires waits in `delayed` for `retry_delay`, then is ready in its place.
 #[test]
 fn an_expired_lease_waits() {
-    let (m, q, a) = single(&["visibility_timeout=300ms", "retry_delay=1s"]);
+    let (m, q, a) = single(&["visibility_timeout=300ms", "retry_delay=5s"]);
     m.message(&q, "b", "");
     m.worker(&format!("cat '{}' > /dev/null; true", a.display())).ok();
     wait_until(|| is(&q, &a, "delayed"));
@@ -58,9 +58,9 @@ fn giving_back_for_later() {
     for delivery in 1..=12 {
         m.sh("mv q/*-a q/.mq/claimed/ && mv q/.mq/claimed/*-a q/.mq/delayed/").ok();
         let expected = (1 << (delivery - 1)).min(300);
-        if expected > 1 {
+        if expected > 4 {
             let left = seconds_left(&q, &a);
-            assert!(left <= expected && left + 2 >= expected, "delivery {delivery}: {left} s");
+            assert!(left <= expected && left > expected / 2, "delivery {delivery}: {left} s");
             m.sh("mv q/.mq/delayed/*-a q/").ok();
         } else {
             wait_until(|| is(&q, &a, "ready"));
@@ -78,7 +78,7 @@ fn back_off() {
     for expected in [100, 200, 400, 800] {
         m.sh("mv q/*-a q/.mq/claimed/ && mv q/.mq/claimed/*-a q/.mq/delayed/").ok();
         let left = seconds_left(&q, &a);
-        assert!(left <= expected && left + 3 >= expected, "{left} of {expected} s");
+        assert!(left <= expected && left > expected / 2, "{left} of {expected} s");
         m.sh("mv q/.mq/delayed/*-a q/").ok();
     }
     m.set("q", "retry_delay=20h");
@@ -94,10 +94,11 @@ fn back_off() {
 /// The last delivery ends in dead, also when the message is given back for later or its lease expires.
 #[test]
 fn the_last_delivery_is_the_last() {
-    let (m, q, a) = single(&["max_deliveries=1", "retry_delay=1h", "visibility_timeout=300ms"]);
+    let (m, q, a) = single(&["max_deliveries=1", "retry_delay=1h"]);
     m.sh("mv q/*-a q/.mq/claimed/ && mv q/.mq/claimed/*-a q/.mq/delayed/").ok();
     assert!(is(&q, &a, "dead"));
     m.sh("mv q/.mq/dead/*-a q/").ok();
+    m.set("q", "visibility_timeout=300ms");
     m.worker(&format!("cat '{}' > /dev/null; true", a.display())).ok();
     wait_until(|| is(&q, &a, "dead"));
 }
@@ -105,7 +106,7 @@ fn the_last_delivery_is_the_last() {
 /// Waiting for a retry survives a crash.
 #[test]
 fn retries_survive() {
-    let (mut m, q, a) = single(&["retry_delay=2s", "visibility_timeout=300ms"]);
+    let (mut m, q, a) = single(&["retry_delay=8s", "visibility_timeout=300ms"]);
     m.worker(&format!("cat '{}' > /dev/null; true", a.display())).ok();
     m.kill9_and_remount();
     wait_until(|| is(&q, &a, "delayed"));

@@ -124,7 +124,9 @@ fn the_head_of_a_big_queue_is_at_hand() {
         m.sh(script).ok();
         read() - before
     };
-    let (head, all) = (cost("python3 -c 'import os; next(os.scandir(\"q\"))'"), cost("ls -U q > /dev/null"));
+    // What the database writes in the background counts as well, so once is not enough.
+    let head = (0..5).map(|_| cost("python3 -c 'import os; next(os.scandir(\"q\"))'")).min().unwrap();
+    let all = cost("ls -U q > /dev/null");
     assert!(head * 10 < all, "{head} bytes answered for the head, {all} for all");
 }
 

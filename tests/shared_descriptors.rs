@@ -2,8 +2,6 @@
 
 mod common;
 
-use std::path::Path;
-
 use common::{Mount, listing, producers, wait_until};
 
 /// "one message holding every byte written through that open file, however many writes, descriptors or processes shared
@@ -108,12 +106,10 @@ fn bytes_of_a_child_that_outlives_the_opener_belong_to_the_message() {
         echo parent >&3
         (read line < $T/go; echo "$line" >&3) &
         exec 3>&-
-        echo $!
     "#;
-    let child = m.sh(script).ok().trim().to_owned();
+    m.sh(script).ok();
     assert_eq!(listing(&q), [""; 0], "the child still holds the descriptor");
     m.sh("echo child > $T/go").ok();
-    wait_until(|| !Path::new(&format!("/proc/{child}")).exists());
     wait_until(|| producers(&q) == ["x"]);
     assert_eq!(m.bodies(&q), ["parent\nchild\n"]);
 }

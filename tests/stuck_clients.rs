@@ -22,7 +22,7 @@ fn is_stopped(pid: u32) -> bool {
 #[test]
 fn a_stopped_client_holds_up_nobody() {
     let mut m = Mount::new();
-    let q = m.queue_with("q", &["visibility_timeout=1s", "max_lease=36500d"]);
+    let q = m.queue_with("q", &["visibility_timeout=4s", "max_lease=36500d"]);
     let waits = m.queue("waits");
     let large = m.message(&q, "large", vec![b'l'; 4 << 20]);
     m.message(&q, "lines", "first\nsecond\n");
@@ -53,7 +53,7 @@ fn a_stopped_client_holds_up_nobody() {
     let listed = listing(&q);
     assert!(!listed.iter().any(|name| name.ends_with("-large")) && listed.iter().any(|name| name.ends_with("-m5")));
     m.sh("set -e; f=$(cat q/.mq/claim); cat q/$f; rm q/$f; mv q/*-m1 other/; mv q/*-m2 q/.mq/dead/; rm q/*-m3").ok();
-    m.sh("echo visibility_timeout=2s > q/.mq/config; cat q/.mq/pop; ls -lR . q/.mq > /dev/null; sync .").ok();
+    m.sh("echo visibility_timeout=5s > q/.mq/config; cat q/.mq/pop; ls -lR . q/.mq > /dev/null; sync .").ok();
     m.sh("echo x > q/.d && mv q/.d q/d; mkdir q/.mq/batch/b && echo y > q/.mq/batch/b/y && mv q/.mq/batch/b q/").ok();
     assert_eq!(m.stats(&q)["claimed"], 1);
     // Who is stopped while it waits has left the line.
@@ -96,7 +96,7 @@ fn a_stopped_client_holds_up_nobody() {
 #[test]
 fn a_stopped_worker_loses_its_claim_after_max_lease() {
     let m = Mount::new();
-    let q = m.queue_with("q", &["visibility_timeout=1s", "max_lease=3s"]);
+    let q = m.queue_with("q", &["visibility_timeout=2s", "max_lease=6s"]);
     let message = m.message(&q, "a", "a");
     let holder = m.holder(&message);
     holder.signal(libc::SIGSTOP);

@@ -50,7 +50,7 @@ fn a_queue_can_drop_what_expires() {
 fn a_claimed_message_expires_when_it_comes_back() {
     let m = Mount::new();
     let q = m.queue("q");
-    m.sh("echo body > q/.mq/with/ttl=500ms/a; mv q/*-a q/.mq/claimed/; echo > q/.mq/with/ttl=700ms/witness").ok();
+    m.sh("echo body > q/.mq/with/ttl=3s/a; mv q/*-a q/.mq/claimed/; echo > q/.mq/with/ttl=3s/witness").ok();
     wait_until(|| count(&m, "ttl_expired_total") == 1);
     assert_listed(&control(&q, "claimed"), &["a"]);
     assert_eq!(m.sh("cat q/.mq/claimed/*-a").ok(), "body\n");
@@ -65,7 +65,7 @@ fn a_claimed_message_expires_when_it_comes_back() {
 fn a_delayed_message_has_its_time_when_it_is_due() {
     let m = Mount::new();
     let q = m.queue("q");
-    m.sh("echo > q/.mq/with/delay=1s,ttl=1h/a; echo > q/.mq/with/ttl=100ms/witness").ok();
+    m.sh("echo > q/.mq/with/delay=1h,ttl=1h/a; echo > q/.mq/with/ttl=100ms/witness").ok();
     let a = control(&q, "delayed").join(&listing(control(&q, "delayed"))[0]);
     let at = |name: &str| humantime::parse_rfc3339(&xattr(&a, name).unwrap()).unwrap();
     assert_eq!(at("user.mq.expires").duration_since(at("user.mq.due")).unwrap().as_secs(), 3600);
@@ -98,7 +98,7 @@ fn it_runs_out_while_nothing_is_mounted() {
     let mut m = Mount::new();
     let q = m.queue("q");
     for kill in [false, true] {
-        m.sh("echo > q/.mq/with/ttl=1s/a; echo > q/.mq/with/ttl=1h/b").ok();
+        m.sh("echo > q/.mq/with/ttl=5s/a; echo > q/.mq/with/ttl=1h/b").ok();
         let a = q.join(&listing(&q)[0]);
         let end = humantime::parse_rfc3339(&xattr(&a, "user.mq.expires").unwrap()).unwrap();
         if kill {

@@ -77,7 +77,7 @@ impl Home {
         let program = Path::new(env!("CARGO_BIN_EXE_mqfs"));
         let path = format!("{}:{}", program.parent().unwrap().display(), std::env::var("PATH").unwrap());
         let ran = Command::new("timeout")
-            .args(["--kill-after=5", "120", "bash", "-c", script, "bash"])
+            .args(["--kill-after=5", "600", "bash", "-c", script, "bash"])
             .env("PATH", path)
             .current_dir(&self.0)
             .stdin(Stdio::null())

@@ -53,7 +53,7 @@ fn claim_and_pop_stand_in_one_line() {
 #[test]
 fn whatever_makes_a_message_ready_wakes() {
     let m = Mount::new();
-    let q = m.queue_with("q", &["visibility_timeout=1s"]);
+    let q = m.queue_with("q", &["visibility_timeout=5s"]);
     let other = m.queue("other");
     let x = m.message(&q, "x", "body");
     let name = x.file_name().unwrap().to_str().unwrap().to_owned();
@@ -65,6 +65,7 @@ fn whatever_makes_a_message_ready_wakes() {
     fs::rename(&x, within(&q, "claimed", &x)).unwrap();
     claim("nack", &format!("mv q/.mq/claimed/{name} q/"));
     claim("lease expired", "true");
+    m.set("q", "visibility_timeout=1h\nretry_delay=1h");
     fs::rename(within(&q, "claimed", &x), within(&q, "dead", &x)).unwrap();
     claim("redrive", &format!("mv q/.mq/dead/{name} q/"));
     fs::rename(within(&q, "claimed", &x), within(&q, "delayed", &x)).unwrap();
@@ -205,9 +206,9 @@ print(len(got), len(set(got)))"
     assert_eq!(m.bodies("q").len(), 3);
     assert_eq!(m.waiting("q"), 0);
     // And all of them at once.
-    let mut running = m.spawn_python(&program);
     m.sh("rm q/*").ok();
-    wait_until(|| m.waiting("q") >= readers as u64 - 3);
+    let mut running = m.spawn_python(&program);
+    wait_until(|| m.waiting("q") == readers as u64);
     running.signal(libc::SIGKILL);
     wait_until(|| !running.is_running());
     wait_until(|| m.waiting("q") == 0);
@@ -314,9 +315,8 @@ fn the_mount_goes_away() {
             assert!(m.wait_for_exit().success());
         } else {
             drop(late);
-            let start = std::time::Instant::now();
             m.stop();
-            assert!(start.elapsed() < Duration::from_secs(5), "those who wait do not keep it");
+            assert!(!m.log().contains("nobody reads or writes them"), "those who wait do not keep it: {}", m.log());
             for reader in readers {
                 reader.finish().fails("No such device");
             }

@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
+use std::time::Duration;
 
 use common::*;
 use extra::*;
@@ -92,6 +93,11 @@ fn killed_workers_lose_nothing() {
             unsafe { libc::kill(target, signal) };
             if target > 0 {
                 // A shell whose command runs on hears of it later, and its command must not go on waiting for ever.
+                unsafe { libc::kill(-pid, libc::SIGKILL) };
+            }
+            // bash goes on with its loop when the command that it waits for ends by itself in spite of SIGINT.
+            if !poll(Duration::from_secs(1), || !victim.is_running()) {
+                // SAFETY: as above.
                 unsafe { libc::kill(-pid, libc::SIGKILL) };
             }
             wait_until(|| !victim.is_running());

@@ -224,7 +224,7 @@ fn a_store_shrinks_after_a_purge() {
     clear(store.purge(q, &[State::Ready], 2).unwrap().1);
     let began = std::time::Instant::now();
     while size() > before / 8 {
-        assert!(began.elapsed().as_secs() < 20, "{before} bytes before, {} bytes now", size());
+        assert!(began.elapsed().as_secs() < 120, "{before} bytes before, {} bytes now", size());
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
 }

@@ -36,7 +36,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// How long any condition may take to come true before the test fails.
-pub const LIMIT: Duration = Duration::from_secs(20);
+pub const LIMIT: Duration = Duration::from_secs(120);
 
 /// A store and its mount, served by a child process; both go away with it.
 pub struct Mount {

@@ -9,10 +9,10 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::{LIMIT, Mount, poll};
+use super::{Mount, poll};
 
 /// How long a program in the foreground may take.
-const RUN_LIMIT: Duration = Duration::from_secs(120);
+const RUN_LIMIT: Duration = Duration::from_secs(300);
 
 /// How a program ended and what it said.
 #[derive(Debug)]
@@ -94,10 +94,10 @@ impl Running {
         text_of(&self.stderr)
     }
 
-    /// Waits until it ends, at most [`LIMIT`].
+    /// Waits until it ends, at most [`RUN_LIMIT`].
     #[track_caller]
     pub fn finish(self) -> Ran {
-        self.finish_within(LIMIT)
+        self.finish_within(RUN_LIMIT)
     }
 
     #[track_caller]

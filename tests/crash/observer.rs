@@ -58,7 +58,7 @@ impl<'a> Observer<'a> {
         for promises in &QUEUES {
             let dir = self.queue(promises.queue);
             let mut differences = Vec::new();
-            poll(Duration::from_secs(5), || {
+            poll(Duration::from_secs(20), || {
                 differences = compare(&dir);
                 differences.is_empty()
             });
