@@ -13,6 +13,7 @@
 //! - `doubled`, `moved back`: one enqueue makes one message, and so do many with one deduplication id. It is in one queue at a
 //!   time, also when it was moved, or went to a queue of dead letters ([`super::places`]).
 //! - `overdone`: no message is delivered more often than `max_deliveries` says.
+//! - `recounted`: every claim counts one delivery more, whatever ended the one before it; or the limit would never be reached.
 //! - `disordered`: first in, first out ([`super::order`]).
 //! - `early`: no message is delivered before it is due.
 //! - `torn`: the files of a batch are enqueued all or none, and what is not enqueued is still in the batch.
@@ -71,6 +72,8 @@ pub struct Sight {
     pub own: bool,
     /// It was in `.mq/dead`, where nobody had to claim it.
     pub dead: bool,
+    /// Who told had claimed it, and nobody told twice of one claim.
+    pub claimed: bool,
 }
 
 /// What is known of a message.
@@ -188,15 +191,14 @@ impl<'a> Case<'a> {
                 message.ttl = *ttl;
             }
             Event::Acknowledged { id, synced } => self.message(id).acknowledged.push((at, *synced)),
-            Event::Delivered { id, queue, seq, deliveries, dead, asked } => {
-                self.seen(
-                    id,
-                    queue,
-                    Sight { asked: *asked, at, seq: *seq, delivery: *deliveries, own: true, dead: *dead },
-                );
+            Event::Delivered { id, queue, seq, deliveries, dead, claimed, asked } => {
+                let (seq, delivery, dead, claimed) = (*seq, *deliveries, *dead, *claimed);
+                self.seen(id, queue, Sight { asked: *asked, at, seq, delivery, own: true, dead, claimed });
             }
             Event::Listed { id, queue, seq, asked } => {
-                self.seen(id, queue, Sight { asked: *asked, at, seq: *seq, delivery: None, own: true, dead: false });
+                let seq = *seq;
+                let sight = Sight { asked: *asked, at, seq, delivery: None, own: true, dead: false, claimed: false };
+                self.seen(id, queue, sight);
             }
             Event::Acking { id } => self.message(id).acking.push(at),
             Event::Acked { id } => self.message(id).acked.push(at),
@@ -265,6 +267,7 @@ impl<'a> Case<'a> {
             self.check_loss(id, message);
         }
         self.check_return(id, message);
+        self.check_count(id, message);
         let misplaced = places::check(self, id, message);
         self.violations.extend(misplaced);
         let still_there = gone::check(self, id, message);
@@ -300,6 +303,24 @@ impl<'a> Case<'a> {
         if let Some(sight) = back {
             let acked = message.acked.first().copied().unwrap_or_default();
             self.violated("came back", id, format!("acknowledged by {acked}, asked for at {}", sight.asked));
+        }
+    }
+
+    /// A move and a redrive begin to count anew, and a power cut may take a claim back.
+    fn check_count(&mut self, id: &str, message: &History) {
+        if message.redriven || !message.moving.is_empty() {
+            return;
+        }
+        let told = message.seen.iter().filter(|sight| sight.claimed && sight.own);
+        let claims: Vec<_> = told.filter_map(|sight| Some((sight.delivery?, sight))).collect();
+        let again = claims.iter().enumerate().find_map(|(n, (count, later))| {
+            let before = claims[..n].iter().find(|(other, earlier)| {
+                count <= other && earlier.at < later.asked && self.same_life(earlier.asked, later.at)
+            });
+            before.map(|(other, _)| format!("delivery {count} came after delivery {other}"))
+        });
+        if let Some(why) = again {
+            self.violated("recounted", id, why);
         }
     }
 

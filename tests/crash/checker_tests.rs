@@ -77,6 +77,28 @@ fn what_nobody_offered_is_invented() {
     assert_eq!(broken(&format!("{seen}\n 60 offered id=sync.p1.1")), ["invented sync.p1.1"]);
 }
 
+#[test]
+fn every_claim_counts() {
+    let claims = |first: u32, second: u32| {
+        format!(
+            "10 offered id=late.p1.1
+            20 delivered id=late.p1.1 queue=late seq=3 deliveries={first} claimed=true asked=15
+            40 delivered id=late.p1.1 queue=late seq=3 deliveries={second} claimed=true asked=30
+            50 acking id=late.p1.1"
+        )
+    };
+    assert_eq!(broken(&claims(1, 2)), [""; 0]);
+    assert_eq!(broken(&claims(2, 2)), ["recounted late.p1.1"]);
+    assert_eq!(broken(&claims(2, 1)), ["recounted late.p1.1"]);
+    assert_eq!(broken(&format!("{}\n 28 cut from=24", claims(1, 1))), [""; 0], "the first claim was not durable");
+    assert_eq!(broken(&format!("{}\n 29 redriving id=late.p1.1", claims(3, 1))), [""; 0]);
+    assert_eq!(
+        broken(&claims(1, 1).replacen("claimed=true", "", 1)),
+        [""; 0],
+        "who opens it is told of the time before"
+    );
+}
+
 /// One that goes from left, where it is number 7, to right, where it is number 9.
 const MOVED: &str = "
     10 offered id=left.p1.1

@@ -70,6 +70,9 @@ pub enum Event {
         /// It is a dead letter that was read in `.mq/dead`: nobody has claimed it.
         #[serde(default)]
         dead: bool,
+        /// It was read in `.mq/claimed`: by the worker that has claimed it, and no other.
+        #[serde(default)]
+        claimed: bool,
         /// When the worker asked for a message.
         asked: u64,
     },

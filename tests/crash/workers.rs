@@ -109,6 +109,7 @@ struct Told {
     seq: Option<u64>,
     deliveries: Option<u64>,
     dead: bool,
+    claimed: bool,
 }
 
 impl Worker {
@@ -155,8 +156,9 @@ impl Worker {
         let mut bytes = Vec::new();
         match File::open(path).and_then(|mut file| file.read_to_end(&mut bytes)) {
             Ok(_) => {
-                let dead = path.parent().is_some_and(|parent| parent.ends_with(".mq/dead"));
-                Ok(self.delivered(&name, &bytes, Told { seq, deliveries, dead }, asked))
+                let is_in = |state| path.parent().is_some_and(|parent| parent.ends_with(state));
+                let (dead, claimed) = (is_in(".mq/dead"), is_in(".mq/claimed"));
+                Ok(self.delivered(&name, &bytes, Told { seq, deliveries, dead, claimed }, asked))
             }
             Err(error) => {
                 if let Some(errno @ libc::EIO) = error.raw_os_error() {
@@ -177,8 +179,8 @@ impl Worker {
         match checked {
             Ok(id) => {
                 let (seq, deliveries) = (told.seq, told.deliveries.and_then(|count| count.try_into().ok()));
-                let dead = told.dead;
-                self.journal.note(Event::Delivered { id: id.clone(), queue, seq, deliveries, dead, asked });
+                let Told { dead, claimed, .. } = told;
+                self.journal.note(Event::Delivered { id: id.clone(), queue, seq, deliveries, dead, claimed, asked });
                 Some(id)
             }
             Err(why) => {
