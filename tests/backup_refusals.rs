@@ -53,7 +53,7 @@ fn what_is_in_the_way_is_not_touched() {
 
     let restore = |from: &str, to: &str| place.mqfs(&["restore", from, to]);
     restore("empty", "full").failed(12, "not empty");
-    restore("missing", "new").failed(1, "No such file");
+    restore("missing", "new").failed(4, "No such file");
     restore("full", "new").failed(4, "no backup");
     restore("store", "new").failed(4, "no backup");
     fs::remove_file(place.dir().join("empty/db/CURRENT")).unwrap();

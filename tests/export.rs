@@ -217,7 +217,7 @@ fn a_store_that_is_mounted_or_is_none_is_refused() {
     place.works("mkdir mnt/q full && touch full/x");
     place.mqfs(&["export", "store"]).failed(3, "in use");
     place.mqfs(&["export", "full"]).failed(4, "no `format` file");
-    place.mqfs(&["export", "missing"]).failed(1, "No such file");
+    place.mqfs(&["export", "missing"]).failed(4, "No such file");
     place.mqfs(&["export", "/proc"]).failed(4, "");
     assert_eq!(place.import("store", "").code, Some(3));
     let on_mount = place.import("mnt/q", "");

@@ -399,6 +399,22 @@ fn a_damaged_message_is_passed_over() {
     assert!(m.log().contains("unreadable message"), "{}", m.log());
 }
 
+/// A worker that gives up gets its line back when it opened the file for itself. If it is the loop's redirection, shells close it
+/// before they exit, which is no different from `break`.
+#[test]
+fn a_worker_that_gives_up_gives_its_line_back() {
+    let (m, _) = queue(&[]);
+    for shell in ["bash", "dash", "busybox sh"] {
+        for give_up in ["[ $l = 2 ] && exit 1; :", "set -e; [ $l != 2 ]"] {
+            m.sh("seq 3 > q/.mq/lines").ok();
+            let script = format!("exec < q/.mq/lines; while IFS= read -r l; do {give_up}; done");
+            assert_eq!(m.sh(&format!("{shell} -c '{script}'")).code(), Some(1), "{shell}");
+            wait_until(|| m.bodies("q") == ["2\n", "3\n"]);
+            m.sh("rm q/*").ok();
+        }
+    }
+}
+
 /// From producer to worker: what goes in comes out, in order, however many come at once.
 #[test]
 fn a_stream_through_the_queue() {

@@ -247,12 +247,12 @@ fn renaming_a_queue_under_a_reader_and_a_writer() {
 fn chmod_and_chown_last() {
     let mut m = Mount::new();
     let q = m.queue("q");
-    m.sh("chmod 2750 q; chown 12345:54321 q").ok();
+    m.sh("chmod 6750 q; chown 12345:54321 q").ok();
     for _ in 0..2 {
         let meta = fs::metadata(&q).unwrap();
         assert_eq!((meta.uid(), meta.gid()), (12345, 54321));
         assert!(meta.is_dir());
-        assert_eq!(meta.permissions().mode() & 0o777, 0o750);
+        assert_eq!(meta.permissions().mode() & 0o7777, 0o2750, "no set-user-ID bit");
         m.remount();
     }
     fs::set_permissions(&q, fs::Permissions::from_mode(0o1733)).unwrap();

@@ -136,6 +136,7 @@ pub fn exit_of(error: &OpenError) -> Exit {
         OpenError::InUse => Exit::StoreInUse,
         OpenError::Io(error) => match error.raw_os_error() {
             Some(libc::ENOSPC | libc::EDQUOT) => Exit::Refused,
+            Some(libc::ENOENT | libc::ENOTDIR) => Exit::StoreUnusable,
             _ => Exit::Failure,
         },
         OpenError::NewerFormat { .. } | OpenError::NotAStore(_) | OpenError::Damaged(_) => Exit::StoreUnusable,

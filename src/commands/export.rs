@@ -41,7 +41,11 @@ struct Queue {
 /// Runs the command.
 pub fn run(arguments: &ExportArgs) -> Result<(), Failure> {
     let source = &arguments.source;
-    let full = mountinfo::resolve(source).map_err(|error| unreadable(source, &error))?;
+    let missing = |error: io::Error| {
+        let text = format!("{}: {error}", source.display());
+        Failure::new(exit_of(&error.into()), text)
+    };
+    let full = mountinfo::resolve(source).map_err(missing)?;
     let mounted = mountinfo::at(&full).map_err(|error| unreadable(source, &error))?;
     let is_mount = mounted.is_some_and(|entry| entry.is_fuse());
     let snapshot = is_mount.then(|| Snapshot::of_mount(&full)).transpose()?;

@@ -46,7 +46,7 @@ pub struct Attributes {
 /// The permission bits of a file: no set-id bits, no sticky bit.
 pub const FILE_MODE: u32 = 0o777;
 /// The permission bits of a directory.
-pub const DIRECTORY_MODE: u32 = 0o7777;
+pub const DIRECTORY_MODE: u32 = 0o3777;
 
 impl Attributes {
     /// How long the kernel may believe this without asking. A name of a file must be asked for each time, as it may mean

@@ -13,6 +13,7 @@ use super::access::Caller;
 use super::draft::Target;
 use super::lookup::Found;
 use super::names::Writer;
+use super::writer::refuse_too_large;
 use super::xattr::merge;
 use super::{Attributes, Node, View};
 
@@ -138,6 +139,9 @@ impl View {
             (_, Node::Queue(target)) if target != queue => {
                 let name = self.producer_name(target, to.1)?;
                 let onto = self.onto(caller, target, name, keep)?;
+                let config = self.store.config(target)?;
+                let fits = refuse_too_large(&config, source.message.size);
+                fits.map_err(|error| self.rejected(target, error))?;
                 let moved = self.store.move_to(queue, seq, state, (target, name, onto), now);
                 let moved = moved.map_err(|error| self.rejected(target, error))?;
                 self.remember_move(caller, (target, to.1), moved)?;
