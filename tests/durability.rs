@@ -6,16 +6,18 @@
 mod common;
 #[path = "common/disk.rs"]
 mod disk;
+#[path = "common/slow.rs"]
+mod slow;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
 use common::{Mount, producer, wait_until};
 use disk::Disk;
+use slow::SlowSyncs;
 
 /// Enqueues small and large messages, straight and by way of a draft, and gives the names that were acknowledged.
 fn enqueue(queue: &Path, producer: usize, count: usize) -> BTreeSet<String> {
@@ -271,41 +273,13 @@ fn a_message_costs_one_sync_however_often_it_is_closed() {
     assert!((40..60).contains(&used), "{used} syncs for 40 messages");
 }
 
-/// Makes each sync of the database take its time, until it is dropped.
-struct SlowSyncs(Child);
-
-impl SlowSyncs {
-    fn of(m: &Mount) -> SlowSyncs {
-        let tasks = fs::read_dir(format!("/proc/{}/task", m.pid())).unwrap().map(|task| task.unwrap().path());
-        let is_syncer = |task: &PathBuf| fs::read_to_string(task.join("comm")).unwrap().trim() == "mqfs-sync";
-        let syncer = tasks.into_iter().find(is_syncer).expect("the thread that syncs");
-        let thread = syncer.file_name().unwrap().to_str().unwrap();
-        let strace = Command::new("strace")
-            .args(["-qq", "-e", "trace=fdatasync", "-e", "inject=fdatasync:delay_enter=20000", "-p", thread])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        wait_until(|| !fs::read_to_string(syncer.join("status")).unwrap().contains("TracerPid:\t0\n"));
-        SlowSyncs(strace)
-    }
-}
-
-impl Drop for SlowSyncs {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// Many producers share syncs: "while one sync is under way, whatever arrives joins the next".
 #[test]
 fn producers_share_syncs() {
     let m = Mount::new();
     let queue = m.queue("q");
     // Where a sync takes no time, none is shared.
-    let _slow = SlowSyncs::of(&m);
+    let _slow = SlowSyncs::late(&m, 20);
     let before = syncs(&m);
     let producers: Vec<_> = (0..16)
         .map(|producer| {

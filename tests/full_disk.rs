@@ -6,6 +6,8 @@ mod common;
 mod disk;
 #[path = "common/extra.rs"]
 mod extra;
+#[path = "common/slow.rs"]
+mod slow;
 
 use std::fs;
 use std::path::Path;
@@ -13,6 +15,7 @@ use std::path::Path;
 use common::*;
 use disk::Disk;
 use extra::*;
+use slow::SlowSyncs;
 
 /// No room that only root gets: mqfs runs as root here, and would have it.
 const EXT4: [&str; 5] = ["mkfs.ext4", "-q", "-F", "-m", "0"];
@@ -146,47 +149,11 @@ fn acks_wait_for_a_database_on_a_slow_disk() {
     m.sh("seq 20000 > q/.mq/lines").ok();
     assert!(reserve(&m), "room is kept");
     fill(&m, &disk);
-    let slow = SlowDisk::of(&m);
+    let slow = SlowSyncs::late(&m, 200);
     let read = m.sh("head -n 15000 q/.mq/lines 2> /dev/null | wc -l");
     drop(slow);
     assert_eq!(read.ok().trim(), "15000");
     assert!(m.log().contains("the database writes again"), "{}", m.log());
-}
-
-/// Makes each sync of mqfs take 200 ms, until it is dropped.
-struct SlowDisk(std::process::Child);
-
-impl SlowDisk {
-    fn of(m: &Mount) -> SlowDisk {
-        let inject = "inject=fdatasync,fsync,sync_file_range:delay_enter=200000";
-        let strace = std::process::Command::new("strace")
-            .args([
-                "-f",
-                "-qq",
-                "-e",
-                "trace=fdatasync,fsync,sync_file_range",
-                "-e",
-                inject,
-                "-p",
-                &m.pid().to_string(),
-            ])
-            .stdin(std::process::Stdio::null())
-            .stdout(std::process::Stdio::null())
-            .stderr(std::process::Stdio::null())
-            .spawn()
-            .unwrap();
-        let tasks = || fs::read_dir(format!("/proc/{}/task", m.pid())).unwrap().flatten();
-        let status = |task: fs::DirEntry| fs::read_to_string(task.path().join("status")).unwrap_or_default();
-        wait_until(|| tasks().map(status).all(|status| !status.contains("TracerPid:\t0\n")));
-        SlowDisk(strace)
-    }
-}
-
-impl Drop for SlowDisk {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// Counts what is in the queue in any state, with what was acknowledged.
