@@ -17,8 +17,8 @@ const AT_ONCE: Duration = Duration::from_secs(2);
 /// While RocksDB writes, or there is room, it is worth waiting for a slow disk: all that is in memory is written first, and when
 /// that fails there is another try every five seconds.
 const LATELY: Duration = Duration::from_secs(30);
-/// With less than this, in bytes, nobody who needs it goes on.
-const SOME: u64 = 1 << 20;
+/// It writes one table after the other; between two of them it seems not to write.
+const BETWEEN: Duration = Duration::from_secs(1);
 
 /// The file.
 pub struct Reserve {
@@ -33,6 +33,8 @@ struct State {
     /// The file system has no room to give without bytes to it.
     impossible: bool,
     given_up: Option<Instant>,
+    /// When the database was last seen to write what it has in memory.
+    wrote: Option<Instant>,
 }
 
 impl Reserve {
@@ -92,7 +94,16 @@ impl Reserve {
     /// database is writing what it has in memory.
     pub fn given_up_lately(&self, writing: impl FnOnce() -> bool) -> bool {
         let Some(since) = self.state.lock().given_up.map(|at| at.elapsed()) else { return false };
-        since < AT_ONCE || since < LATELY && (writing() || self.free().is_some_and(|free| free >= SOME))
+        // Asked with no lock held: RocksDB may be calling `give_up`, with one of its own.
+        let now = (since < LATELY && writing()).then(Instant::now);
+        let writes = {
+            let mut state = self.state.lock();
+            state.wrote = now.or(state.wrote);
+            state.wrote.is_some_and(|at| at.elapsed() < BETWEEN)
+        };
+        // RocksDB does not even try with less than one of its buffers free (SstFileManagerImpl::ClearError); here are three.
+        let may_try = || self.free().is_some_and(|free| free >= self.bytes / 3);
+        since < AT_ONCE || since < LATELY && (writes || may_try())
     }
 
     /// The room on its disk, in bytes.
