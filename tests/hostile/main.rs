@@ -105,7 +105,8 @@ fn hostile_users_break_nothing_and_see_nothing() {
     }
 
     let (begun, mut progress) = (Instant::now(), (0, Instant::now()));
-    while begun.elapsed() < Duration::from_secs(seconds) {
+    let (busy, mut end) = (1000, Duration::from_secs(seconds));
+    while begun.elapsed() < end {
         std::thread::sleep(Duration::from_millis(20));
         if work.steps() != progress.0 {
             progress = (work.steps(), Instant::now());
@@ -120,6 +121,11 @@ fn hostile_users_break_nothing_and_see_nothing() {
                 *child = start_user(&m, &mut random);
             }
         }
+        // On a slow machine they may need longer to do something.
+        let done = || requests(&m) - of_ours > busy + MOST_REQUESTS * work.steps();
+        if begun.elapsed() >= end && end < LIMIT && !done() {
+            end += Duration::from_secs(10);
+        }
     }
     for child in &mut users {
         let _ = child.kill();
@@ -127,7 +133,7 @@ fn hostile_users_break_nothing_and_see_nothing() {
     }
     let (steps, requests) = (work.steps(), requests(&m) - of_ours);
     println!("{steps} steps of root's own work, {requests} requests");
-    assert!(requests > 1000 + MOST_REQUESTS * steps, "the users did nothing");
+    assert!(requests > busy + MOST_REQUESTS * steps, "the users did nothing");
     work.end();
 
     // Children of theirs live for a second at most.

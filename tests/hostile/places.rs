@@ -8,6 +8,8 @@ use crate::common::{Mount, xattr};
 
 /// A group that some are in.
 const STAFF: u32 = 54321;
+/// A user and a group that none of them is.
+const CAROL: u32 = 34567;
 
 /// A user without privileges.
 pub struct User {
@@ -44,6 +46,8 @@ const PLACES: &[Place] = &[
     of_root("sticky", 0o1777, ""),
     of_root("stickykeep", 0o1777, "names=keep"),
     of_root("watch", 0o700, ""),
+    Place { name: "carol", uid: CAROL, gid: CAROL, mode: 0o700, config: "", shared: false, kept: true },
+    Place { name: "club", uid: 0, gid: CAROL, mode: 0o2770, config: "", shared: true, kept: true },
     Place { name: "group", uid: 0, gid: STAFF, mode: 0o2770, config: "", shared: true, kept: false },
     Place { name: "ann", uid: 12345, gid: 12345, mode: 0o700, config: "", shared: false, kept: false },
     Place { kept: false, ..of_root("open", 0o777, "visibility_timeout=1s\nretry_delay=100ms") },
@@ -58,10 +62,11 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     PLACES.iter().map(|place| place.name)
 }
 
-/// What a user must never read: secrets begin so.
-pub fn secrets_from(user: &User) -> Vec<String> {
+/// What no user must ever read: secrets begin so. Not what one of them may read, who may let others read it, too.
+pub fn secrets() -> Vec<String> {
     let known = |place: &&Place| {
-        if place.shared { user.groups.contains(&place.gid) } else { place.uid == user.uid }
+        let by = |user: &User| if place.shared { user.groups.contains(&place.gid) } else { place.uid == user.uid };
+        USERS.iter().any(by)
     };
     let mut secrets: Vec<String> =
         PLACES.iter().filter(|place| !known(place)).map(|place| secret(place.name)).collect();

@@ -63,7 +63,7 @@ pub fn main(part: &str) {
         let timer = libc::itimerval { it_interval: often, it_value: often };
         libc::setitimer(libc::ITIMER_REAL, &timer, std::ptr::null_mut());
     }
-    let secrets = places::secrets_from(user);
+    let secrets = places::secrets();
     let socket = socket_of(uid, std::process::id());
     let mut hostile = Hostile { random, user, fds: Vec::new(), names: Vec::new(), secrets, forked: false, socket };
     let begun = Instant::now();
