@@ -217,7 +217,7 @@ fn a_backup_under_load_has_all_that_was_acknowledged() {
         }
         for round in 0..4 {
             let begin = known.number.load(Ordering::Relaxed);
-            until(|| known.number.load(Ordering::Relaxed) > begin + 100);
+            until(|| known.number.load(Ordering::Relaxed) > begin + 30);
             let written = known.written.lock().unwrap().clone();
             let gone = known.gone.lock().unwrap().clone();
             let backup = format!("saved{round}");

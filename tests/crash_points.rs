@@ -38,8 +38,8 @@ fn at_each_write(setup: &str, operation: &str, check: impl Fn(&Mount)) {
         m.queue_with("k", &["names=keep"]);
         m.sh(setup).ok();
         let mut strace = kill_at_write(&m, nth);
-        m.sh(operation);
-        let killed = poll(Duration::from_millis(300), || strace.try_wait().unwrap().is_some());
+        let failed = !m.sh(operation).status.success();
+        let killed = poll(Duration::from_millis(300), || strace.try_wait().unwrap().is_some()) || failed;
         let _ = strace.kill();
         strace.wait().unwrap();
         m.cut_short();

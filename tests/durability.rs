@@ -279,7 +279,7 @@ fn producers_share_syncs() {
     let m = Mount::new();
     let queue = m.queue("q");
     // Where a sync takes no time, none is shared.
-    let _slow = SlowSyncs::late(&m, 20);
+    let _slow = SlowSyncs::late(&m, 50);
     let before = syncs(&m);
     let producers: Vec<_> = (0..16)
         .map(|producer| {

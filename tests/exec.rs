@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Mount, wait_until};
+use common::{LIMIT, Mount, poll, wait_until};
 
 /// Python's descriptors are closed when it runs another program. The messages are enqueued, and mqfs goes on.
 #[test]
@@ -70,5 +70,6 @@ os.execv("/bin/sleep", ["sleep", "1000"])
     for _ in 0..100 {
         m.sh(&format!("cat q/{name}")).fails("Device or resource busy");
     }
-    wait_until(|| m.bodies("q").len() == 401);
+    // One sync after the other.
+    assert!(poll(10 * LIMIT, || m.bodies("q").len() == 401));
 }

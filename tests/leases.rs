@@ -123,7 +123,7 @@ fn leases_run_across_restarts() {
 #[test]
 fn leases_end_while_nothing_is_mounted() {
     for kill in [false, true] {
-        let (mut m, q, a) = single(&["visibility_timeout=3s"]);
+        let (mut m, q, a) = single(&["visibility_timeout=6s"]);
         claim(&m, &a);
         let due = deadline(&q, &a);
         if kill {

@@ -54,10 +54,10 @@ fn an_open_descriptor_renews_its_lease() {
 /// "whoever was handed the name, by `.mq/claim` or by `mv`, uses that path": working on it there keeps the lease too.
 #[test]
 fn a_descriptor_through_the_claimed_path_renews_its_lease() {
-    let (m, q, a) = single(&["visibility_timeout=4s"]);
+    let (m, q, a) = single(&["visibility_timeout=8s"]);
     m.worker(&format!("mv '{}' q/.mq/claimed/; true", a.display())).ok();
     let holder = m.holder(&within(&q, "claimed", &a));
-    holds_for(Duration::from_secs(6), || is(&q, &a, "claimed"));
+    holds_for(Duration::from_secs(10), || is(&q, &a, "claimed"));
     drop(holder);
     wait_until(|| is(&q, &a, "ready"));
     assert_eq!(deliveries(&q, &a), 1);

@@ -49,7 +49,7 @@ fn a_queue_can_drop_what_expires() {
 #[test]
 fn a_claimed_message_expires_when_it_comes_back() {
     let m = Mount::new();
-    let q = m.queue("q");
+    let q = m.queue_with("q", &["durability=async"]);
     m.sh("echo body > q/.mq/with/ttl=3s/a; mv q/*-a q/.mq/claimed/; echo > q/.mq/with/ttl=3s/witness").ok();
     wait_until(|| count(&m, "ttl_expired_total") == 1);
     assert_listed(&control(&q, "claimed"), &["a"]);
@@ -96,7 +96,7 @@ fn moving_begins_it_anew() {
 #[test]
 fn it_runs_out_while_nothing_is_mounted() {
     let mut m = Mount::new();
-    let q = m.queue("q");
+    let q = m.queue_with("q", &["durability=async"]);
     for kill in [false, true] {
         m.sh("echo > q/.mq/with/ttl=5s/a; echo > q/.mq/with/ttl=1h/b").ok();
         let a = q.join(&listing(&q)[0]);

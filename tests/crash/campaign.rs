@@ -14,7 +14,7 @@ use super::evidence::Evidence;
 use super::journal::{Event, Journal, Line, now, read_all};
 use super::observer::Observer;
 use super::promises::{COMMON, GRAVES, Promises, QUEUES};
-use crate::common::Mount;
+use crate::common::{LIMIT, Mount, poll};
 use crate::disk::Disk;
 use crate::extra::Random;
 
@@ -212,10 +212,15 @@ impl Campaign {
     fn wait_for(&mut self, milliseconds: u64) {
         if self.plan.control {
             // There is one life only, in which something has to be acknowledged.
-            return sleep(Duration::from_secs(1));
+            sleep(Duration::from_secs(1));
+            let told = |line: &Line| matches!(line.event, Event::Acknowledged { .. });
+            poll(LIMIT, || read_all(&self.journals()).iter().any(told));
+            return;
         }
         // Short lives are as telling as long ones.
         let most = if self.random.below(4) == 0 { 60 } else { milliseconds };
+        // Until enough has happened those of each episode are longer: the machine may be slow.
+        let most = if self.summary.is_enough() { most } else { most * self.summary.episodes as u64 };
         sleep(Duration::from_millis(self.random.below(most)));
     }
 
