@@ -111,6 +111,19 @@ time.sleep(1000)
     drop(second);
 }
 
+/// A power cut may undo an acknowledgement that is not durable: then the message comes back, and has its body.
+#[test]
+fn the_body_of_what_was_acknowledged_stays_until_that_is_durable() {
+    let m = Mount::new();
+    m.queue("q");
+    m.sh("head -c 100000 /dev/zero > q/m").ok();
+    let slow = SlowSyncs::late(&m, 5000);
+    m.sh("rm q/*-m").ok();
+    assert_eq!(m.body_files().len(), 1);
+    drop(slow);
+    wait_until(|| m.body_files().is_empty());
+}
+
 /// A sync that began a moment ago is under way by now. If it is not, it covers what follows, and the test shows nothing.
 fn mostly_under_way() {
     poll(std::time::Duration::from_millis(150), || false);
