@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::batches::{BATCH_MAX, BatchFile};
 use super::record::DraftRecord;
 use super::sums::Sums;
-use super::{NewBody, NewQueue, ROOT, Store};
+use super::{Entry, NewBody, NewQueue, ROOT, Store};
 use crate::error::Error;
 use crate::queue::config::QueueConfig;
+use crate::queue::state::State;
 
 fn new(parent: u64, name: &[u8]) -> NewQueue<'_> {
     NewQueue { parent, name, uid: 0, gid: 0, mode: 0o755 }
@@ -76,6 +77,38 @@ fn a_batch_is_not_among_the_queues() {
     store.rename_batch(batch, queue, b"c", true, 9).unwrap();
     store.remove_batch(queue, b"c").unwrap();
     store.remove_queue(ROOT, b"q").unwrap();
+}
+
+/// What is acknowledged while the sweep is under way comes back with a power cut, and has its body then, until the
+/// acknowledgement is durable.
+#[test]
+fn the_sweep_takes_no_body_before_its_acknowledgement_is_durable() {
+    let (dir, store, queue, batch) = store();
+    let draft = store.make_draft(draft(batch, b"a")).unwrap().0;
+    let (sums, path) = (Sums::default(), store.bodies().path(draft));
+    let body = NewBody::File { id: draft, size: 0, synced: true, sums: &sums };
+    store.publish_batch(batch, queue, &[BatchFile { body, ..file(draft) }], 9, |_| Ok(())).unwrap();
+    store.close().unwrap();
+    drop(store);
+    let store = Store::open(&dir.path().join("store"), QueueConfig::default()).unwrap();
+    // The thread that syncs is busy.
+    let (go_on, wait) = std::sync::mpsc::channel::<()>();
+    store.after_sync(Box::new(move |_| {
+        let _ = wait.recv(); // until nobody can send any more
+    }));
+    let mut messages = Vec::new();
+    let each = |entry: Entry<'_>| {
+        messages.push(entry.id);
+        true
+    };
+    store.list(queue, State::Ready, 0, each).unwrap();
+    store.ack(queue, messages[0], &[State::Ready], 9).unwrap();
+    assert_eq!(store.sweep().unwrap(), 1);
+    assert!(path.exists());
+    drop(go_on);
+    while path.exists() {
+        std::thread::yield_now();
+    }
 }
 
 /// What another run left is swept away while it is still used. The moment that matters is short: some of the rounds meet it.

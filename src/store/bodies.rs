@@ -196,10 +196,10 @@ impl Bodies {
         &self.removals
     }
 
-    /// Removes the files below `before` for which `wanted` answers false; gives how many.
+    /// Hands the files below `before` for which `wanted` answers false to `remove`; gives how many.
     ///
     /// `before` is the first number that this run gives out, so a file that is being made now is never looked at.
-    pub fn sweep(&self, before: u64, wanted: impl Fn(u64) -> Result<bool>) -> Result<usize> {
+    pub fn sweep(&self, before: u64, wanted: impl Fn(u64) -> Result<bool>, remove: impl Fn(PathBuf)) -> Result<usize> {
         let mut removed = 0;
         for shard in 0..=u8::MAX {
             for entry in std::fs::read_dir(self.root.join(format!("{shard:02x}")))? {
@@ -210,7 +210,7 @@ impl Bodies {
                     continue;
                 };
                 if id < before && !wanted(id)? {
-                    self.removals.remove(entry.path());
+                    remove(entry.path());
                     removed += 1;
                 }
             }
@@ -289,7 +289,7 @@ mod tests {
         for id in [1, 2, 0x101, 9] {
             bodies.create(id).unwrap();
         }
-        assert_eq!(bodies.sweep(9, |id| Ok(id == 2)).unwrap(), 1);
+        assert_eq!(bodies.sweep(9, |id| Ok(id == 2), |path| remove(&path)).unwrap(), 1);
         assert!(bodies.open_read(2).is_ok() && bodies.open_read(9).is_ok() && bodies.open_read(0x101).is_ok());
         assert!(matches!(bodies.open_read(1), Err(Error::Damaged(_))));
     }

@@ -232,10 +232,12 @@ impl Store {
     pub fn sweep(&self) -> Result<usize> {
         // Without the lock. A draft's file becomes a message's in one change, and never the other way round: asked in this order,
         // one of the two answers yes whenever that happens.
-        self.bodies.sweep(self.first_id, |id| {
+        let wanted = |id| {
             Ok(self.db.get(Family::Meta, &keys::draft(id))?.is_some()
                 || self.db.get(Family::Meta, &keys::body_file(id))?.is_some())
-        })
+        };
+        // It may have lost its owner just now, and a power cut may bring that back.
+        self.bodies.sweep(self.first_id, wanted, |path| self.syncer.remove_file(path))
     }
 
     /// Makes everything durable and the numbers exact, for a clean end. Nothing may be written afterwards.
