@@ -97,6 +97,9 @@ impl Disk {
     /// The machine starts again.
     pub fn start_again(&self) {
         wait_until(|| Command::new("umount").arg(self.path()).status().unwrap().success());
+        // A mount namespace that somebody has made meanwhile has a copy of the mount, and while it lives the file system is still
+        // the one that was shut down.
+        wait_until(|| Command::new("losetup").arg("-j").arg(self.image()).output().unwrap().stdout.is_empty());
         self.mount();
     }
 }
