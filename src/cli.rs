@@ -18,7 +18,7 @@ use crate::queue::duration;
     name = "mqfs",
     version,
     propagate_version = true,
-    after_help = "See mqfs(1) for options and exit codes, mqfs(7) for what the filesystem promises."
+    after_help = "See mqfs(1) for options and exit codes, mqfs(5) for configuration and attributes, mqfs(7) for what is promised."
 )]
 pub struct Cli {
     /// What to do.

@@ -19,6 +19,10 @@ fn man_1() -> String {
     fs::read_to_string("man/mqfs.1").unwrap()
 }
 
+fn man_5() -> String {
+    fs::read_to_string("man/mqfs.5").unwrap()
+}
+
 fn man_7() -> String {
     fs::read_to_string("man/mqfs.7").unwrap()
 }
@@ -47,7 +51,7 @@ fn set<'a>(items: impl IntoIterator<Item = &'a str>) -> BTreeSet<String> {
 
 #[test]
 fn every_key_is_documented_with_its_default_and_in_the_order_of_the_file() {
-    let page = man_7();
+    let page = man_5();
     let documented: Vec<String> =
         tags(&section(&page, "CONFIGURATION")).iter().map(|tag| words(tag).collect::<Vec<_>>().join(" = ")).collect();
     let defaults = QueueConfig::default();
@@ -63,7 +67,7 @@ fn every_key_is_documented_with_its_default_and_in_the_order_of_the_file() {
 
 #[test]
 fn every_attribute_is_documented() {
-    let page = man_7();
+    let page = man_5();
     let documented = set(tags(&section(&page, "ATTRIBUTES")).into_iter().flat_map(words));
     let of_messages = MESSAGE_ATTRIBUTES.iter().copied().chain(properties()).map(|name| format!("{PREFIX}{name}"));
     assert_eq!(documented, of_messages.chain([DAEMON_PID.to_owned()]).collect());
@@ -127,7 +131,7 @@ fn what_a_mount_shows_is_documented() {
     let mount = Mount::new();
     let queue = mount.queue("q");
     fs::write(queue.join("x"), "").unwrap(); // for how long something has been waiting
-    let page = man_7();
+    let (page, overview) = (man_5(), man_7());
 
     let documented = set(tags(&section(&page, "STATISTICS")).into_iter().flat_map(words));
     let keys = |stats: &serde_json::Value| set(stats.as_object().unwrap().keys().map(String::as_str));
@@ -137,10 +141,36 @@ fn what_a_mount_shows_is_documented() {
     let known = set(KEYS.iter().copied()).union(&of_queue).map(|key| format!("{PREFIX}{key}")).collect::<BTreeSet<_>>();
     assert_eq!(xattrs(&queue).into_iter().collect::<BTreeSet<_>>(), known);
 
-    let tree = section(&page, "THE TREE").join("\n");
+    let tree = section(&overview, "THE TREE").join("\n");
     for name in listing(queue.join(".mq")).iter().chain(&listing(mount.path().join(".mq"))) {
         assert!(tree.contains(name), "{name} in .mq is not in THE TREE");
     }
+}
+
+/// A reference to a section, of the page itself or of another one, leads somewhere.
+#[test]
+fn every_section_that_is_referred_to_exists() {
+    let pages = [("mqfs 1", man_1()), ("mqfs 5", man_5()), ("mqfs 7", man_7())];
+    let mut references = 0;
+    for (name, page) in &pages {
+        let lines: Vec<&str> = page.lines().collect();
+        for (at, line) in lines.iter().enumerate() {
+            let Some((_, heading)) = line.split_once("Sx ") else { continue };
+            let heading = heading.trim_end_matches([' ', '.', ',', ':', ';']);
+            let elsewhere = match lines.get(at + 1..at + 3) {
+                Some(["in", next]) => {
+                    next.strip_prefix(".Xr ").map(|rest| rest.trim_end_matches([' ', '.', ',', ':', ';']))
+                }
+                _ => None,
+            };
+            let target = elsewhere.unwrap_or(name);
+            let (_, text) = pages.iter().find(|(page, _)| *page == target).expect(target);
+            let found = text.lines().any(|line| [".Sh ", ".Ss "].iter().any(|m| line.strip_prefix(m) == Some(heading)));
+            assert!(found, "{name}: there is no section {heading} in {target}");
+            references += 1;
+        }
+    }
+    assert!(references > 20, "{references}");
 }
 
 #[test]

@@ -163,7 +163,7 @@ fn everybody_is_told_what_they_may_know() {
 fn every_metric_is_documented() {
     let m = Mount::new();
     m.queue("q");
-    let page = fs::read_to_string("man/mqfs.7").unwrap();
+    let page = fs::read_to_string("man/mqfs.5").unwrap();
     let items = page.lines().filter_map(|line| line.strip_prefix(".It Va mqfs_"));
     let documented: BTreeSet<String> =
         items.flat_map(|names| names.split(" , mqfs_")).map(|name| format!("mqfs_{name}")).collect();
