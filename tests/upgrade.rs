@@ -134,6 +134,16 @@ fn assert_all_of_format_2_there(m: &Mount) {
     assert_eq!(numbers(m, "purged", "ready dead purged_total"), [0, 1, 1]);
 }
 
+/// What the fixtures from format 3 on hold besides.
+fn assert_all_of_format_3_there(m: &Mount) {
+    assert_eq!(in_state(&m.path().join("retries"), "delayed"), of(&["waits"]));
+    // Why it is delayed was not written down.
+    assert_eq!(numbers(m, "retries", "delayed retrying claims_total dead_lettered_total"), [1, 0, 3, 1]);
+    let dead = only(m.path().join("given-up"));
+    let told = ["reason", "source", "deliveries"].map(|what| xattr(&dead, &format!("user.mq.dead_{what}")).unwrap());
+    assert_eq!(told, ["max_deliveries", "retries", "2"]);
+}
+
 /// Goes on with the store as if nothing had happened.
 fn go_on(m: &mut Mount) {
     let q = m.path().join("orders");
@@ -178,6 +188,26 @@ fn a_store_of_format_2_opens_with_all_that_is_in_it() {
     go_on(&mut m);
     m.sh("mv waiting/.mq/batch/prepared waiting/").ok();
     assert_eq!(numbers(&m, "waiting", "ready batches"), [5, 0]);
+}
+
+/// Format 3: checksums of bodies, and how far the database is durable.
+#[test]
+fn a_store_of_format_3_opens_with_all_that_is_in_it() {
+    let dir = unpacked(3);
+    let mut m = Mount::with_store_in(dir.path(), &[]);
+    assert!(format_of(dir.path()) > 3 && m.log().contains("store upgraded"), "{}", m.log());
+    for round in 0..3 {
+        assert_all_there(&m);
+        assert_leases_ended(&m);
+        assert_all_of_format_2_there(&m);
+        assert_all_of_format_3_there(&m);
+        if round == 0 { m.kill9_and_remount() } else { m.remount() }
+    }
+    go_on(&mut m);
+    m.sh("mv retries/.mq/delayed/*-waits retries/ && cat retries/*-waits").ok();
+    assert_eq!(numbers(&m, "retries", "claimed retrying redelivered_total"), [1, 0, 1]);
+    m.sh("mv retries/.mq/claimed/*-waits retries/").ok();
+    assert_eq!(listing(m.path().join("given-up")).len(), 2);
 }
 
 /// What an older mqfs says of a store that this one has written, as this one says it of a newer one: nothing is touched.

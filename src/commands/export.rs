@@ -14,7 +14,7 @@ use base64::write::EncoderWriter;
 
 use super::backup::exit_of;
 use super::exit::{Exit, Failure};
-use super::jsonl::{ClaimLine, Header, IdLine, Line, MessageLine, QueueLine, Text, VERSION};
+use super::jsonl::{ClaimLine, DeathLine, Header, IdLine, Line, MessageLine, QueueLine, Text, VERSION};
 use super::snapshot::Snapshot;
 use super::text::printable;
 use crate::cli::ExportArgs;
@@ -25,7 +25,7 @@ use crate::queue::config::{KEYS, QueueConfig};
 use crate::store::image::Image;
 use crate::store::record::{MessageRecord, QueueRecord};
 use crate::store::sums::BLOCK;
-use crate::store::{Body, ROOT};
+use crate::store::{Body, Death, ROOT};
 
 /// So many messages are looked at in one go.
 const AT_ONCE: usize = 256;
@@ -223,9 +223,24 @@ fn queue_line(id: u64, queue: &Queue) -> Result<QueueLine, Error> {
         gid: Some(record.gid),
         mode: format!("{:04o}", record.mode),
         created: Some(rfc3339(record.created)),
+        mtime_ns: record.modified_ns,
+        atime_ns: record.accessed_ns,
         config,
         attributes: record.attributes.iter().map(|(name, value)| (name.clone(), Text(value.clone()))).collect(),
     })
+}
+
+impl DeathLine {
+    fn of(death: &Death) -> Self {
+        Self {
+            queue: death.path.clone(),
+            reason: death.reason.clone(),
+            count: death.count,
+            first: rfc3339(death.first),
+            last: rfc3339(death.last),
+            unclaimed: death.unclaimed,
+        }
+    }
 }
 
 fn message_line(queue: &Queue, seq: u64, record: &MessageRecord) -> Line {
@@ -244,6 +259,11 @@ fn message_line(queue: &Queue, seq: u64, record: &MessageRecord) -> Line {
         gid: Some(record.gid),
         mode: format!("{:04o}", record.mode),
         mtime_ns: Some(record.modified_ns),
+        atime_ns: record.accessed_ns,
+        ready_since: time(record.ready_since),
+        retrying: record.retrying,
+        deaths: record.deaths.iter().map(DeathLine::of).collect(),
+        last_error: Text(record.last_error.clone()),
         producer_pid: record.producer_pid,
         claim: record.claim.as_ref().map(|claim| ClaimLine::of(claim, rfc3339)),
         attributes: record.attributes.iter().map(|(name, value)| (name.clone(), Text(value.clone()))).collect(),

@@ -6,11 +6,12 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::queue::delivery::Delivery;
 use crate::queue::worker::ProcessId;
 use crate::store::record::Claim;
 
-/// The version of the format.
-pub const VERSION: u32 = 1;
+/// The version of the format. Version 2 has identities of deliveries, the history of deaths, and times that programs set.
+pub const VERSION: u32 = 2;
 
 /// Bytes, mostly text: a string, or if they are not UTF-8 `{"base64": "..."}`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -87,6 +88,12 @@ pub struct QueueLine {
     /// When it was made, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<String>,
+    /// Its time of modification, if one was set, in nanoseconds since the epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtime_ns: Option<i64>,
+    /// Its time of access, in the same way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub atime_ns: Option<i64>,
     /// Its configuration.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub config: BTreeMap<String, String>,
@@ -152,6 +159,21 @@ pub struct MessageLine {
     /// Its time of modification, in nanoseconds since the epoch; that of its enqueue if it is not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtime_ns: Option<i64>,
+    /// Its time of access, if one was set, in nanoseconds since the epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub atime_ns: Option<i64>,
+    /// When it last became ready, RFC 3339; when it was enqueued if it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready_since: Option<String>,
+    /// While it is delayed: because it was delivered before.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub retrying: bool,
+    /// Where and why it became a dead letter.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deaths: Vec<DeathLine>,
+    /// What a worker said when it failed.
+    #[serde(default, skip_serializing_if = "Text::is_empty")]
+    pub last_error: Text,
     /// The process that produced it.
     #[serde(default)]
     pub producer_pid: u32,
@@ -179,12 +201,40 @@ pub struct ClaimLine {
     pub deadline: String,
     /// The user.
     pub uid: u32,
+    /// Which delivery it is; one that is not told gets one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delivery: Option<String>,
     /// The process, and when it started, in clock ticks since the boot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub process: Option<(u32, u64)>,
     /// Its parent, its parent's parent, its session.
     #[serde(default)]
     pub family: (u32, u32, u32),
+}
+
+/// Deaths in a queue.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeathLine {
+    /// The path of the queue.
+    pub queue: String,
+    /// Why, in a word.
+    pub reason: String,
+    /// How often.
+    pub count: u32,
+    /// When for the first time, RFC 3339.
+    pub first: String,
+    /// When for the last time, RFC 3339.
+    pub last: String,
+    /// The message was not claimed since.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub unclaimed: bool,
+}
+
+// Asked by serde, of a reference.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 fn queue_mode() -> String {
@@ -199,6 +249,12 @@ fn ready() -> String {
     crate::queue::state::State::Ready.word().to_owned()
 }
 
+impl Text {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 impl ClaimLine {
     /// Of a claim; `time` writes an instant.
     pub fn of(claim: &Claim, time: impl Fn(u64) -> String) -> Self {
@@ -206,6 +262,7 @@ impl ClaimLine {
             at: time(claim.at),
             deadline: time(claim.deadline),
             uid: claim.uid,
+            delivery: Some(claim.delivery.text()),
             process: claim.process.map(|process| (process.tgid, process.start)),
             family: (claim.parent, claim.grandparent, claim.session),
         }
@@ -214,13 +271,16 @@ impl ClaimLine {
     /// The claim; `time` reads an instant.
     pub fn claim<E>(&self, time: impl Fn(&str) -> Result<u64, E>) -> Result<Claim, E> {
         let (parent, grandparent, session) = self.family;
+        let at = time(&self.at)?;
+        let delivery = self.delivery.as_ref().and_then(|text| Delivery::parse(text.as_bytes()));
         Ok(Claim {
+            delivery: delivery.unwrap_or(Delivery::of(at)),
             process: self.process.map(|(tgid, start)| ProcessId { tgid, start }),
             parent,
             grandparent,
             session,
             uid: self.uid,
-            at: time(&self.at)?,
+            at,
             deadline: time(&self.deadline)?,
         })
     }

@@ -4,6 +4,7 @@
 
 pub mod access;
 pub mod config;
+pub mod delivery;
 pub mod duration;
 pub mod name;
 pub mod properties;

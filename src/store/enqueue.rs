@@ -397,6 +397,7 @@ fn apply_properties(record: &mut MessageRecord, config: &QueueConfig, now: u64) 
     if let Some(due) = properties.due(now) {
         record.set_state(State::Delayed);
         record.due = due;
+        record.ready_since = 0;
     }
     record.expires = properties.expires(now.max(record.due), config.message_ttl);
 }

@@ -17,6 +17,7 @@ pub mod check;
 mod db;
 mod dead_letters;
 pub mod deadlines;
+mod deaths;
 mod drafts;
 mod duplicates;
 mod enqueue;
@@ -59,8 +60,10 @@ mod upgrade;
 mod wal;
 
 use std::fs::File;
+use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 
@@ -69,6 +72,7 @@ pub use bodies::{Bodies, INLINE_MAX};
 pub use body::{Body, BodyFile};
 pub use dead_letters::{DEAD_HEADERS, DeadReason};
 pub use deadlines::{Due, Wake};
+pub use deaths::{DEATHS, Death, LONGEST_ERROR, short};
 pub use drafts::Published;
 pub use duplicates::Enqueued;
 pub use enqueue::NewBody;
@@ -86,6 +90,7 @@ pub use transitions::{Altered, ClaimEnd, Taker};
 
 use crate::error::Result;
 use crate::queue::config::QueueConfig;
+use crate::queue::delivery::Delivery;
 use db::{Db, Family};
 use deadlines::DeadlineWatch;
 use purge::Purged;
@@ -113,6 +118,9 @@ pub struct Store {
     defaults: QueueConfig,
     /// The first number that this run gives to a body or draft.
     first_id: u64,
+    /// Random; with the number of claims of this run it makes the identities of deliveries.
+    secret: RandomState,
+    claims: AtomicU64,
     /// Held for its lock.
     _lock: File,
 }
@@ -134,6 +142,8 @@ impl Store {
             space: Space::new(dir.to_path_buf(), reserve),
             deadlines: DeadlineWatch::default(),
             first_id: state.next_id(),
+            secret: RandomState::new(),
+            claims: AtomicU64::new(0),
             state: Mutex::new(state),
             purged_before: Mutex::default(),
             defaults,
@@ -154,6 +164,11 @@ impl Store {
         let mut state = self.state.lock();
         state.begin(&self.db);
         state
+    }
+
+    /// A new delivery's identity: the keyed hash of a number that comes once in this run, with a key of this run's own.
+    fn new_delivery(&self) -> Delivery {
+        Delivery::of(self.secret.hash_one(self.claims.fetch_add(1, Ordering::Relaxed)))
     }
 
     /// The body files.

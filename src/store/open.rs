@@ -31,8 +31,9 @@ use crate::error::Error;
 
 /// The version of the layout, the keys and the records that this code writes. Version 1 is the first; version 2 has the keys
 /// and records ([`super::record`]) for what came with it, and reads those of version 1; version 3 has checksums of body files
-/// ([`super::sums`]), and tells how far the database is durable ([`super::synced`]).
-pub const FORMAT: u32 = 3;
+/// ([`super::sums`]), and tells how far the database is durable ([`super::synced`]); version 4 has the third version of the
+/// records.
+pub const FORMAT: u32 = 4;
 
 /// Why a store could not be opened. The text is one line for the user.
 #[derive(Debug)]
@@ -336,11 +337,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("thesis.tex"), "x").unwrap();
         assert!(matches!(prepare(dir.path()), Err(OpenError::NotAStore(_))));
-        std::fs::write(dir.path().join("format"), "4\n").unwrap();
-        assert!(matches!(prepare(dir.path()), Err(OpenError::NewerFormat { found: 4, known: 3 })));
+        std::fs::write(dir.path().join("format"), "5\n").unwrap();
+        assert!(matches!(prepare(dir.path()), Err(OpenError::NewerFormat { found: 5, known: 4 })));
         std::fs::write(dir.path().join("format"), "1\n").unwrap();
         drop(prepare(dir.path()).unwrap().lock);
-        assert_eq!(std::fs::read_to_string(dir.path().join("format")).unwrap(), "3\n", "upgraded");
+        assert_eq!(std::fs::read_to_string(dir.path().join("format")).unwrap(), "4\n", "upgraded");
         std::fs::write(dir.path().join("format"), "x\n").unwrap();
         assert!(matches!(prepare(dir.path()), Err(OpenError::NotAStore(_))));
     }

@@ -96,8 +96,10 @@ impl Store {
             count += shown.count(*purged);
             let (messages, bytes) = remembered.counters.tally(*purged);
             (*messages, *bytes) = (0, 0);
-            if *purged == MessageState::Ready {
-                remembered.counters.head = keys::LAST_POSITION;
+            match purged {
+                MessageState::Ready => remembered.counters.head = keys::LAST_POSITION,
+                MessageState::Delayed => remembered.counters.retrying = 0,
+                MessageState::Claimed | MessageState::Dead => {}
             }
         }
         remembered.counters.purged_total += count;

@@ -38,6 +38,8 @@ impl NewQueue<'_> {
             gid: self.gid,
             mode: self.mode,
             created: now,
+            modified_ns: None,
+            accessed_ns: None,
             config,
             rejected: String::new(),
             purged: [0; 4],

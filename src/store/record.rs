@@ -5,19 +5,22 @@
 //! versions before it are decoded too, from the fields that are in [`super::upgrade`] where they differ. A record is written
 //! in the new version when it is next changed.
 //!
-//! Version 1: the first. Version 2: what priorities, delays, times to live, purges and batches need.
+//! Version 1: the first. Version 2: what priorities, delays, times to live, purges and batches need. Version 3: the identity of
+//! deliveries, the history of deaths, times that programs set, and since when a message is ready.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::queue::delivery::Delivery;
 use crate::queue::state::State;
 use crate::queue::worker::ProcessId;
 
-use super::upgrade::{Counters1, Message1, Queue1};
+use super::deaths::Death;
+use super::upgrade::{Counters1, Counters2, Message1, Message2, Queue1, Queue2};
 
 /// The version of every record that this code writes.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 
 /// Where the bytes of a message are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +36,8 @@ pub enum BodyPlace {
 /// Who holds a claimed message, and until when.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {
+    /// Which delivery it is.
+    pub delivery: Delivery,
     /// The process that claimed; `None` when it is not visible from here (another pid namespace).
     pub process: Option<ProcessId>,
     /// The parent of that process at the time.
@@ -82,14 +87,24 @@ pub struct MessageRecord {
     pub modified_ns: i64,
     /// The process that produced it.
     pub producer_pid: u32,
+    /// What `stat` shows as its time of access, in nanoseconds since the epoch; `None`: nobody set one.
+    pub accessed_ns: Option<i64>,
     /// Who holds it, when it is claimed.
     pub claim: Option<Claim>,
+    /// When it last became ready, in milliseconds since the epoch; 0: it never was.
+    pub ready_since: u64,
+    /// It is delayed because it was delivered before, and not because its producer said so.
+    pub retrying: bool,
     /// When it becomes ready, when it is delayed, in milliseconds since the epoch.
     pub due: u64,
     /// When its time to live is over, in milliseconds since the epoch; 0: never.
     pub expires: u64,
     /// The next sequence number as of when it was put into its state: what is purged is told by it.
     pub placed: u64,
+    /// Where and why it became a dead letter, the newest last.
+    pub deaths: Vec<Death>,
+    /// What a worker said when it failed; empty: nothing.
+    pub last_error: Vec<u8>,
     /// Writable `user.mq.*` properties and headers, by the attribute's whole name.
     pub attributes: Vec<(String, Vec<u8>)>,
 }
@@ -137,10 +152,15 @@ impl MessageRecord {
             enqueued_at: now,
             modified_ns: new.modified_ns.unwrap_or(now_ns),
             producer_pid: new.producer_pid,
+            accessed_ns: None,
             claim: None,
+            ready_since: now,
+            retrying: false,
             due: 0,
             expires: 0,
             placed: 0,
+            deaths: Vec::new(),
+            last_error: Vec::new(),
             attributes: new.attributes,
         }
     }
@@ -173,6 +193,10 @@ pub struct QueueRecord {
     pub mode: u32,
     /// When it was made, in milliseconds since the epoch.
     pub created: u64,
+    /// What `stat` shows as its time of modification, in nanoseconds since the epoch; `None`: nobody set one.
+    pub modified_ns: Option<i64>,
+    /// What `stat` shows as its time of access, in nanoseconds since the epoch; `None`: nobody set one.
+    pub accessed_ns: Option<i64>,
     /// Its configuration, as the text of its `config` file.
     pub config: String,
     /// Why the newest write to `config` was refused; empty when it was not.
@@ -241,6 +265,10 @@ pub struct Counters {
     pub purged_total: u64,
     /// Enqueues that were refused because the queue was full or paused, ever.
     pub rejected_total: u64,
+    /// Delayed messages that were delivered before.
+    pub retrying: u64,
+    /// Claims of messages that were delivered before, ever.
+    pub redelivered_total: u64,
 }
 
 impl Counters {
@@ -297,11 +325,17 @@ fn fields<T: DeserializeOwned>(fields: &[u8], what: &str) -> Result<T> {
     postcard::from_bytes(fields).map_err(|error| Error::Damaged(format!("{what}: {error}")))
 }
 
-/// Decodes a record whose fields in version 1 were those of `Old`.
-fn decode<T: DeserializeOwned + From<Old>, Old: DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T> {
+/// Decodes a record whose fields in versions 1 and 2 were those of `One` and `Two`.
+fn decode<T, One, Two>(bytes: &[u8], what: &str) -> Result<T>
+where
+    T: DeserializeOwned + From<Two>,
+    Two: DeserializeOwned + From<One>,
+    One: DeserializeOwned,
+{
     match bytes.split_first() {
         Some((&VERSION, rest)) => fields(rest, what),
-        Some((1, rest)) => fields::<Old>(rest, what).map(T::from),
+        Some((2, rest)) => fields::<Two>(rest, what).map(T::from),
+        Some((1, rest)) => fields::<One>(rest, what).map(Two::from).map(T::from),
         Some((version, _)) => Err(Error::Damaged(format!("{what}: unknown version {version}"))),
         None => Err(Error::Damaged(format!("{what}: empty"))),
     }
@@ -309,7 +343,7 @@ fn decode<T: DeserializeOwned + From<Old>, Old: DeserializeOwned>(bytes: &[u8], 
 
 /// Reads a message's record.
 pub fn decode_message(bytes: &[u8]) -> Result<MessageRecord> {
-    let record = decode::<MessageRecord, Message1>(bytes, "message record")?;
+    let record = decode::<MessageRecord, Message1, Message2>(bytes, "message record")?;
     match State::from_u8(record.state) {
         Some(_) => Ok(record),
         None => Err(Error::Damaged(format!("message record: unknown state {}", record.state))),
@@ -318,17 +352,17 @@ pub fn decode_message(bytes: &[u8]) -> Result<MessageRecord> {
 
 /// Reads a queue's record.
 pub fn decode_queue(bytes: &[u8]) -> Result<QueueRecord> {
-    decode::<_, Queue1>(bytes, "queue record")
+    decode::<_, Queue1, Queue2>(bytes, "queue record")
 }
 
 /// Reads a queue's counters.
 pub fn decode_counters(bytes: &[u8]) -> Result<Counters> {
-    decode::<_, Counters1>(bytes, "queue counters")
+    decode::<_, Counters1, Counters2>(bytes, "queue counters")
 }
 
 /// Reads a draft's record.
 pub fn decode_draft(bytes: &[u8]) -> Result<DraftRecord> {
-    decode::<_, DraftRecord>(bytes, "draft record")
+    decode::<_, DraftRecord, DraftRecord>(bytes, "draft record")
 }
 
 #[cfg(test)]

@@ -388,6 +388,7 @@ impl State {
             queue.placed = placed;
             queue.outdated.placed(position);
         }
+        queue.counters.retrying += u64::from(record.retrying);
         let (count, bytes) = queue.counters.tally(state);
         *count += 1;
         // Files with holes in them can be as long as anybody likes.
@@ -409,6 +410,7 @@ impl State {
         if record.state() == MessageState::Ready && queue.counters.head == position {
             queue.counters.head = position + 1;
         }
+        queue.counters.retrying = queue.counters.retrying.saturating_sub(u64::from(record.retrying));
         let (count, bytes) = queue.counters.tally(record.state());
         *count = count.saturating_sub(1);
         *bytes = bytes.saturating_sub(record.size);

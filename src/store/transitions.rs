@@ -8,6 +8,7 @@ use parking_lot::MutexGuard;
 
 use crate::error::{Error, Result};
 use crate::queue::config::{Expired, QueueConfig};
+use crate::queue::delivery::Delivery;
 use crate::queue::properties::{Properties, ms};
 use crate::queue::state::{Event, Rules, State as MessageState, next};
 use crate::queue::worker::Worker;
@@ -29,8 +30,9 @@ pub struct Taker {
     pub uid: u32,
 }
 
-fn claim_of(taker: Taker, at: u64, deadline: u64) -> Claim {
+fn claim_of(taker: Taker, delivery: Delivery, at: u64, deadline: u64) -> Claim {
     Claim {
+        delivery,
         process: taker.worker.map(|worker| worker.process),
         parent: taker.worker.map_or(0, |worker| worker.parent),
         grandparent: taker.worker.map_or(0, |worker| worker.grandparent),
@@ -127,7 +129,7 @@ impl Store {
             if record.queue != queue {
                 return Err(Error::NotFound);
             }
-            claim(record, holder, taker, now)
+            claim(record, holder, (taker, self.new_delivery()), now)
         })
     }
 
@@ -143,7 +145,7 @@ impl Store {
         let next = self.next_ready(&mut state, queue, now)?;
         let (seq, before) = next.filter(|(_, record)| record.size <= longest).ok_or(Error::WouldBlock)?;
         let mut after = before.clone();
-        claim(&mut after, state.changing(&self.db, queue)?, taker, now)?;
+        claim(&mut after, state.changing(&self.db, queue)?, (taker, self.new_delivery()), now)?;
         Ok((seq, self.replace(state, seq, &before, after, now)?))
     }
 
@@ -182,7 +184,7 @@ impl Store {
     pub fn inherit(&self, seq: u64, held: &Claim, taker: Taker, now: u64) -> Result<MessageRecord> {
         self.alter(seq, now, |record, _| match &mut record.claim {
             Some(claim) if claim.process == held.process && claim.at == held.at => {
-                *claim = claim_of(taker, claim.at, claim.deadline);
+                *claim = claim_of(taker, claim.delivery, claim.at, claim.deadline);
                 Ok(())
             }
             _ => Err(Error::NotFound),
@@ -322,6 +324,8 @@ impl Store {
         record.set_state(MessageState::Ready);
         record.deliveries = 0;
         record.claim = None;
+        record.ready_since = now;
+        record.retrying = false;
         record.due = 0;
         let of_its_own = if own_ttl { properties } else { Properties::default() };
         record.expires = of_its_own.expires(now, config.message_ttl);
@@ -451,7 +455,7 @@ fn rules(config: &QueueConfig) -> Rules {
     Rules { max_deliveries: config.max_deliveries, retries_later: !config.retry_delay.is_zero() }
 }
 
-fn claim(record: &mut MessageRecord, holder: &mut Queue, taker: Taker, now: u64) -> Result<()> {
+fn claim(record: &mut MessageRecord, holder: &mut Queue, (taker, delivery): (Taker, Delivery), now: u64) -> Result<()> {
     let (to, deliveries) = next(record.state(), Event::Claim, record.deliveries, rules(&holder.config))?;
     if is_over(record, now) {
         return Err(Error::NotFound);
@@ -461,8 +465,9 @@ fn claim(record: &mut MessageRecord, holder: &mut Queue, taker: Taker, now: u64)
     }
     record.set_state(to);
     record.deliveries = deliveries;
-    record.claim = Some(claim_of(taker, now, after(now, holder.config.visibility_timeout)));
+    record.claim = Some(claim_of(taker, delivery, now, after(now, holder.config.visibility_timeout)));
     holder.counters.claims_total += 1;
+    holder.counters.redelivered_total += u64::from(deliveries > 1);
     Ok(())
 }
 
@@ -477,7 +482,11 @@ fn give_back(record: &mut MessageRecord, holder: &mut Queue, event: Event, now: 
         Event::NackLater => config.later_after(deliveries),
         _ => config.retry_after(deliveries),
     };
-    record.due = if to == MessageState::Delayed { after(now, delay) } else { 0 };
+    record.retrying = to == MessageState::Delayed;
+    record.due = if record.retrying { after(now, delay) } else { 0 };
+    if to == MessageState::Ready {
+        record.ready_since = now;
+    }
     record.set_state(to);
     record.deliveries = deliveries;
     record.claim = None;

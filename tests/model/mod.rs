@@ -70,6 +70,7 @@ impl Model {
         let first = ready.iter().enumerate().filter(|(at, m)| *at == 0 || self.order(ready[at - 1]) < self.order(m));
         let oldest = first.map(|(_, m)| m.since).min();
         stats.extend(oldest.map(|since| ("oldest_ready_age_ms", self.now.saturating_sub(since))));
+        stats.insert("retrying", self.list(queue, State::Delayed).iter().filter(|m| m.retrying).count() as u64);
         stats.insert("drafts", self.drafts.values().filter(|draft| draft.queue == queue).count() as u64);
         stats
     }
@@ -143,8 +144,23 @@ impl Model {
         let (state, due) = if due > now { (State::Delayed, due) } else { (State::Ready, 0) };
         let expires = end_of_life(now.max(due), props.ttl, config.message_ttl);
         let (since, seq) = (now.max(due), self.number());
-        let (deliveries, claimed, lease, died) = (0, 0, 0, None);
-        Some(Message { tag, queue, state, seq, body, props, deliveries, since, due, expires, claimed, lease, died })
+        let (deliveries, retrying, claimed, lease, died) = (0, false, 0, 0, None);
+        Some(Message {
+            tag,
+            queue,
+            state,
+            seq,
+            body,
+            props,
+            deliveries,
+            since,
+            due,
+            retrying,
+            expires,
+            claimed,
+            lease,
+            died,
+        })
     }
 
     /// A message is seen by everybody.
@@ -257,6 +273,9 @@ impl Model {
             return Err(Refusal::Again);
         }
         self.count(queue, "claims_total");
+        if self.messages[&tag].deliveries > 0 {
+            self.count(queue, "redelivered_total");
+        }
         let message = self.message(tag);
         message.state = State::Claimed;
         message.deliveries += 1;
@@ -320,7 +339,7 @@ impl Model {
 
     fn become_ready(&mut self, tag: Tag) {
         let message = self.message(tag);
-        (message.state, message.due) = (State::Ready, 0);
+        (message.state, message.due, message.retrying) = (State::Ready, 0, false);
     }
 
     fn retry_delay(&self, tag: Tag) -> u64 {
@@ -339,14 +358,14 @@ impl Model {
         self.become_ready(tag);
         if delay > 0 {
             let message = self.message(tag);
-            (message.state, message.due) = (State::Delayed, now + delay);
+            (message.state, message.due, message.retrying) = (State::Delayed, now + delay, true);
         }
     }
 
     /// It is dead, and stays in its queue.
     fn bury(&mut self, tag: Tag) {
         let message = self.message(tag);
-        (message.state, message.due) = (State::Dead, 0);
+        (message.state, message.due, message.retrying) = (State::Dead, 0, false);
         let queue = message.queue;
         self.count(queue, "dead_lettered_total");
     }

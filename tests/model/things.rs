@@ -72,6 +72,8 @@ pub struct Message {
     pub since: u64,
     /// While delayed: when it is ready.
     pub due: u64,
+    /// While delayed: because it was delivered before.
+    pub retrying: bool,
     /// When its time to live is over; 0 is never.
     pub expires: u64,
     /// While claimed: since when, and until when.

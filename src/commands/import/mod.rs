@@ -12,7 +12,7 @@ use std::time::UNIX_EPOCH;
 use super::backup::exit_of;
 use super::exit::{Exit, Failure};
 use super::interrupt;
-use super::jsonl::{Attributes, Header, IdLine, Line, MessageLine, QueueLine, VERSION};
+use super::jsonl::{Attributes, DeathLine, Header, IdLine, Line, MessageLine, QueueLine, VERSION};
 use super::text::printable;
 use crate::cli::ImportArgs;
 use crate::clock;
@@ -24,7 +24,7 @@ use crate::queue::state::State;
 use crate::store::image::RememberedId;
 use crate::store::import::{Incoming, config_text};
 use crate::store::record::{MessageRecord, NewMessage, QueueRecord};
-use crate::store::{ROOT, Store};
+use crate::store::{DEATHS, Death, LONGEST_ERROR, ROOT, Store, short};
 
 /// Of lines that cannot be used so many are told.
 const TOLD: u64 = 100;
@@ -166,6 +166,7 @@ impl Import<'_> {
                     root.uid = line.uid.unwrap_or(root.uid);
                     root.gid = line.gid.unwrap_or(root.gid);
                     root.mode = mode;
+                    (root.modified_ns, root.accessed_ns) = (line.mtime_ns, line.atime_ns);
                     Ok(())
                 })?;
             }
@@ -191,6 +192,8 @@ impl Import<'_> {
             gid: line.gid.unwrap_or(rustix::process::getegid().as_raw()),
             mode,
             created: line.created.as_deref().map_or(Ok(clock::now_ms()), instant)?,
+            modified_ns: line.mtime_ns,
+            accessed_ns: line.atime_ns,
             config: config_text(line.config.iter().map(|(key, value)| (key.as_str(), value.as_str())))?,
             rejected: String::new(),
             purged: [0; 4],
@@ -244,6 +247,18 @@ impl Import<'_> {
         Ok(())
     }
 
+    fn death(&mut self, line: &DeathLine) -> Result<Death, Stop> {
+        Ok(Death {
+            queue: self.find(line.queue.as_bytes())?.filter(|queue| *queue != ROOT).unwrap_or(0),
+            path: short(&line.queue),
+            reason: short(&line.reason),
+            count: line.count,
+            first: instant(&line.first)?,
+            last: instant(&line.last)?,
+            unclaimed: line.unclaimed,
+        })
+    }
+
     fn message(&mut self, line: MessageLine, body: Incoming<'_>) -> Result<(), Stop> {
         let queue = self.queue_of(&line.queue.0)?;
         // A body that was not seen as one while the line was read.
@@ -259,7 +274,12 @@ impl Import<'_> {
         }
         let seq = line.seq.filter(|_| self.keeps_numbers);
         let id = self.number(line.id.as_deref())?;
+        if line.last_error.0.len() > LONGEST_ERROR || line.deaths.len() > DEATHS {
+            return Err(Stop::Line(format!("more than {LONGEST_ERROR} bytes of `last_error`, or {DEATHS} `deaths`")));
+        }
+        let deaths = line.deaths.iter().map(|death| self.death(death)).collect::<Result<_, _>>()?;
         let mut record = record(queue, id, line)?;
+        record.deaths = deaths;
         if !self.store.keeps_names(queue)? {
             // As when a message is moved into a queue.
             record.name = stripped(&record.name).to_vec();
@@ -309,9 +329,16 @@ fn record(queue: u64, id: u64, line: MessageLine) -> Result<MessageRecord, Stop>
     record.deliveries = line.deliveries;
     record.due = line.due.as_deref().map_or(Ok(0), instant)?;
     record.expires = line.expires.as_deref().map_or(Ok(0), instant)?;
+    record.accessed_ns = line.atime_ns;
+    record.ready_since = line.ready_since.as_deref().map_or(Ok(record.ready_since), instant)?;
+    record.retrying = line.retrying;
+    record.last_error = line.last_error.0;
     record.claim = line.claim.map(|claim| claim.claim(instant)).transpose()?;
     match state {
         State::Claimed if record.claim.is_none() => Err(Stop::Line("claimed, without a `claim`".to_owned())),
+        State::Ready | State::Claimed | State::Dead if record.retrying => {
+            Err(Stop::Line(format!("{}, and `retrying`", state.word())))
+        }
         State::Delayed if record.due == 0 => Err(Stop::Line("delayed, without a `due`".to_owned())),
         State::Ready | State::Delayed | State::Dead if record.claim.is_some() => {
             Err(Stop::Line(format!("{}, with a `claim`", state.word())))

@@ -130,6 +130,7 @@ impl Check<'_> {
         let purged = self.queues.get(&record.queue).map_or(0, |known| known.purged_from(MessageState::Dead));
         record.placed = record.placed.max(purged + 1);
         (record.claim, record.due, record.expires) = (None, 0, 0);
+        record.retrying = false;
         record.attributes.retain(|(name, _)| !DEAD_HEADERS.contains(&name.as_str()));
         let values = [REASON.to_vec(), clock::rfc3339(clock::now_ms()).into_bytes()];
         for (name, value) in [DEAD_HEADERS[0], DEAD_HEADERS[3]].into_iter().zip(values) {
@@ -141,6 +142,7 @@ impl Check<'_> {
         fixes.extend(self.recount(record.queue, |counters| {
             let (count, bytes) = counters.tally(before.state());
             (*count, *bytes) = (count.saturating_sub(1), bytes.saturating_sub(before.size));
+            counters.retrying = counters.retrying.saturating_sub(u64::from(before.retrying));
             let (count, bytes) = counters.tally(MessageState::Dead);
             (*count, *bytes) = (*count + 1, *bytes + before.size);
         })?);

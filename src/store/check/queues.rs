@@ -45,6 +45,7 @@ impl Known {
         if message.state() == MessageState::Ready {
             self.tally.head = self.tally.head.min(position);
         }
+        self.tally.retrying += u64::from(message.retrying);
         let (count, bytes) = self.tally.tally(message.state());
         *count += 1;
         *bytes += message.size;
@@ -60,6 +61,8 @@ fn queue_record(parent: u64, batch: bool, name: &[u8]) -> QueueRecord {
         gid: rustix::process::getegid().as_raw(),
         mode: if parent == 0 { 0o755 } else { 0o700 },
         created: clock::now_ms(),
+        modified_ns: None,
+        accessed_ns: None,
         config: if batch { String::new() } else { QueueConfig::default().render() },
         rejected: String::new(),
         purged: [0; 4],
@@ -250,14 +253,15 @@ impl Check<'_> {
                 let (count, bytes) = right.tally(state);
                 (*count, *bytes) = counted;
             }
+            right.retrying = known.tally.retrying;
             (right.drafts, right.queues, right.batches) = (known.tally.drafts, known.tally.queues, known.tally.batches);
             right.head = stored.head.min(known.tally.head);
             let missing = found.is_none() && right != Counters::default();
             if right != stored || missing || matches!(found, Some(Err(_))) {
                 let shown = |c: &Counters| {
                     format!(
-                        "{} ready, {} claimed, {} delayed, {} dead, {} drafts, {} queues, {} batches",
-                        c.ready, c.claimed, c.delayed, c.dead, c.drafts, c.queues, c.batches
+                        "{} ready, {} claimed, {} delayed ({} retrying), {} dead, {} drafts, {} queues, {} batches",
+                        c.ready, c.claimed, c.delayed, c.retrying, c.dead, c.drafts, c.queues, c.batches
                     )
                 };
                 let text = format!("the counters of {}: {} and not {}", self.label(id), shown(&stored), shown(&right));
