@@ -1,0 +1,210 @@
+//! `scripts/unity-c++` compiles RocksDB in a few units, and whatever it does not know as the compiler does.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+const LIST: &str = "rocksdb_lib_sources.txt";
+
+/// Where Cargo keeps the sources of the crate that builds RocksDB.
+fn crate_dir() -> PathBuf {
+    let ran = Command::new(env!("CARGO")).args(["metadata", "--format-version=1", "--offline"]).output().unwrap();
+    let metadata: serde_json::Value = serde_json::from_slice(&ran.stdout).unwrap();
+    let packages = metadata["packages"].as_array().unwrap();
+    let package = packages.iter().find(|package| package["name"] == "librocksdb-sys").unwrap();
+    Path::new(package["manifest_path"].as_str().unwrap()).parent().unwrap().to_owned()
+}
+
+fn lines(path: impl AsRef<Path>) -> Vec<String> {
+    fs::read_to_string(path).unwrap().lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
+}
+
+fn unused() -> BTreeSet<String> {
+    lines("scripts/rocksdb-unused").into_iter().collect()
+}
+
+/// A crate with RocksDB's list of files, each of which defines one function.
+struct Sources {
+    dir: TempDir,
+    used: Vec<String>,
+}
+
+impl Sources {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let unused = unused();
+        fs::copy(crate_dir().join(LIST), dir.path().join(LIST)).unwrap();
+        let used: Vec<String> =
+            lines(dir.path().join(LIST)).into_iter().filter(|file| !unused.contains(file)).collect();
+        let sources = Self { dir, used };
+        for file in sources.used.iter().chain(&unused) {
+            sources.write(file, &format!("int {}() {{ return 1; }}\n", function(file)));
+        }
+        sources
+    }
+
+    fn write(&self, file: &str, text: &str) {
+        let path = self.dir.path().join("rocksdb").join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    /// Compiles a file of RocksDB's as Cargo would.
+    fn compile(&self, file: &str) -> Output {
+        self.run(&format!("rocksdb/{file}"))
+    }
+
+    fn run(&self, path: &str) -> Output {
+        Command::new(fs::canonicalize("scripts/unity-c++").unwrap())
+            .arg0("c++")
+            .current_dir(&self.dir)
+            .env_remove("TARGET")
+            .env_remove("HOST")
+            .args(["-Irocksdb", "-ffunction-sections", "-o", "out.o", "-c", path])
+            .output()
+            .unwrap()
+    }
+
+    /// The functions that the object defines which was compiled last.
+    fn defined(&self) -> BTreeSet<String> {
+        let ran = Command::new("nm").args(["-C", "--defined-only", "out.o"]).current_dir(&self.dir).output().unwrap();
+        let text = String::from_utf8(ran.stdout).unwrap();
+        text.lines().filter_map(|line| line.split(" T ").nth(1)?.strip_suffix("()")).map(str::to_owned).collect()
+    }
+}
+
+fn function(file: &str) -> String {
+    file.replace(|c: char| !c.is_ascii_alphanumeric(), "_")
+}
+
+fn functions<'a>(files: impl IntoIterator<Item = &'a String>) -> BTreeSet<String> {
+    files.into_iter().map(|file| function(file)).collect()
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn succeeds(output: &Output) {
+    assert!(output.status.success(), "{}", text(output));
+}
+
+/// Else the build would be a slow one, and nobody would be told.
+#[test]
+fn the_sources_in_use_are_those_that_it_knows() {
+    let sum = Command::new("cksum").stdin(fs::File::open(crate_dir().join(LIST)).unwrap()).output().unwrap();
+    let sum = String::from_utf8(sum.stdout).unwrap();
+    let script = fs::read_to_string("scripts/unity-c++").unwrap();
+    assert!(script.contains(&format!("known='{}'", sum.trim())), "RocksDB's files are other ones now: {sum}");
+    let all: BTreeSet<String> = lines(crate_dir().join(LIST)).into_iter().collect();
+    assert!(unused().is_subset(&all), "{:?}", unused().difference(&all));
+}
+
+#[test]
+fn the_first_of_a_unit_has_all_of_it_and_the_others_nothing() {
+    let sources = Sources::new();
+    succeeds(&sources.compile(&sources.used[0]));
+    assert_eq!(sources.defined(), functions(&sources.used));
+    for file in [&sources.used[1], sources.used.last().unwrap(), unused().last().unwrap()] {
+        succeeds(&sources.compile(file));
+        assert_eq!(sources.defined(), BTreeSet::new(), "{file}");
+    }
+}
+
+#[test]
+fn every_file_is_in_one_unit_when_there_are_several() {
+    let sources = Sources::new();
+    for (at, file) in sources.used.iter().enumerate().filter(|(at, _)| at % 100 == 7) {
+        let long = "// as long as two units\n".repeat(70_000);
+        sources.write(file, &format!("{long}int {}() {{ return {at}; }}\n", function(file)));
+    }
+    let mut seen = BTreeSet::new();
+    let mut units = 0;
+    let around = |at: usize| [at.saturating_sub(1), at, at + 1];
+    let firsts: BTreeSet<usize> =
+        (0..sources.used.len()).filter(|at| at % 100 == 7).flat_map(around).chain([0]).collect();
+    for at in firsts {
+        succeeds(&sources.compile(&sources.used[at]));
+        let defined = sources.defined();
+        assert!(defined.is_disjoint(&seen), "{:?} twice", defined.intersection(&seen));
+        units += usize::from(!defined.is_empty());
+        seen.extend(defined);
+    }
+    assert_eq!(seen, functions(&sources.used));
+    assert!(units > 3, "{units}");
+}
+
+#[test]
+fn a_unit_that_does_not_compile_is_compiled_file_by_file_and_says_so() {
+    let sources = Sources::new();
+    for file in &sources.used[1..3] {
+        sources.write(
+            file,
+            &format!(
+                "namespace {{ struct Twice {{ int {0}; }}; }}\nint {0}() {{ return Twice().{0}; }}\n",
+                function(file)
+            ),
+        );
+    }
+    let ran = sources.compile(&sources.used[0]);
+    succeeds(&ran);
+    assert!(text(&ran).contains("compiled one by one"), "{}", text(&ran));
+    assert_eq!(sources.defined(), functions(&sources.used));
+}
+
+#[test]
+fn an_error_of_the_compiler_is_one_of_its_own() {
+    let sources = Sources::new();
+    sources.write(&sources.used[2], "int broken( {\n");
+    let ran = sources.compile(&sources.used[0]);
+    assert!(!ran.status.success());
+    assert!(text(&ran).contains(&sources.used[2]), "{}", text(&ran));
+}
+
+#[test]
+fn what_it_does_not_know_is_compiled_as_it_is() {
+    let sources = Sources::new();
+    let itself = BTreeSet::from([function(&sources.used[0])]);
+    sources.write("elsewhere.cc", "int elsewhere() { return 1; }\n");
+    for path in ["rocksdb/elsewhere.cc", "./rocksdb/elsewhere.cc"] {
+        succeeds(&sources.run(path));
+        assert_eq!(sources.defined(), BTreeSet::from(["elsewhere".to_owned()]), "{path}");
+    }
+
+    let list = sources.dir.path().join(LIST);
+    fs::write(&list, format!("{}new.cc\n", fs::read_to_string(&list).unwrap())).unwrap();
+    succeeds(&sources.compile(&sources.used[0]));
+    assert_eq!(sources.defined(), itself);
+
+    fs::remove_file(&list).unwrap();
+    succeeds(&sources.compile(&sources.used[0]));
+    assert_eq!(sources.defined(), itself);
+}
+
+/// What Cargo is told to call, in this clone and with a space in its path.
+#[test]
+fn cargo_calls_it_wherever_the_clone_is() {
+    let config = fs::read_to_string(".cargo/config.toml").unwrap();
+    let call = config.lines().find_map(|line| line.strip_prefix("CXX = '")?.strip_suffix('\'')).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let clone = dir.path().join("a clone/scripts");
+    fs::create_dir_all(&clone).unwrap();
+    for file in ["unity-c++", "rocksdb-unused"] {
+        fs::copy(Path::new("scripts").join(file), clone.join(file)).unwrap();
+    }
+    fs::write(dir.path().join("it is.cc"), "int it_is() { return 1; }\n").unwrap();
+    let mut words = call.split_whitespace();
+    let ran = Command::new(words.next().unwrap())
+        .args(words)
+        .args(["-o", "it is.o", "-c", "it is.cc"])
+        .current_dir(&dir)
+        .env("MQFS_UNITY_CXX", clone.join("unity-c++"))
+        .output()
+        .unwrap();
+    succeeds(&ran);
+    assert!(dir.path().join("it is.o").exists());
+}
