@@ -5,8 +5,10 @@ use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use super::exit::{Exit, Failure};
 use crate::fuse::options::LogFormat;
@@ -44,13 +46,10 @@ impl Target {
 
 /// Sends the process's log lines, panics included, to `target` from now on.
 pub fn init(target: Target, format: LogFormat) -> Result<(), Failure> {
-    let filter = EnvFilter::builder();
-    let filter = match std::env::var(FILTER_VARIABLE) {
-        Ok(text) if !text.is_empty() => filter
-            .parse(&text)
-            .map_err(|error| Failure::new(Exit::Usage, format_args!("{FILTER_VARIABLE}={text}: {error}")))?,
-        _ => filter.parse_lossy(FILTER_DEFAULT),
-    };
+    let text = std::env::var(FILTER_VARIABLE).ok().filter(|text| !text.is_empty());
+    let text = text.as_deref().unwrap_or(FILTER_DEFAULT);
+    let filter: Targets =
+        text.parse().map_err(|error| Failure::new(Exit::Usage, format_args!("{FILTER_VARIABLE}={text}: {error}")))?;
     match target {
         Target::Discard => {}
         Target::Stderr => install(io::stderr, io::stderr().is_terminal(), filter, format),
@@ -115,12 +114,12 @@ fn is_colour(text: &str) -> bool {
     numbers.is_some_and(|rest| rest.starts_with('m'))
 }
 
-fn install<W>(writer: W, colours: bool, filter: EnvFilter, format: LogFormat)
+fn install<W>(writer: W, colours: bool, filter: Targets, format: LogFormat)
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_max_level(tracing::Level::TRACE) // The filter decides.
         .with_writer(OneLine { to: writer, colours })
         .with_ansi(colours)
         // A line that cannot be written, for want of room on its disk say, is lost. To say so on standard error would end the
@@ -128,8 +127,8 @@ where
         .log_internal_errors(false);
     // A second subscriber in one process can only come from a test; the first one stays.
     let _ = match format {
-        LogFormat::Text => builder.try_init(),
-        LogFormat::Json => builder.json().try_init(),
+        LogFormat::Text => builder.finish().with(filter).try_init(),
+        LogFormat::Json => builder.json().finish().with(filter).try_init(),
     };
 }
 
