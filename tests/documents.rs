@@ -41,7 +41,7 @@ fn tags<'a>(lines: &[&'a str]) -> Vec<&'a str> {
 
 /// The words of a tag that are not macros or punctuation.
 fn words(tag: &str) -> impl Iterator<Item = &str> {
-    const OTHER: [&str; 12] = ["Cm", "Ns", "=", ",", "|", "Ar", "Va", "Er", "Bq", "Fl", "Ql", "Pa"];
+    const OTHER: [&str; 14] = ["Cm", "Ns", "=", ",", "|", "Ar", "Va", "Er", "Bq", "Bo", "Bc", "Fl", "Ql", "Pa"];
     tag.split(' ').filter(|word| !OTHER.contains(word))
 }
 
@@ -171,6 +171,22 @@ fn every_section_that_is_referred_to_exists() {
         }
     }
     assert!(references > 20, "{references}");
+}
+
+/// A quotation or a bracket goes to the end of its line: a second one would stand within it, and words after `No` too.
+#[test]
+fn quotations_and_brackets_end_where_they_should() {
+    for (page, text) in [("mqfs(1)", man_1()), ("mqfs(5)", man_5()), ("mqfs(7)", man_7())] {
+        for line in text.lines().filter(|line| line.starts_with('.')) {
+            let words: Vec<&str> = line[1..].split(' ').collect();
+            let of = |names: &[&str]| words.iter().filter(|word| names.contains(word)).count();
+            let twice = ["Ql", "Dq", "Sq", "Bq", "Pq"].iter().any(|name| of(&[name]) > 1);
+            let quoted = of(&["Ql", "Dq", "Sq"]) > 0;
+            let literal = words.iter().position(|word| *word == "Ql").unwrap_or(words.len());
+            let goes_on = words[literal..].iter().any(|word| ["No", "Xr", "Cm", "Pa", "Nm"].contains(word));
+            assert!(!(twice || quoted && goes_on), "{page}: {line}");
+        }
+    }
 }
 
 #[test]
