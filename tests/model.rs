@@ -130,6 +130,7 @@ impl Mounted {
 
 impl System for Mounted {
     const CAN_BE_LATE: bool = false;
+    const SEES_LEAPS: bool = true;
 
     fn begin(&mut self) -> u64 {
         self.round += 1;

@@ -289,6 +289,12 @@ impl Model {
         ready.into_iter().find(|tag| self.claim(*tag).is_ok()).ok_or(Refusal::Again)
     }
 
+    /// Whether a renewal now would be cut short by `max_lease`.
+    pub fn is_capped(&self, tag: Tag) -> bool {
+        let Config { visibility_timeout, max_lease, .. } = self.queues[self.messages[&tag].queue].config;
+        self.now + visibility_timeout > self.messages[&tag].claimed + max_lease
+    }
+
     /// `touch` of a claimed message.
     pub fn renew(&mut self, tag: Tag) {
         let now = self.now;

@@ -15,6 +15,7 @@ use crate::queue::config::QueueConfig;
 
 impl System for Tested {
     const CAN_BE_LATE: bool = true;
+    const SEES_LEAPS: bool = false;
 
     fn begin(&mut self) -> u64 {
         self.round += 1;
