@@ -297,17 +297,19 @@ fn batches_survive_restart_and_crash() {
 /// "`draft_ttl`": a batch goes as a whole, never some of its files, and not while one of them is open.
 #[test]
 fn an_untouched_batch_goes_as_a_whole_after_draft_ttl() {
-    let m = Mount::new();
-    let q = m.queue_with("q", &["draft_ttl=4s"]);
+    let m = Mount::with_clock("+0");
+    let q = m.queue_with("q", &["draft_ttl=1h"]);
     let holder = m.spawn(
         "mkdir q/.mq/batch/b q/.mq/batch/kept; echo 1 > q/.mq/batch/b/f; echo 2 > q/.mq/batch/b/g
          echo 3 > q/.mq/batch/kept/h; exec 3>> q/.mq/batch/kept/i; echo ready; exec sleep 1000",
     );
     wait_until(|| holder.output() == "ready\n");
+    m.set_clock("+2h");
     wait_until(|| listing(q.join(".mq/batch")) == ["kept"]);
     wait_until(|| m.log().matches("draft_ttl: batch removed").count() == 1);
     assert_eq!(listing(q.join(".mq/batch/kept")), ["h", "i"]);
     drop(holder);
+    m.set_clock("+4h");
     wait_until(|| listing(q.join(".mq/batch")).is_empty());
     assert_eq!((m.stats(&q)["batches"].as_u64(), m.bodies(&q).len()), (Some(0), 0));
     wait_until(|| m.body_files().is_empty());

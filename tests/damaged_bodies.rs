@@ -153,8 +153,8 @@ fn a_copy_of_a_damaged_message_is_damaged() {
 #[test]
 fn a_damaged_message_goes_to_dead_and_holds_up_nobody() {
     for flipped in [true, false] {
-        let mut m = Mount::new();
-        let q = m.queue_with("q", &["visibility_timeout = 3s", "max_deliveries = 2"]);
+        let mut m = Mount::with_clock("+0");
+        let q = m.queue_with("q", &["visibility_timeout = 1h", "max_deliveries = 2"]);
         let mut large = pattern(MIB);
         large.push(b'\n');
         m.put(q.join("damaged"), &large);
@@ -172,9 +172,11 @@ fn a_damaged_message_goes_to_dead_and_holds_up_nobody() {
         m.sh("cat q/.mq/pop").fails("Input/output error");
         assert_eq!(m.sh("cat q/.mq/pop").ok(), "one\n");
         // Its lease ends, and it is claimed once more.
+        m.set_clock("+2h");
         wait_until(|| producers(&q).contains(&"damaged".to_owned()));
         m.sh("f=$(cat q/.mq/claim) && cat q/$f").fails("Input/output error");
         assert_eq!(m.sh("f=$(cat q/.mq/claim) && cat q/$f && rm q/$f").ok(), "two\n");
+        m.set_clock("+4h");
         wait_until(|| producers(control(&q, "dead")) == ["damaged"]);
         assert_eq!(m.sh("cat q/.mq/pop").ok(), "three\n");
         // Redriven, it is met by a reader of lines.

@@ -5,7 +5,7 @@ mod common;
 mod extra;
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, UNIX_EPOCH};
 
 use common::*;
 use extra::*;
@@ -21,22 +21,37 @@ fn single(lines: &[&str]) -> (Mount, PathBuf, PathBuf) {
     (m, q, a)
 }
 
-/// How long a message in `delayed` still waits, in seconds, rounded up.
-fn seconds_left(queue: &Path, message: &Path) -> u64 {
+/// Claims a ready message and gives it back for later: for how many seconds. The clock stands still.
+fn give_back(m: &Mount, queue: &Path, message: &Path) -> u64 {
+    m.sh("mv q/*-a q/.mq/claimed/ && mv q/.mq/claimed/*-a q/.mq/delayed/").ok();
     let due = xattr(within(queue, "delayed", message), "user.mq.due").expect("user.mq.due");
-    let left = humantime::parse_rfc3339(&due).unwrap().duration_since(SystemTime::now()).unwrap_or(Duration::ZERO);
-    u64::try_from(left.as_millis().div_ceil(1000)).unwrap()
+    let now = UNIX_EPOCH + Duration::from_secs(NOON);
+    let left = humantime::parse_rfc3339(&due).unwrap().duration_since(now).unwrap();
+    left.as_millis().div_ceil(1000).try_into().unwrap()
 }
+
+/// A mount whose clock stands still at [`NOON`], with a message.
+fn at_noon(lines: &[&str]) -> (Mount, PathBuf, PathBuf) {
+    let m = Mount::with_clock(&NOON.to_string());
+    let q = m.queue_with("q", lines);
+    let a = m.message(&q, "a", "body");
+    (m, q, a)
+}
+
+/// A day in 2030, in seconds since 1970.
+const NOON: u64 = 1_900_000_800;
 
 /// A message whose lease expires waits in `delayed` for `retry_delay`, then is ready in its place.
 #[test]
 fn an_expired_lease_waits() {
-    let (m, q, a) = single(&["visibility_timeout=300ms", "retry_delay=10s"]);
+    let (m, q, a) = at_noon(&["visibility_timeout=300ms", "retry_delay=10s"]);
     m.message(&q, "b", "");
     m.worker(&format!("cat '{}' > /dev/null; true", a.display())).ok();
+    m.set_clock(&(NOON + 1).to_string());
     wait_until(|| is(&q, &a, "delayed"));
     assert_listed(&q, &["b"]);
     assert!(xattr(within(&q, "delayed", &a), "user.mq.due").is_some());
+    m.set_clock(&(NOON + 12).to_string());
     wait_until(|| is(&q, &a, "ready"));
     assert_listed(&q, &["a", "b"]);
     assert_eq!(deliveries(&q, &a), 1);
@@ -54,40 +69,32 @@ fn a_nack_is_now() {
 /// `retry_delay`.
 #[test]
 fn giving_back_for_later() {
-    let (m, q, a) = single(&["max_deliveries=0"]);
+    let (m, q, a) = at_noon(&["max_deliveries=0"]);
     for delivery in 1..=12 {
-        m.sh("mv q/*-a q/.mq/claimed/ && mv q/.mq/claimed/*-a q/.mq/delayed/").ok();
-        let expected = (1 << (delivery - 1)).min(300);
-        if expected > 4 {
-            let left = seconds_left(&q, &a);
-            assert!(left <= expected && left > expected / 2, "delivery {delivery}: {left} s");
-            m.sh("mv q/.mq/delayed/*-a q/").ok();
-        } else {
-            wait_until(|| is(&q, &a, "ready"));
-        }
+        assert_eq!(give_back(&m, &q, &a), (1 << (delivery - 1)).min(300), "delivery {delivery}");
+        m.sh("mv q/.mq/delayed/*-a q/").ok();
         assert_eq!(deliveries(&q, &a), delivery);
     }
     assert_eq!(m.stats("q")["nacked_total"], 12);
     m.sh("mv q/*-a q/.mq/delayed/").fails("not permitted");
+    assert_eq!(give_back(&m, &q, &a), 300);
+    m.set_clock(&(NOON + 300).to_string());
+    wait_until(|| is(&q, &a, "ready"));
 }
 
 /// `retry_backoff=exponential` doubles it with each delivery, up to a day; `fixed` does not.
 #[test]
 fn back_off() {
-    let (m, q, a) = single(&["retry_delay=100s", "retry_backoff=exponential", "max_deliveries=0"]);
+    let (m, q, a) = at_noon(&["retry_delay=100s", "retry_backoff=exponential", "max_deliveries=0"]);
     for expected in [100, 200, 400, 800] {
-        m.sh("mv q/*-a q/.mq/claimed/ && mv q/.mq/claimed/*-a q/.mq/delayed/").ok();
-        let left = seconds_left(&q, &a);
-        assert!(left <= expected && left > expected / 2, "{left} of {expected} s");
+        assert_eq!(give_back(&m, &q, &a), expected);
         m.sh("mv q/.mq/delayed/*-a q/").ok();
     }
     m.set("q", "retry_delay=20h");
-    m.sh("mv q/*-a q/.mq/claimed/ && mv q/.mq/claimed/*-a q/.mq/delayed/").ok();
-    assert_eq!(seconds_left(&q, &a).div_ceil(3600), 24);
+    assert_eq!(give_back(&m, &q, &a), 24 * 3600);
     m.sh("mv q/.mq/delayed/*-a q/").ok();
     m.set("q", "retry_delay=100s\nretry_backoff=fixed");
-    m.sh("mv q/*-a q/.mq/claimed/ && mv q/.mq/claimed/*-a q/.mq/delayed/").ok();
-    assert!(seconds_left(&q, &a) <= 100);
+    assert_eq!(give_back(&m, &q, &a), 100);
     m.sh("echo 'retry_backoff = random' > q/.mq/config").fails("Invalid argument");
 }
 
@@ -106,12 +113,15 @@ fn the_last_delivery_is_the_last() {
 /// Waiting for a retry survives a crash.
 #[test]
 fn retries_survive() {
-    let (mut m, q, a) = single(&["retry_delay=8s", "visibility_timeout=300ms"]);
+    let (mut m, q, a) = at_noon(&["retry_delay=8s", "visibility_timeout=300ms"]);
     m.worker(&format!("cat '{}' > /dev/null; true", a.display())).ok();
-    m.kill9_and_remount();
-    // On a slow disk its time may be over by now.
-    wait_until(|| is(&q, &a, "delayed") || is(&q, &a, "ready"));
-    m.kill9_and_remount();
+    m.kill9();
+    m.set_clock(&(NOON + 1).to_string());
+    m.start();
+    wait_until(|| is(&q, &a, "delayed"));
+    m.kill9();
+    m.set_clock(&(NOON + 10).to_string());
+    m.start();
     wait_until(|| is(&q, &a, "ready"));
     assert_eq!(deliveries(&q, &a), 1);
 }

@@ -117,7 +117,8 @@ fn the_body_of_what_was_acknowledged_stays_until_that_is_durable() {
     let m = Mount::new();
     m.queue("q");
     m.sh("head -c 100000 /dev/zero > q/m").ok();
-    let slow = SlowSyncs::late(&m, 5000);
+    // None ends before this is dropped.
+    let slow = SlowSyncs::late(&m, 600_000);
     m.sh("rm q/*-m").ok();
     assert_eq!(m.body_files().len(), 1);
     drop(slow);

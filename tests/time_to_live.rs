@@ -48,9 +48,10 @@ fn a_queue_can_drop_what_expires() {
 /// "claimed messages do not expire while claimed but do when they come back"
 #[test]
 fn a_claimed_message_expires_when_it_comes_back() {
-    let m = Mount::new();
-    let q = m.queue_with("q", &["durability=async"]);
-    m.sh("echo body > q/.mq/with/ttl=3s/a; mv q/*-a q/.mq/claimed/; echo > q/.mq/with/ttl=3s/witness").ok();
+    let m = Mount::with_clock("+0");
+    let q = m.queue_with("q", &["visibility_timeout=12h"]);
+    m.sh("echo body > q/.mq/with/ttl=1h/a; mv q/*-a q/.mq/claimed/; echo > q/.mq/with/ttl=1h/witness").ok();
+    m.set_clock("+2h");
     wait_until(|| count(&m, "ttl_expired_total") == 1);
     assert_listed(&control(&q, "claimed"), &["a"]);
     assert_eq!(m.sh("cat q/.mq/claimed/*-a").ok(), "body\n");
@@ -95,18 +96,17 @@ fn moving_begins_it_anew() {
 /// It runs out while nothing is mounted, and across crashes. What is over cannot be claimed.
 #[test]
 fn it_runs_out_while_nothing_is_mounted() {
-    let mut m = Mount::new();
+    let mut m = Mount::with_clock("+0");
     let q = m.queue_with("q", &["durability=async"]);
-    for kill in [false, true] {
-        m.sh("echo > q/.mq/with/ttl=5s/a; echo > q/.mq/with/ttl=1h/b").ok();
+    for (kill, clock) in [(false, "+2h"), (true, "+4h")] {
+        m.sh("echo > q/.mq/with/ttl=1h/a; echo > q/.mq/with/ttl=9h/b").ok();
         let a = q.join(&listing(&q)[0]);
-        let end = humantime::parse_rfc3339(&xattr(&a, "user.mq.expires").unwrap()).unwrap();
         if kill {
             m.kill9()
         } else {
             m.stop()
         }
-        wait_until(|| std::time::SystemTime::now() > end);
+        m.set_clock(clock);
         m.start();
         let claimed = m.sh("cat q/.mq/claim").ok().to_owned();
         assert!(claimed.ends_with("-b\n"), "{claimed}");
