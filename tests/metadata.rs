@@ -167,10 +167,32 @@ fn the_attributes_of_a_message_are_read_only() {
     {
         assert_eq!(errno(set_xattr(&path, name, "x")), libc::EPERM, "set {name}");
     }
-    for name in ["user.colour", "user.mq.state"] {
-        assert_eq!(errno(remove_xattr(&path, name)), libc::EPERM, "remove {name}");
-    }
+    assert_eq!(errno(remove_xattr(&path, "user.colour")), libc::EPERM);
     assert_eq!(xattr(&path, "user.colour").as_deref(), Some("red"));
+    for name in ["user.mq.state", "user.mq.name", "user.mq.group"] {
+        let before = xattr(&path, name);
+        remove_xattr(&path, name).unwrap();
+        assert_eq!(xattr(&path, name), before, "removed, and there");
+    }
+}
+
+/// Programs that copy attributes remove from the copy what the original does not have: what mqfs sets stays, and is no failure.
+#[test]
+fn rsync_copies_attributes_into_a_queue() {
+    let m = Mount::new();
+    let q = m.queue("q");
+    m.sh("mkdir $T/dir; echo a > $T/dir/a; echo b > $T/dir/b; setfattr -n user.colour -v red $T/dir/a").ok();
+    let before = xattrs(&q);
+    for options in ["-aX", "-aX --inplace", "-aX --ignore-times"] {
+        m.sh(&format!("rsync {options} $T/dir/ q/")).ok();
+        let listed = listing(&q);
+        assert_eq!(listed.len(), 2, "{options}: {listed:?}");
+        assert_eq!(xattr(q.join(&listed[0]), "user.colour").as_deref(), Some("red"), "{options}");
+        m.sh("rm q/*").ok();
+        assert_eq!(xattrs(&q), before, "{options}");
+    }
+    m.sh("rsync -X --dirs $T/dir/ .").ok();
+    assert!(!xattr(m.path(), "user.mq.daemon_pid").unwrap().is_empty(), "of the root as well");
 }
 
 /// "Setting a read-only one on an open new file or a draft is accepted and ignored, so that `mv` out of the mount and back

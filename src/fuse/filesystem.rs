@@ -385,9 +385,9 @@ impl fuser::Filesystem for Filesystem {
         xattr(reply, listed, size);
     }
 
-    fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.begin();
-        empty(reply, node(ino).and_then(|node| self.view.remove_xattr(node, name.as_bytes())));
+        empty(reply, node(ino).and_then(|node| self.view.remove_xattr(&caller(req), node, name.as_bytes())));
     }
 
     fn symlink(&self, _req: &Request, _parent: INodeNo, _name: &OsStr, _target: &Path, reply: ReplyEntry) {

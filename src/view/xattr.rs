@@ -279,16 +279,26 @@ impl View {
         Ok(())
     }
 
-    /// Removes an attribute.
-    pub fn remove_xattr(&self, node: Node, name: &[u8]) -> Result<()> {
+    /// Removes an attribute. Of those that mqfs sets, and of what a queue or a message has in [`PREFIX`], nothing is removed: programs
+    /// that copy attributes remove whatever the original does not have.
+    pub fn remove_xattr(&self, caller: &Caller, node: Node, name: &[u8]) -> Result<()> {
         self.refuse_read_only()?;
         let name = kept(name)?;
+        let own = name.strip_prefix(PREFIX);
         match node {
+            Node::Writer(_) | Node::Draft(_) if own.is_some_and(|own| MESSAGE_ATTRIBUTES.contains(&own)) => Ok(()),
             Node::Writer(id) => self.alter_writer(id, |attributes| unset(attributes, name)),
             Node::Draft(id) => self.store.alter_draft(id, |draft| unset(&mut draft.attributes, name)).map(drop),
-            Node::Queue(queue) if queue != ROOT && !name.starts_with(PREFIX) => {
-                self.store.alter_queue(queue, |record| unset(&mut record.attributes, name))
-            }
+            // Some of them come and go by themselves: whoever removes what was listed must not fail for that.
+            Node::Message(..) | Node::Granted(..) | Node::Queue(ROOT) if own.is_some() => Ok(()),
+            Node::Queue(queue) if queue != ROOT => match own {
+                Some(own) => {
+                    let info = self.store.queue(queue)?;
+                    let refused = info.config.get(own).is_some() && !self.owner(&info).is_owner(caller);
+                    if refused { Err(Error::AccessDenied) } else { Ok(()) }
+                }
+                None => self.store.alter_queue(queue, |record| unset(&mut record.attributes, name)),
+            },
             _ => Err(Error::NotPermitted("this attribute cannot be removed")),
         }
     }
