@@ -146,6 +146,63 @@ fn touch_of_a_gone_sequence_name_is_enoent() {
     assert_eq!(m.bodies(&q), [""; 0]);
 }
 
+/// "Names of 16 digits whose number was never given out are ordinary names": those of programs that name files by the time.
+#[test]
+fn digits_that_are_no_messages_number_are_an_ordinary_name() {
+    let m = Mount::new();
+    let (q, r) = (m.queue("q"), m.queue("r"));
+    let script = "now=$(date +%s%6N)
+        touch q/$now; echo $now >> q/${now}1; echo y > q/$((now + 1)); touch q/$now-a; echo d > q/.d; mv q/.d q/$((now + 2))
+        stat -c %s q/$((now + 1)); echo $now";
+    let out = m.session(script).ok().to_owned();
+    let now: u64 = out.lines().last().unwrap().parse().unwrap();
+    assert_eq!(out.lines().next(), Some("2"), "by the name that it was given");
+    let expected = [now.to_string(), format!("{now}1"), (now + 1).to_string(), "a".into(), (now + 2).to_string()];
+    assert_eq!(producers(&q), expected);
+    assert_eq!(m.bodies(&q), ["", &format!("{now}\n"), "y\n", "", "d\n"]);
+    // They stay what they are in other queues, copied or moved.
+    m.sh("mv q/* r/").ok();
+    assert_eq!(producers(&r), expected);
+    fs::write(m.scratch().join(now.to_string()), "put").unwrap();
+    m.sh(&format!("{} put r $T/{now}", env!("CARGO_BIN_EXE_mqfs"))).ok();
+    assert_eq!(producers(&r).last(), Some(&now.to_string()));
+    assert_eq!(errno(fs::create_dir(q.join(now.to_string()))), libc::EINVAL, "of no queue, which a message may hide");
+}
+
+/// "A component longer than 255 bytes is ENAMETOOLONG in every call", as on other filesystems.
+#[test]
+fn a_component_has_at_most_255_bytes_in_every_call() {
+    let m = Mount::new();
+    let q = m.queue("q");
+    m.sh("echo x > q/x; echo d > q/.d").ok();
+    let message = only_message(&q);
+    for name in ["n".repeat(256), format!(".{}", "d".repeat(1000))] {
+        for dir in [m.path(), &q, &q.join(".mq"), &q.join(".mq/claimed"), &q.join(".mq/with"), &q.join(".mq/batch")] {
+            let long = dir.join(&name);
+            let long = long.as_path();
+            let calls: [(&str, std::io::Result<()>); 9] = [
+                ("stat", fs::symlink_metadata(long).map(drop)),
+                ("open", fs::File::open(long).map(drop)),
+                ("create", fs::File::create(long).map(drop)),
+                ("mkdir", fs::create_dir(long)),
+                ("unlink", fs::remove_file(long)),
+                ("rmdir", fs::remove_dir(long)),
+                ("rename from", fs::rename(long, q.join("x"))),
+                ("rename to", fs::rename(&message, long)),
+                ("link", fs::hard_link(q.join(".d"), long)),
+            ];
+            for (call, result) in calls {
+                assert_eq!(errno(result), libc::ENAMETOOLONG, "{call} {}", long.display());
+            }
+        }
+    }
+    assert_eq!(m.bodies(&q), ["x\n"]);
+}
+
+fn only_message(q: &std::path::Path) -> std::path::PathBuf {
+    q.join(listing(q).into_iter().find(|name| !name.starts_with('.')).unwrap())
+}
+
 /// "The 16 digits alone resolve too."
 #[test]
 fn the_sixteen_digits_alone_resolve() {

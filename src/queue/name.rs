@@ -87,13 +87,25 @@ pub fn check_queue_name(name: &[u8]) -> Result<()> {
 }
 
 /// The producer's part of a name: without its sequence prefix, or prefixes if it collected several, so that a message
-/// copied or moved from queue to queue does not grow a longer name each time. Empty if the digits stand alone.
-pub fn stripped(name: &[u8]) -> &[u8] {
+/// copied or moved from queue to queue does not grow a longer name each time. Empty if the digits stand alone and are
+/// `given`, as the number of a message that is or was there; others are a name like any other, such as a time.
+pub fn stripped(name: &[u8], given: impl Fn(u64) -> bool) -> &[u8] {
     let mut rest = name;
-    while let Some((_, inner)) = split(rest) {
-        rest = inner.unwrap_or_default();
+    while let Some((seq, inner)) = split(rest) {
+        match inner {
+            None if !given(seq) => break,
+            inner => rest = inner.unwrap_or_default(),
+        }
     }
     rest
+}
+
+/// As [`classify`], where the digits of numbers that no message was `given` are a name like any other.
+pub fn classify_given(name: &[u8], given: impl Fn(u64) -> bool) -> Name<'_> {
+    match classify(name) {
+        Name::Sequence { seq, name: None } if !given(seq) => Name::Plain(name),
+        kind => kind,
+    }
 }
 
 /// Takes a name in sequence form apart.
@@ -174,6 +186,7 @@ mod tests {
 
     #[test]
     fn prefixes_are_stripped_however_many() {
+        let stripped = |name: &'static [u8]| stripped(name, |_| true);
         assert_eq!(stripped(b"a.csv"), b"a.csv");
         assert_eq!(stripped(b".a.csv"), b".a.csv");
         assert_eq!(stripped(b"0000000000000042-a.csv"), b"a.csv");
@@ -183,6 +196,21 @@ mod tests {
         assert_eq!(stripped(b"0000000000000042-0000000000000007"), b"");
         assert_eq!(stripped(b"0000000000000042-42-a"), b"42-a");
         assert_eq!(stripped(b""), b"");
+    }
+
+    #[test]
+    fn digits_that_are_no_messages_number_are_a_name() {
+        let given = |seq: u64| seq < 43;
+        assert_eq!(classify_given(b"0000000000000042", given), Name::Sequence { seq: 42, name: None });
+        assert_eq!(classify_given(b"0000000000000043", given), Name::Plain(b"0000000000000043"));
+        assert_eq!(classify_given(b"70000000000000043", given), Name::Plain(b"70000000000000043"));
+        let named = Name::Sequence { seq: 43, name: Some(b"a") };
+        assert_eq!(classify_given(b"0000000000000043-a", given), named);
+        assert_eq!(classify_given(b".mq", given), Name::Control);
+        assert_eq!(stripped(b"0000000000000042-1795873109887454", given), b"1795873109887454");
+        assert_eq!(stripped(b"1795873109887454", given), b"1795873109887454");
+        assert_eq!(stripped(b"0000000000000042", given), b"");
+        assert_eq!(stripped(b"0000000000000043-a", given), b"a");
     }
 
     proptest! {
@@ -195,10 +223,13 @@ mod tests {
 
         #[test]
         fn what_is_stripped_is_the_producers_name_and_stays_as_it_is(seq in 0..=LARGEST, name: Vec<u8>) {
-            let bare = stripped(&name);
-            prop_assert_eq!(stripped(bare), bare);
+            let given = |seq: u64| seq.is_multiple_of(2);
+            let bare = stripped(&name, given);
+            prop_assert_eq!(stripped(bare, given), bare);
             let listed = listed(None, seq, &name);
-            prop_assert_eq!(stripped(&listed), bare);
+            if !name.is_empty() {
+                prop_assert_eq!(stripped(&listed, given), bare);
+            }
         }
 
         #[test]

@@ -86,7 +86,9 @@ impl Store {
         let config = state.queue(&self.db, target)?.config.clone();
         let (name, longest) = match config.names {
             Names::Keep => (&message.name[..], MAX_KEPT_NAME),
-            Names::Sequence => (stripped(&message.name), MAX_NAME - usize::from(config.priorities > 1)),
+            Names::Sequence => {
+                (stripped(&message.name, |seq| state.gave_out(seq)), MAX_NAME - usize::from(config.priorities > 1))
+            }
         };
         let name = &name[..name.len().min(longest)];
         let name = self.fitting(state, target, seq, name);

@@ -243,6 +243,11 @@ impl Store {
         self.lock().take_id(&self.db)
     }
 
+    /// Whether a message has or had this sequence number, or one soon will: names of digits that stand for none are ordinary names.
+    pub fn gave_out(&self, seq: u64) -> bool {
+        self.state.lock().gave_out(seq)
+    }
+
     /// Removes the body files that a crash left without an owner; gives how many. Safe while the store is in use.
     pub fn sweep(&self) -> Result<usize> {
         // Without the lock. A draft's file becomes a message's in one change, and never the other way round: asked in this order,

@@ -229,6 +229,11 @@ impl State {
         self.id.take(db)
     }
 
+    /// Whether a message has or had this sequence number, or one soon will: it is among the next to be given out.
+    pub fn gave_out(&self, seq: u64) -> bool {
+        seq < self.seq.next.saturating_add(RESERVED)
+    }
+
     /// A new sequence number.
     pub fn take_seq(&mut self, db: &Db) -> Result<u64> {
         self.seq.take(db)

@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
 use crate::queue::config::Names;
-use crate::queue::name::{MAX_KEPT_NAME, Name, check_producer_name, classify, stripped};
+use crate::queue::name::{MAX_KEPT_NAME, Name, check_entry_name, check_producer_name, classify, stripped};
 use crate::store::record::NewMessage;
 use crate::store::{Onto, QueueInfo, ROOT};
 
@@ -31,7 +31,7 @@ impl View {
     pub(super) fn producer_name<'a>(&self, queue: u64, name: &'a [u8]) -> Result<&'a [u8]> {
         let config = self.store.config(queue)?;
         let kept = config.names == Names::Keep;
-        let name = if kept { name } else { stripped(name) };
+        let name = if kept { name } else { stripped(name, |seq| self.store.gave_out(seq)) };
         match kept {
             true if name.len() > MAX_KEPT_NAME => return Err(Error::NameTooLong),
             true => {}
@@ -55,6 +55,7 @@ impl View {
         self.refuse_read_only()?;
         self.refuse_when_going_away()?;
         self.handles.admit(caller, true)?;
+        check_entry_name(name)?;
         let flags = Flags(flags);
         if let Node::Batch(batch) = directory {
             self.check_batch_file(batch, name)?;
@@ -68,11 +69,16 @@ impl View {
         if matches!(directory, Node::Given(_)) && self.store.find_queue(queue, name).is_ok() {
             return Err(Error::IsDirectory);
         }
-        match classify(name) {
+        match self.kind(name) {
             Name::Control => Err(Error::IsDirectory),
             Name::Draft(name) => self.create_or_open_draft(caller, (queue, name), mode, flags, properties),
             // `touch` of a message that somebody has just taken must not make another.
-            Name::Sequence { .. } if !flags.exclusive() && !flags.truncates() && !self.store.keeps_names(queue)? => {
+            Name::Sequence { seq, .. }
+                if !flags.exclusive()
+                    && !flags.truncates()
+                    && self.store.gave_out(seq)
+                    && !self.store.keeps_names(queue)? =>
+            {
                 Err(Error::NotFound)
             }
             _ => self.create_message(caller, (queue, name), mode, properties, !flags.nonblocking()),

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use crate::error::{Error, Result};
 use crate::queue::config::{Names, QueueConfig};
-use crate::queue::name::{Name, classify, listed};
+use crate::queue::name::{Name, check_entry_name, classify, classify_given, listed};
 use crate::queue::state::State;
 use crate::store::record::MessageRecord;
 use crate::store::{QueueInfo, ROOT};
@@ -111,9 +111,14 @@ impl View {
         }
     }
 
+    /// What a name asks for.
+    pub(super) fn kind<'a>(&self, name: &'a [u8]) -> Name<'a> {
+        classify_given(name, |seq| self.store.gave_out(seq))
+    }
+
     /// What a name in a queue's directory, or the root, means to a caller.
     pub(super) fn find(&self, caller: &Caller, queue: u64, name: &[u8]) -> Result<Found> {
-        let kind = classify(name);
+        let kind = self.kind(name);
         if kind == Name::Control {
             return Ok(Found::Control);
         }
@@ -185,8 +190,9 @@ impl View {
         Ok(self.lanes.fetch_add(1, Ordering::Relaxed).wrapping_add(1))
     }
 
-    /// Looks a name up.
+    /// Looks a name up. Every call that names a file begins so in the kernel, which passes names of any length on.
     pub fn lookup(&self, caller: &Caller, directory: Node, name: &[u8]) -> Result<Attributes> {
+        check_entry_name(name)?;
         match directory {
             Node::Queue(queue) => match self.find(caller, queue, name)? {
                 Found::Control => self.attributes(Node::Control(queue)),

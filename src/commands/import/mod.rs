@@ -282,7 +282,7 @@ impl Import<'_> {
         record.deaths = deaths;
         if !self.store.keeps_names(queue)? {
             // As when a message is moved into a queue.
-            record.name = stripped(&record.name).to_vec();
+            record.name = stripped(&record.name, |seq| self.store.gave_out(seq)).to_vec();
         }
         self.store.import_message(seq, record, body)?;
         self.messages += 1;

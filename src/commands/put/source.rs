@@ -56,7 +56,8 @@ impl Source {
         let source = Source { name: Vec::new(), path };
         let base = || if source.path.is_none() { Some(STDIN_NAME) } else { file.file_name().map(OsStr::as_bytes) };
         let name = match name.map(OsStr::as_bytes).or_else(base) {
-            Some(name) if !name.contains(&b'/') => stripped(name).to_vec(),
+            // Whether digits alone are a message's number, the queue knows.
+            Some(name) if !name.contains(&b'/') => stripped(name, |_| false).to_vec(),
             _ => return Err(usage(format_args!("{source}: not a name for a message; give one with --name"))),
         };
         if name.starts_with(b".") {

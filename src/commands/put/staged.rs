@@ -14,6 +14,7 @@ use super::super::exit::Failure;
 use super::super::interrupt;
 use super::source::Source;
 use super::{Attributes, Queue};
+use crate::queue::name::{Name, classify};
 
 /// Bytes read at once.
 const CHUNK: usize = 1 << 20;
@@ -56,9 +57,7 @@ impl Draft {
 
     /// Gives it its name, which enqueues it.
     pub fn publish(self, queue: &Queue) -> io::Result<()> {
-        // A message without a name is listed as its number; 0 is no message's.
-        let name = if self.name.is_empty() { b"0000000000000000" } else { &self.name[..] };
-        let to = queue.path.join(OsStr::from_bytes(name));
+        let to = queue.path.join(OsStr::from_bytes(&published(&self.name)));
         // Where names are kept, a message that has this one would be replaced.
         let flags = if queue.keeps_names { RenameFlags::NOREPLACE } else { RenameFlags::empty() };
         queue.enqueue(|| rustix::fs::renameat_with(CWD, &self.path, CWD, &to, flags))?;
@@ -109,6 +108,17 @@ impl Batch {
 impl Drop for Batch {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.path);
+    }
+}
+
+/// Under which name a message is enqueued that is to have this one. A message without a name is listed as its number, and digits
+/// may be one: 0 is no message's.
+fn published(name: &[u8]) -> Vec<u8> {
+    const PREFIX: &[u8] = b"0000000000000000";
+    match classify(name) {
+        _ if name.is_empty() => PREFIX.to_vec(),
+        Name::Sequence { .. } => [PREFIX, b"-", name].concat(),
+        _ => name.to_vec(),
     }
 }
 
