@@ -40,7 +40,7 @@ pub fn file_attr(shown: &Attributes) -> FileAttr {
         ino: INodeNo(shown.node.inode()),
         size: shown.size,
         blocks: shown.size.div_ceil(512),
-        atime: shown.modified,
+        atime: shown.accessed,
         mtime: shown.modified,
         ctime: shown.changed,
         crtime: shown.changed,

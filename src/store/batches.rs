@@ -27,6 +27,8 @@ pub struct BatchFile<'a> {
     pub name: &'a [u8],
     /// What `stat` is to show as its time of modification, in nanoseconds since the epoch.
     pub modified_ns: i64,
+    /// The same of its time of access.
+    pub accessed_ns: i64,
     /// Its bytes; in a file, the draft's own, synced.
     pub body: NewBody<'a>,
 }
@@ -41,6 +43,7 @@ impl BatchFile<'_> {
             gid: draft.gid,
             mode: draft.mode,
             modified_ns: Some(self.modified_ns),
+            accessed_ns: Some(self.accessed_ns),
             producer_pid: 0,
             attributes: draft.attributes,
         }

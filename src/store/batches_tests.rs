@@ -28,7 +28,7 @@ fn store() -> (tempfile::TempDir, Store, u64, u64) {
 }
 
 fn file(draft: u64) -> BatchFile<'static> {
-    BatchFile { draft, name: b"f", modified_ns: 0, body: NewBody::Inline(b"x") }
+    BatchFile { draft, name: b"f", modified_ns: 0, accessed_ns: 0, body: NewBody::Inline(b"x") }
 }
 
 #[test]

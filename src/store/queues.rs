@@ -39,6 +39,7 @@ impl NewQueue<'_> {
             mode: self.mode,
             created: now,
             modified_ns: None,
+            modified_at: 0,
             accessed_ns: None,
             config,
             rejected: String::new(),
@@ -61,6 +62,10 @@ pub struct QueueInfo {
     pub mode: u32,
     /// When it was made, in milliseconds since the epoch.
     pub created: u64,
+    /// The time of modification that was set since it changed last, in nanoseconds since the epoch.
+    pub modified_ns: Option<i64>,
+    /// The time of access that was set, in nanoseconds since the epoch.
+    pub accessed_ns: Option<i64>,
     /// Its configuration.
     pub config: Arc<QueueConfig>,
     /// What users can see in it, and what has happened: hidden messages are taken off.
@@ -101,6 +106,8 @@ impl Store {
             gid: queue.record.gid,
             mode: queue.record.mode,
             created: queue.record.created,
+            modified_ns: queue.record.modified_ns.filter(|_| queue.shows_times_set()),
+            accessed_ns: queue.record.accessed_ns,
             config,
             counters,
         })
@@ -268,15 +275,24 @@ impl Store {
 
     /// Changes the record of a queue; a new configuration takes effect at once.
     pub fn alter_queue(&self, id: u64, change: impl FnOnce(&mut QueueRecord) -> Result<()>) -> Result<()> {
+        self.alter_queue_at(id, clock::now_ms(), change)
+    }
+
+    /// As [`Store::alter_queue`], at `now`.
+    pub fn alter_queue_at(&self, id: u64, now: u64, change: impl FnOnce(&mut QueueRecord) -> Result<()>) -> Result<()> {
         let mut state = self.lock();
-        let mut record = state.changing(&self.db, id)?.record.clone();
+        let queue = state.changing(&self.db, id)?;
+        let mut record = queue.record.clone();
+        if queue.shows_times_set() {
+            record.modified_at = now; // no change of what the directory holds
+        }
         change(&mut record)?;
         let mut config = QueueConfig::default();
         config.apply(&record.config)?;
         state.queue(&self.db, id)?.refuse_renaming(&config)?;
         let mut batch = self.db.batch();
         batch.put(Family::Meta, &keys::queue(id), &record::encode(&record));
-        state.commit(&self.db, batch, clock::now_ms())?;
+        state.commit(&self.db, batch, now)?;
         let queue = state.queue(&self.db, id)?;
         queue.record = record;
         queue.config = Arc::new(config);

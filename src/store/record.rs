@@ -126,6 +126,8 @@ pub struct NewMessage {
     pub mode: u32,
     /// What `stat` is to show as its time of modification, in nanoseconds since the epoch; `None`: the time of the enqueue.
     pub modified_ns: Option<i64>,
+    /// What `stat` is to show as its time of access, in nanoseconds since the epoch, when somebody has set one.
+    pub accessed_ns: Option<i64>,
     /// The process that produced it.
     pub producer_pid: u32,
     /// Properties and headers.
@@ -152,7 +154,7 @@ impl MessageRecord {
             enqueued_at: now,
             modified_ns: new.modified_ns.unwrap_or(now_ns),
             producer_pid: new.producer_pid,
-            accessed_ns: None,
+            accessed_ns: new.accessed_ns,
             claim: None,
             ready_since: now,
             retrying: false,
@@ -195,6 +197,8 @@ pub struct QueueRecord {
     pub created: u64,
     /// What `stat` shows as its time of modification, in nanoseconds since the epoch; `None`: nobody set one.
     pub modified_ns: Option<i64>,
+    /// The time of the change that set it, in milliseconds since the epoch: it is shown until the queue changes again.
+    pub modified_at: u64,
     /// What `stat` shows as its time of access, in nanoseconds since the epoch; `None`: nobody set one.
     pub accessed_ns: Option<i64>,
     /// Its configuration, as the text of its `config` file.
@@ -379,6 +383,7 @@ mod tests {
             gid: 2,
             mode: 0o640,
             modified_ns: None,
+            accessed_ns: None,
             producer_pid: 9,
             attributes: vec![("user.x".into(), b"y".to_vec())],
         };

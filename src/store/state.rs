@@ -171,6 +171,11 @@ impl Queue {
         Err(Error::Invalid("`names` and `priorities` can be changed only while the queue holds no message".into()))
     }
 
+    /// The time of modification that was set is shown until the queue changes.
+    pub fn shows_times_set(&self) -> bool {
+        self.record.modified_ns.is_some() && self.counters.changed <= self.record.modified_at
+    }
+
     /// The counters as users see them: without the hidden messages.
     pub fn shown(&self) -> Counters {
         let mut shown = self.counters;

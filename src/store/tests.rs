@@ -71,6 +71,7 @@ pub(super) fn message(store: &Store, queue: u64, name: &str) -> NewMessage {
         gid: 0,
         mode: 0o644,
         modified_ns: None,
+        accessed_ns: None,
         producer_pid: 0,
         attributes: vec![("user.h".into(), name.into())],
     }

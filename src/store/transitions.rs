@@ -56,6 +56,22 @@ pub enum ClaimEnd {
     Return,
 }
 
+/// The times of a message, in nanoseconds since the epoch.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// Of modification.
+    pub modified_ns: i64,
+    /// Of access, when somebody has set one.
+    pub accessed_ns: Option<i64>,
+}
+
+impl Times {
+    /// The time of access that is shown.
+    pub fn accessed(&self) -> i64 {
+        self.accessed_ns.unwrap_or(self.modified_ns)
+    }
+}
+
 /// What the message is called and where it is after a change.
 #[derive(Clone, Debug)]
 pub struct Altered {
@@ -428,10 +444,12 @@ impl Store {
         &self,
         seq: u64,
         now: u64,
-        change: impl FnOnce(&mut u32, &mut u32, &mut u32, &mut i64),
+        change: impl FnOnce(&mut u32, &mut u32, &mut u32, &mut Times),
     ) -> Result<MessageRecord> {
         self.alter(seq, now, |record, _| {
-            change(&mut record.mode, &mut record.uid, &mut record.gid, &mut record.modified_ns);
+            let mut times = Times { modified_ns: record.modified_ns, accessed_ns: record.accessed_ns };
+            change(&mut record.mode, &mut record.uid, &mut record.gid, &mut times);
+            (record.modified_ns, record.accessed_ns) = (times.modified_ns, times.accessed_ns);
             Ok(())
         })
     }

@@ -257,6 +257,7 @@ impl From<Queue2> for QueueRecord {
             mode: old.mode,
             created: old.created,
             modified_ns: None,
+            modified_at: 0,
             accessed_ns: None,
             config: old.config,
             rejected: old.rejected,

@@ -37,6 +37,8 @@ pub struct Attributes {
     pub gid: u32,
     /// Links: one, and for a directory one more for each nested queue.
     pub links: u32,
+    /// Time of the last access: when the file was made, unless a program set another.
+    pub accessed: SystemTime,
     /// Time of the last change of the bytes.
     pub modified: SystemTime,
     /// Time of the last change of the rest.
@@ -124,6 +126,7 @@ impl View {
             uid: self.options.uid.unwrap_or(uid),
             gid: self.options.gid.unwrap_or(gid),
             links: 1,
+            accessed: modified,
             modified,
             changed: modified,
         }
@@ -166,17 +169,20 @@ impl View {
         let owner = (message.uid, message.gid, message.mode);
         let shown = self.file(node, message.size, owner, time_ns(message.modified_ns));
         let granted = if matches!(node, Node::Granted(..)) { 0o444 } else { 0 };
-        Attributes { mode: shown.mode | granted, changed: time_ms(message.enqueued_at), ..shown }
+        let accessed = message.accessed_ns.map_or(shown.modified, time_ns);
+        Attributes { mode: shown.mode | granted, accessed, changed: time_ms(message.enqueued_at), ..shown }
     }
 
     pub(super) fn writer_attributes(&self, writer: &Writer) -> Attributes {
         let owner = (writer.uid, writer.gid, writer.mode);
-        self.file(Node::Writer(writer.id()), writer.size(), owner, writer.modified())
+        let shown = self.file(Node::Writer(writer.id()), writer.size(), owner, writer.modified());
+        Attributes { accessed: writer.accessed(), ..shown }
     }
 
     pub(super) fn draft_attributes(&self, id: u64, draft: &DraftRecord, file: &Metadata) -> Result<Attributes> {
         let owner = (draft.uid, draft.gid, draft.mode);
-        Ok(self.file(Node::Draft(id), file.len(), owner, file.modified()?))
+        let shown = self.file(Node::Draft(id), file.len(), owner, file.modified()?);
+        Ok(Attributes { accessed: file.accessed()?, ..shown })
     }
 
     /// What a directory or control file of a queue shows: the queue's owner and group, the mode derived for each class.
@@ -202,6 +208,9 @@ impl View {
             _ => (Kind::Directory, owner.mode & DIRECTORY_MODE, 4096),
         };
         let changed = time_ms(queue.counters.changed.max(queue.created));
+        // What is set of the directory is not set of what is in it.
+        let own = matches!(node, Node::Queue(_) | Node::Batch(_));
+        let modified = queue.modified_ns.filter(|_| own).map_or(changed, time_ns);
         Ok(Attributes {
             node,
             kind,
@@ -215,7 +224,8 @@ impl View {
                 Node::Batches(_) => links(queue.counters.batches),
                 _ => 1 + u32::from(kind == Kind::Directory),
             },
-            modified: changed,
+            accessed: queue.accessed_ns.filter(|_| own).map_or(modified, time_ns),
+            modified,
             changed,
         })
     }

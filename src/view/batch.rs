@@ -44,7 +44,8 @@ struct Candidate {
     draft: u64,
     /// The producer's name of the message that it becomes.
     name: Vec<u8>,
-    modified_ns: i64,
+    /// Its times of modification and of access.
+    times_ns: (i64, i64),
     size: usize,
 }
 
@@ -53,7 +54,8 @@ struct Ready {
     draft: u64,
     /// The producer's name of the message that it becomes.
     name: Vec<u8>,
-    modified_ns: i64,
+    /// Its times of modification and of access.
+    times_ns: (i64, i64),
     size: usize,
     place: Place,
 }
@@ -79,7 +81,8 @@ impl Contents {
             Place::Inline(at) => NewBody::Inline(&self.inline[*at..*at + ready.size]),
             Place::File(sums) => NewBody::File { id: ready.draft, size: ready.size as u64, synced: true, sums },
         };
-        BatchFile { draft: ready.draft, name: &ready.name, modified_ns: ready.modified_ns, body }
+        let (modified_ns, accessed_ns) = ready.times_ns;
+        BatchFile { draft: ready.draft, name: &ready.name, modified_ns, accessed_ns, body }
     }
 }
 
@@ -226,7 +229,8 @@ impl View {
                 return Err(Error::MessageTooLarge);
             }
             let size = usize::try_from(stat.len()).map_err(|_| Error::MessageTooLarge)?;
-            candidates.push(Candidate { draft, name, modified_ns: ns_of(stat.modified()?), size });
+            let times_ns = (ns_of(stat.modified()?), ns_of(stat.accessed()?));
+            candidates.push(Candidate { draft, name, times_ns, size });
         }
         Ok(candidates)
     }
@@ -235,7 +239,7 @@ impl View {
     fn batch_contents(&self, candidates: Vec<Candidate>) -> Result<Contents> {
         let mut contents = Contents::default();
         let mut files = Vec::new();
-        for Candidate { draft, name, modified_ns, mut size } in candidates {
+        for Candidate { draft, name, times_ns, mut size } in candidates {
             let file = self.store.bodies().open_read(draft)?;
             let inline = size <= INLINE_MAX && contents.inline.len() + size <= INLINE_IN_ALL;
             let place = if inline {
@@ -247,7 +251,7 @@ impl View {
                 files.push(draft);
                 Place::File(Sums::of_file(&file, size as u64)?)
             };
-            contents.files.push(Ready { draft, name, modified_ns, size, place });
+            contents.files.push(Ready { draft, name, times_ns, size, place });
         }
         self.store.bodies().sync_all(&files)?;
         Ok(contents)

@@ -137,6 +137,7 @@ impl View {
             gid: self.group_in(&info, caller),
             mode: mode & FILE_MODE,
             modified_ns: None,
+            accessed_ns: None,
             producer_pid: 0,
             attributes,
         };

@@ -418,6 +418,7 @@ impl View {
             gid: draft.gid,
             mode: draft.mode,
             modified_ns,
+            accessed_ns: Some(ns_of(stat.accessed()?)),
             producer_pid: target.pid,
             attributes,
         };

@@ -251,6 +251,7 @@ impl View {
             gid: from.gid,
             mode: from.mode,
             modified_ns: Some(from.modified_ns),
+            accessed_ns: from.accessed_ns,
             producer_pid: process::tgid(caller.pid),
             attributes: from.attributes.clone(),
         };
@@ -322,6 +323,7 @@ mod tests {
             gid: 0,
             mode: 0o644,
             modified_ns: None,
+            accessed_ns: None,
             producer_pid: 0,
             attributes: vec![],
         };

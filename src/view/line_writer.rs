@@ -107,6 +107,7 @@ impl View {
             gid: self.group_in(&info, caller),
             mode: LINE_MODE & !process::umask(caller.pid).unwrap_or(0o077),
             modified_ns: None,
+            accessed_ns: None,
             producer_pid: 0,
             attributes: Vec::new(),
         };

@@ -53,11 +53,8 @@ impl View {
     pub fn set_attributes(&self, caller: &Caller, node: Node, change: Change) -> Result<Attributes> {
         self.refuse_read_only()?;
         match node {
-            Node::Queue(queue) | Node::Batch(queue) if change.owner_or_mode() => {
-                self.store.alter_queue(queue, |record| {
-                    change.apply(&mut record.mode, &mut record.uid, &mut record.gid, DIRECTORY_MODE);
-                    Ok(())
-                })?
+            Node::Queue(queue) | Node::Batch(queue) if change.owner_or_mode() || change.times() => {
+                self.change_queue(queue, change)?;
             }
             Node::Queue(_) | Node::Batch(_) => {}
             Node::Message(seq, via) | Node::Granted(seq, via) => self.change_message(caller, seq, via, change)?,
@@ -73,14 +70,31 @@ impl View {
         self.attributes(node)
     }
 
+    fn change_queue(&self, queue: u64, change: Change) -> Result<()> {
+        let shown = self.attributes(Node::Queue(queue))?;
+        let now = clock::now_ms();
+        self.store.alter_queue_at(queue, now, |record| {
+            change.apply(&mut record.mode, &mut record.uid, &mut record.gid, DIRECTORY_MODE);
+            // Neither is a change of what the directory holds, which alone makes another time of modification.
+            record.modified_ns = Some(ns_of(change.modified.unwrap_or(shown.modified)));
+            record.modified_at = now;
+            record.accessed_ns = Some(ns_of(change.accessed.unwrap_or(shown.accessed)));
+            Ok(())
+        })
+    }
+
     fn change_message(&self, caller: &Caller, seq: u64, via: Via, change: Change) -> Result<()> {
         if change.size.is_some() {
             return Err(Error::NotPermitted("a committed message never changes"));
         }
         let now = clock::now_ms();
-        let message = self.store.set_message_stat(seq, now, |mode, uid, gid, modified| {
+        let message = self.store.set_message_stat(seq, now, |mode, uid, gid, times| {
             change.apply(mode, uid, gid, FILE_MODE);
-            *modified = change.modified.map_or(*modified, ns_of);
+            if change.times() {
+                // That it was accessed when it was modified is so only as long as nobody set the one.
+                times.accessed_ns = Some(change.accessed.map_or(times.accessed(), ns_of));
+                times.modified_ns = change.modified.map_or(times.modified_ns, ns_of);
+            }
         })?;
         // `touch -c` by its worker: another visibility timeout from now. The kernel let the owner of the message in, and whoever
         // may write to it; they need not be consumers.
@@ -97,11 +111,14 @@ impl View {
         if let Some(size) = change.size {
             self.truncate_message(&mut writer, size)?;
         }
-        if change.owner_or_mode() || change.modified.is_some() {
+        if change.owner_or_mode() || change.times() {
             self.touched(&mut writer)?;
             let writer = &mut *writer;
             change.apply(&mut writer.mode, &mut writer.uid, &mut writer.gid, FILE_MODE);
-            writer.modified_ns = change.modified.map(ns_of).or(writer.modified_ns);
+            if change.times() {
+                writer.accessed_ns = Some(ns_of(change.accessed.unwrap_or(writer.accessed())));
+                writer.modified_ns = change.modified.map(ns_of).or(writer.modified_ns);
+            }
         }
         Ok(())
     }

@@ -52,6 +52,8 @@ pub struct Writer {
     pub mode: u32,
     /// The time of modification that was set, in nanoseconds since the epoch.
     pub modified_ns: Option<i64>,
+    /// The time of access that was set, in nanoseconds since the epoch.
+    pub accessed_ns: Option<i64>,
     /// Properties and headers.
     pub attributes: Vec<(String, Vec<u8>)>,
     /// What these hold of the memory that there is for those of all.
@@ -168,6 +170,7 @@ impl Writer {
             gid: new.gid,
             mode: new.mode,
             modified_ns: new.modified_ns,
+            accessed_ns: new.accessed_ns,
             attributes: new.attributes,
             held,
             config,
@@ -205,6 +208,11 @@ impl Writer {
         self.modified_ns.map_or(self.created, time_ns)
     }
 
+    /// What `stat` shows as its time of access.
+    pub fn accessed(&self) -> SystemTime {
+        self.accessed_ns.map_or(self.created, time_ns)
+    }
+
     /// Whether that process created it.
     pub fn is_opened_by(&self, process: u32) -> bool {
         process != 0 && self.opener == process
@@ -239,6 +247,7 @@ impl Writer {
             gid: self.gid,
             mode: self.mode,
             modified_ns: self.modified_ns,
+            accessed_ns: self.accessed_ns,
             producer_pid: self.opener,
             attributes: self.attributes.clone(),
         }

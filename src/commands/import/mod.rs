@@ -193,6 +193,7 @@ impl Import<'_> {
             mode,
             created: line.created.as_deref().map_or(Ok(clock::now_ms()), instant)?,
             modified_ns: line.mtime_ns,
+            modified_at: 0,
             accessed_ns: line.atime_ns,
             config: config_text(line.config.iter().map(|(key, value)| (key.as_str(), value.as_str())))?,
             rejected: String::new(),
@@ -321,6 +322,7 @@ fn record(queue: u64, id: u64, line: MessageLine) -> Result<MessageRecord, Stop>
         gid: line.gid.unwrap_or(rustix::process::getegid().as_raw()),
         mode: octal(&line.mode, 0o777)?,
         modified_ns: line.mtime_ns,
+        accessed_ns: line.atime_ns,
         producer_pid: line.producer_pid,
         attributes: pairs(line.attributes)?,
     };
@@ -329,7 +331,6 @@ fn record(queue: u64, id: u64, line: MessageLine) -> Result<MessageRecord, Stop>
     record.deliveries = line.deliveries;
     record.due = line.due.as_deref().map_or(Ok(0), instant)?;
     record.expires = line.expires.as_deref().map_or(Ok(0), instant)?;
-    record.accessed_ns = line.atime_ns;
     record.ready_since = line.ready_since.as_deref().map_or(Ok(record.ready_since), instant)?;
     record.retrying = line.retrying;
     record.last_error = line.last_error.0;

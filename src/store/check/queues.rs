@@ -62,6 +62,7 @@ fn queue_record(parent: u64, batch: bool, name: &[u8]) -> QueueRecord {
         mode: if parent == 0 { 0o755 } else { 0o700 },
         created: clock::now_ms(),
         modified_ns: None,
+        modified_at: 0,
         accessed_ns: None,
         config: if batch { String::new() } else { QueueConfig::default().render() },
         rejected: String::new(),

@@ -185,6 +185,7 @@ impl System for Tested {
                 draft: *draft,
                 name: name.as_bytes(),
                 modified_ns: 0,
+                accessed_ns: 0,
                 body: staged.body(),
             })
             .collect();
