@@ -142,7 +142,12 @@ fn eperm() {
     let a = m.message(&q, "a", "body");
     let digits = q.join(&a.file_name().unwrap().to_str().unwrap()[..16]);
     for path in [&a, &digits] {
-        for flags in [libc::O_WRONLY, libc::O_RDWR, libc::O_WRONLY | libc::O_TRUNC, libc::O_WRONLY | libc::O_APPEND] {
+        for flags in [
+            libc::O_WRONLY,
+            libc::O_RDWR | libc::O_APPEND,
+            libc::O_RDWR | libc::O_TRUNC,
+            libc::O_WRONLY | libc::O_TRUNC,
+        ] {
             assert_eq!(errno(open(path, flags)), libc::EPERM, "{} {flags:o}", path.display());
         }
         // SAFETY: a valid string.

@@ -43,7 +43,7 @@ def eperm(what, call):
     else:
         raise SystemExit(what + " succeeded")
 eperm("O_WRONLY", lambda: os.open(name, os.O_WRONLY))
-eperm("O_RDWR", lambda: os.open(name, os.O_RDWR))
+eperm("O_RDWR|O_APPEND", lambda: os.open(name, os.O_RDWR | os.O_APPEND))
 eperm("O_TRUNC", lambda: os.open(name, os.O_WRONLY | os.O_TRUNC))
 eperm("O_APPEND", lambda: os.open(name, os.O_WRONLY | os.O_APPEND))
 eperm("O_CREAT|O_TRUNC", lambda: os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC))

@@ -19,7 +19,7 @@ use crate::view::xattr::Demand;
 use crate::view::{Attributes, Change, Opened, View};
 
 use super::created::Kernel;
-use super::replies::{caller, errno, file_attr, file_type, node, open_flags, time};
+use super::replies::{caller, errno, file_attr, file_type, node, node_to_open, open_flags, time};
 use super::spin::Spin;
 
 /// The largest write that the kernel sends at once, in bytes.
@@ -140,7 +140,7 @@ impl fuser::Filesystem for Filesystem {
         atime: Option<TimeOrNow>,
         mtime: Option<TimeOrNow>,
         _ctime: Option<SystemTime>,
-        _fh: Option<FileHandle>,
+        fh: Option<FileHandle>,
         _crtime: Option<SystemTime>,
         _chgtime: Option<SystemTime>,
         _bkuptime: Option<SystemTime>,
@@ -149,7 +149,8 @@ impl fuser::Filesystem for Filesystem {
     ) {
         self.begin();
         let change = Change { mode, uid, gid, size, accessed: atime.map(time), modified: mtime.map(time) };
-        attr(reply, node(ino).and_then(|node| self.view.set_attributes(&caller(req), node, change)));
+        let handle = fh.map(|fh| fh.0);
+        attr(reply, node(ino).and_then(|node| self.view.set_attributes(&caller(req), node, handle, change)));
     }
 
     fn mknod(
@@ -222,7 +223,7 @@ impl fuser::Filesystem for Filesystem {
         self.begin();
         let writes = flags.0 & libc::O_ACCMODE != libc::O_RDONLY;
         let done = move |result| open(reply, writes, result);
-        match node(ino) {
+        match node_to_open(ino) {
             Ok(node) => self.view.open_then(&caller(req), node, flags.0, done),
             Err(error) => done(Err(error)),
         }

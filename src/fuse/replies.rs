@@ -21,8 +21,13 @@ pub fn caller(request: &Request) -> Caller {
     Caller { uid: request.uid(), gid: request.gid(), pid: request.pid() }
 }
 
-/// What a node id stands for.
+/// What a node id stands for, for all calls except open.
 pub fn node(id: INodeNo) -> Result<Node, Error> {
+    node_to_open(id).map(Node::plain)
+}
+
+/// What a node id stands for, for an open.
+pub fn node_to_open(id: INodeNo) -> Result<Node, Error> {
     Node::from_id(id.0).ok_or(Error::Stale)
 }
 

@@ -162,7 +162,8 @@ impl View {
         let refused = !self.message_owner(message).allows(caller, READ);
         let granted = refused && self.owner(&self.store.queue(message.queue)?).may_consume(caller);
         let node = if granted { Node::Granted(seq, via) } else { Node::Message(seq, via) };
-        Ok(self.message_attributes(node, message))
+        let shown = self.message_attributes(node, message);
+        Ok(Attributes { node: self.node_to_lock(caller, node), ..shown })
     }
 
     pub(super) fn message_attributes(&self, node: Node, message: &MessageRecord) -> Attributes {
@@ -232,6 +233,10 @@ impl View {
 
     /// What `stat` shows of a node.
     pub fn attributes(&self, node: Node) -> Result<Attributes> {
+        let meant = self.meant(node);
+        if meant != node {
+            return self.attributes(meant).map(|shown| Attributes { node, ..shown });
+        }
         match node {
             Node::Queue(id)
             | Node::Control(id)
@@ -263,6 +268,7 @@ impl View {
                 Ok(self.writer_attributes(&writer))
             }
             Node::Draft(id) => self.any_draft_attributes(id),
+            Node::Locked(..) => self.attributes(node.plain()),
         }
     }
 }

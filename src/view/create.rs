@@ -117,6 +117,22 @@ impl View {
         attributes: Pairs,
         waits: bool,
     ) -> Result<(Attributes, Opened)> {
+        let writer = self.new_writer(caller, (queue, name), mode, attributes, waits)?;
+        let writer = writer.lock();
+        // Bytes go straight through: nobody reads them back, and the kernel asks for no attributes before the first write.
+        let handle = self.handles.add(caller, Handle::Writer(writer.id()));
+        Ok((self.writer_attributes(&writer), Opened { direct: true, ..Opened::plain(handle) }))
+    }
+
+    /// Begins a message.
+    pub(super) fn new_writer(
+        &self,
+        caller: &Caller,
+        (queue, name): (u64, &[u8]),
+        mode: u32,
+        attributes: Pairs,
+        waits: bool,
+    ) -> Result<Arc<Mutex<Writer>>> {
         let producer_name = self.producer_name(queue, name)?;
         let info = self.store.queue(queue)?;
         self.store.admit_bytes(ROOM_FOR_ONE)?;
@@ -145,10 +161,9 @@ impl View {
             self.arrivals.begin(id);
         }
         let writer = Writer::new(new, held, name, info.config, caller, holds_room);
-        let attributes = self.writer_attributes(&writer);
         self.names.lock().arrived(caller.pid);
-        self.writers.lock().insert(id, Arc::new(Mutex::new(writer)));
-        // Bytes go straight through: nobody reads them back, and the kernel asks for no attributes before the first write.
-        Ok((attributes, Opened { direct: true, ..Opened::plain(self.handles.add(caller, Handle::Writer(id))) }))
+        let writer = Arc::new(Mutex::new(writer));
+        self.writers.lock().insert(id, writer.clone());
+        Ok(writer)
     }
 }

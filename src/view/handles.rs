@@ -18,13 +18,14 @@ use super::control::ConfigEdit;
 use super::held::{Budget, Held, shares};
 use super::line_reader::LineReader;
 use super::line_writer::LineWriter;
+use super::locking::Again;
 use super::purge::Purger;
 use super::take::Take;
 
 /// What an open file is.
 pub enum Handle {
     /// A committed message, being read.
-    Reader(Reader),
+    Reader(Box<Reader>),
     /// A message that is being written.
     Writer(u64),
     /// A draft.
@@ -69,6 +70,8 @@ pub struct Reader {
     pub told: AtomicBool,
     /// The lease that this descriptor keeps alive.
     pub hold: Mutex<Hold>,
+    /// What it becomes when it is written.
+    pub again: Option<Again>,
 }
 
 /// What an open descriptor does for the claim of its message.
@@ -210,6 +213,16 @@ impl Handles {
         open.by_number.insert(number, Entry { handle: Arc::new(handle), uid: caller.uid });
         open.counts(caller.uid, 1);
         number
+    }
+
+    /// A file that reads a message is another one from now on.
+    pub fn replace(&self, number: u64, handle: Handle) {
+        let mut open = self.open.lock();
+        let Some(entry) = open.by_number.get_mut(&number) else { return };
+        let before = std::mem::replace(&mut entry.handle, Arc::new(handle));
+        if let Handle::Reader(reader) = &*before {
+            open.unbind(number, reader.seq);
+        }
     }
 
     /// The open file of a number.

@@ -27,6 +27,7 @@ mod line_part;
 mod line_reader;
 mod line_writer;
 mod listing;
+mod locking;
 mod look;
 mod lookup;
 pub mod metrics;
@@ -71,6 +72,7 @@ use arrivals::Arrivals;
 use backup::Backup;
 use draft::DraftUse;
 use handles::Handles;
+use locking::Locking;
 use look::Look;
 use names::BareNames;
 use offload::Offload;
@@ -105,6 +107,7 @@ pub struct View {
     /// Batches that are being enqueued: nothing in them can be changed.
     enqueued: Mutex<HashSet<u64>>,
     names: Mutex<BareNames>,
+    locking: Locking,
     givens: Mutex<Givens>,
     /// Messages on their way into queues that keep names.
     arrivals: Arrivals,
@@ -151,6 +154,7 @@ impl View {
             drafts: Mutex::default(),
             enqueued: Mutex::default(),
             names: Mutex::default(),
+            locking: Locking::default(),
             givens: Mutex::default(),
             arrivals: Arrivals::default(),
             replaced: Mutex::default(),

@@ -74,6 +74,12 @@ impl BareNames {
         }
     }
 
+    /// The queue and the name under which somebody finds the message `seq`.
+    pub fn name_of(&self, seq: u64) -> Option<(u64, Vec<u8>)> {
+        let age = self.of_message.get(&seq)?;
+        self.meanings.get(age).map(|meaning| meaning.key.clone())
+    }
+
     /// The name means nothing to the writer any more.
     pub fn forget(&mut self, queue: u64, name: &[u8], writer: Writer) {
         let written = self.writers.get(&(queue, name.to_vec()));
@@ -140,8 +146,9 @@ mod tests {
         assert_eq!(names.get(1, b"a", by(11)), Some(6));
         assert_eq!(names.get(1, b"a", Writer { session: 10, uid: 9 }), Some(8));
         assert_eq!(names.get(2, b"a", by(10)), None);
+        assert_eq!(names.name_of(7), Some((1, b"a".to_vec())));
         names.forget_message(7);
-        assert_eq!(names.get(1, b"a", by(10)), None);
+        assert_eq!((names.get(1, b"a", by(10)), names.name_of(7)), (None, None));
         names.forget_message(8);
         assert!(names.knows(1, b"a"));
         names.forget(1, b"a", by(11));

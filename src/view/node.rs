@@ -82,6 +82,9 @@ pub enum Node {
     /// The same as somebody sees it whom its mode would refuse, but who may consume. The kernel decides by the mode that a
     /// node shows to everybody, so those to whom more is shown get a node of their own.
     Granted(u64, Via),
+    /// A message, granted or not, as it is opened for reading and writing, to lock it: see [`super::locking`]. Only a lookup
+    /// answers it and only an open is asked of it.
+    Locked(u64, Via, bool),
     /// A message that is being written.
     Writer(u64),
     /// A draft.
@@ -126,15 +129,26 @@ impl Node {
             Node::Batch(id) => (34, id),
             Node::Given(id) => (35, id),
             Node::Backup => (36, 0),
+            Node::Locked(seq, via, false) => (40 + via.code(), seq),
+            Node::Locked(seq, via, true) => (48 + via.code(), seq),
         };
         (kind << KIND_SHIFT) | (number & NUMBER)
     }
 
     /// What `stat` shows as the number of its inode: the same for all nodes of one file.
     pub fn inode(self) -> u64 {
-        match self {
+        match self.plain() {
             Node::Lines(queue, _) => Node::Lines(queue, 0).id(),
             node => node.id(),
+        }
+    }
+
+    /// The same for all that does not depend on how it is opened.
+    pub fn plain(self) -> Node {
+        match self {
+            Node::Locked(seq, via, false) => Node::Message(seq, via),
+            Node::Locked(seq, via, true) => Node::Granted(seq, via),
+            node => node,
         }
     }
 
@@ -166,6 +180,8 @@ impl Node {
             35 => Node::Given(number),
             36 => Node::Backup,
             37 => Node::Lines(number & ((1 << QUEUE_BITS) - 1), (number >> QUEUE_BITS) as u32),
+            kind @ 40..48 => Node::Locked(number, Via::from_code(kind - 40)?, false),
+            kind @ 48..56 => Node::Locked(number, Via::from_code(kind - 48)?, true),
             _ => return None,
         })
     }
@@ -179,6 +195,7 @@ mod tests {
     fn ids_round_trip_and_the_root_is_1() {
         let mut nodes: Vec<Node> = Via::ALL.iter().map(|via| Node::Message(7, *via)).collect();
         nodes.extend(Via::ALL.iter().map(|via| Node::Granted(7, *via)));
+        nodes.extend(Via::ALL.iter().flat_map(|via| [true, false].map(|granted| Node::Locked(7, *via, granted))));
         nodes.extend([Node::Queue(7), Node::Control(7), Node::Peek(7), Node::Claimed(7), Node::Dead(7)]);
         nodes.extend([
             Node::Config(7),
@@ -202,6 +219,8 @@ mod tests {
             assert_eq!(Node::from_id(node.id()), Some(node));
         }
         assert_eq!(Node::ROOT.id(), 1);
+        assert_eq!(Node::Locked(7, Via::Queue, false).inode(), Node::Message(7, Via::Queue).id());
+        assert_eq!(Node::Locked(7, Via::Peek, true).inode(), Node::Granted(7, Via::Peek).id());
         assert_eq!(Node::Lines(7, 9).inode(), Node::Lines(7, 0).id());
         assert_eq!(Node::from_id(u64::MAX), None);
     }

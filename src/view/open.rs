@@ -14,6 +14,7 @@ use crate::store::{QueueInfo, ROOT, Taker};
 use super::access::{Caller, READ};
 use super::control::ConfigEdit;
 use super::handles::{Handle, Hold, Lease, Reader};
+use super::locking::Again;
 use super::look::Look;
 use super::take::Answer;
 use super::{Node, Via, View, process};
@@ -42,6 +43,11 @@ impl Flags {
     /// append, and non-blocking.
     pub fn only_touches(self) -> bool {
         self.0 & (libc::O_NONBLOCK | libc::O_TRUNC | libc::O_APPEND) == libc::O_NONBLOCK
+    }
+
+    /// Opened for reading and writing, neither to truncate nor to append: as programs do that lock what they read.
+    pub fn only_locks(self) -> bool {
+        self.0 & (libc::O_ACCMODE | libc::O_TRUNC | libc::O_APPEND) == libc::O_RDWR
     }
 
     /// `O_NONBLOCK`.
@@ -127,10 +133,15 @@ impl View {
             self.refuse_read_only()?;
         }
         match node {
+            Node::Locked(seq, via, _) if flags.only_locks() => self.open_locked(caller, (seq, via)),
+            Node::Locked(..) => self.open(caller, node.plain(), flags.0),
+            Node::Message(seq, via) | Node::Granted(seq, via) if flags.only_locks() => {
+                self.open_to_lock(caller, (seq, via))
+            }
             Node::Message(seq, via) | Node::Granted(seq, via) if flags.writes() || flags.truncates() => {
                 self.refuse_rewrite(caller, seq, via, flags)
             }
-            Node::Message(seq, via) | Node::Granted(seq, via) => self.open_message(caller, seq, via),
+            Node::Message(seq, via) | Node::Granted(seq, via) => self.open_message(caller, (seq, via), None),
             Node::Writer(id) => self.reopen_writer(caller, id, flags),
             Node::Draft(id) => {
                 let file = self.open_draft(id, flags.writes(), flags.truncates())?;
@@ -200,7 +211,7 @@ impl View {
         Ok(Opened { direct: true, ..Opened::plain(self.handles.add(caller, Handle::Writer(id))) })
     }
 
-    fn open_message(&self, caller: &Caller, seq: u64, via: Via) -> Result<Opened> {
+    pub(super) fn open_message(&self, caller: &Caller, (seq, via): (u64, Via), again: Option<Again>) -> Result<Opened> {
         let found = match self.store.message(seq) {
             // The name means the message that replaced it: the kernel looks it up again.
             Err(Error::NotFound) if via == Via::Queue && self.was_replaced(seq) => return Err(Error::Stale),
@@ -231,8 +242,12 @@ impl View {
         let attributes = self.message_attributes(Node::Message(seq, via), &message);
         // The kernel asks for the bytes of an empty file only when it must not cache.
         let direct = matches!(hold, Hold::AtFirstRead);
-        let reader = Reader { seq, body, attributes, told, hold: hold.into() };
-        Ok(Opened { immutable: !direct, direct, ..Opened::plain(self.handles.add(caller, Handle::Reader(reader))) })
+        let reader = Reader { seq, body, attributes, told, hold: hold.into(), again };
+        Ok(Opened {
+            immutable: !direct,
+            direct,
+            ..Opened::plain(self.handles.add(caller, Handle::Reader(reader.into())))
+        })
     }
 
     /// Claims for a reader that was to claim at its first read.

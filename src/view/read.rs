@@ -62,6 +62,7 @@ impl View {
     ) -> Result<()> {
         if let Handle::Reader(reader) = open {
             self.claim_at_read(caller, reader)?;
+            reader.again.iter().for_each(|again| again.was_read());
         }
         match open {
             Handle::Reader(reader) => {
@@ -115,8 +116,8 @@ impl View {
         data: &[u8],
         done: impl FnOnce(Result<usize>) + Send + 'static,
     ) {
-        let handle = self.handles.get(handle);
-        let written = match handle.as_deref() {
+        let open = self.handles.get(handle);
+        let written = match open.as_deref() {
             Ok(Handle::LineWriter(lines)) => return self.write_lines(lines, (tid, waits), data, done),
             Ok(Handle::Purge(purger)) => {
                 let length = data.len();
@@ -126,6 +127,13 @@ impl View {
                 let length = data.len();
                 let done = move |written: Result<()>| done(written.map(|()| length));
                 return self.write_message(*id, (tid, waits), offset, data, done);
+            }
+            Ok(Handle::Reader(reader)) if offset == 0 && reader.again.is_some() => {
+                let again = self.write_again(handle, reader, tid);
+                return match again {
+                    Ok(_) => self.write(handle, (tid, waits), offset, data, done),
+                    Err(error) => done(Err(error)),
+                };
             }
             Ok(Handle::Draft { id, file, .. }) => self.write_draft(*id, file, offset, data),
             Ok(Handle::Config(edit)) => edit.lock().write(self, data),

@@ -49,10 +49,17 @@ impl Change {
 }
 
 impl View {
-    /// Changes what `stat` shows of a node; gives what it shows now.
-    pub fn set_attributes(&self, caller: &Caller, node: Node, change: Change) -> Result<Attributes> {
+    /// Changes what `stat` shows of a node, maybe by way of the open file `handle`; gives what it shows now.
+    pub fn set_attributes(
+        &self,
+        caller: &Caller,
+        node: Node,
+        handle: Option<u64>,
+        change: Change,
+    ) -> Result<Attributes> {
         self.refuse_read_only()?;
-        match node {
+        self.cut_again(caller, handle, change.size)?;
+        match self.meant(node) {
             Node::Queue(queue) | Node::Batch(queue) if change.owner_or_mode() || change.times() => {
                 self.change_queue(queue, change)?;
             }

@@ -161,7 +161,7 @@ impl View {
     pub fn get_xattr(&self, node: Node, name: &[u8]) -> Result<Vec<u8>> {
         let name = kept(name)?;
         let own = name.strip_prefix(PREFIX);
-        match node {
+        match self.meant(node) {
             Node::Message(seq, _) | Node::Granted(seq, _) => {
                 let message = self.store.message(seq)?;
                 match own.and_then(|own| own_attribute(seq, &message, own)) {
@@ -198,7 +198,7 @@ impl View {
     pub fn list_xattr(&self, node: Node) -> Result<Vec<String>> {
         let own = |name: &&str| format!("{PREFIX}{name}");
         let names = |pairs: Pairs| pairs.into_iter().map(|(name, _)| name);
-        Ok(match node {
+        Ok(match self.meant(node) {
             Node::Message(seq, _) | Node::Granted(seq, _) => {
                 let message = self.store.message(seq)?;
                 let there = |name: &&&str| own_attribute(seq, &message, name).is_some();
@@ -225,7 +225,7 @@ impl View {
     pub fn set_xattr(&self, caller: &Caller, node: Node, name: &[u8], value: &[u8], demand: Demand) -> Result<()> {
         self.refuse_read_only()?;
         let name = kept(name)?;
-        match node {
+        match self.meant(node) {
             Node::Writer(id) => self.alter_writer(id, |attributes| set_on_new(attributes, name, value, demand)),
             Node::Draft(id) => {
                 self.store.admit_bytes(0)?;
@@ -285,7 +285,7 @@ impl View {
         self.refuse_read_only()?;
         let name = kept(name)?;
         let own = name.strip_prefix(PREFIX);
-        match node {
+        match self.meant(node) {
             Node::Writer(_) | Node::Draft(_) if own.is_some_and(|own| MESSAGE_ATTRIBUTES.contains(&own)) => Ok(()),
             Node::Writer(id) => self.alter_writer(id, |attributes| unset(attributes, name)),
             Node::Draft(id) => self.store.alter_draft(id, |draft| unset(&mut draft.attributes, name)).map(drop),
