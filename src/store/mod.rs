@@ -33,6 +33,7 @@ mod listener;
 mod listing;
 #[cfg(test)]
 mod model_tests;
+mod nack;
 mod oldest;
 mod open;
 mod outdated;
@@ -80,6 +81,7 @@ pub use kept::{Holder, Onto};
 pub use keys::{DeadlineKind, ROOT};
 pub use limits::Room;
 pub use listing::Entry;
+pub use nack::Nack;
 pub use open::{FORMAT, OpenError};
 pub use purge::Remains;
 pub use queues::{NewQueue, QueueInfo};

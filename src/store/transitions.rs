@@ -43,7 +43,7 @@ fn claim_of(taker: Taker, delivery: Delivery, at: u64, deadline: u64) -> Claim {
     }
 }
 
-fn after(now: u64, duration: Duration) -> u64 {
+pub(super) fn after(now: u64, duration: Duration) -> u64 {
     now.saturating_add(ms(duration))
 }
 
@@ -455,7 +455,7 @@ impl Store {
     }
 }
 
-fn in_state(record: &MessageRecord, queue: u64, state: MessageState) -> Result<()> {
+pub(super) fn in_state(record: &MessageRecord, queue: u64, state: MessageState) -> Result<()> {
     if record.queue == queue && record.state() == state { Ok(()) } else { Err(Error::NotFound) }
 }
 
@@ -465,7 +465,7 @@ fn is_over(record: &MessageRecord, now: u64) -> bool {
 }
 
 /// Why a message that may have become dead has.
-fn dead(record: &MessageRecord, reason: DeadReason) -> Option<DeadReason> {
+pub(super) fn dead(record: &MessageRecord, reason: DeadReason) -> Option<DeadReason> {
     (record.state() == MessageState::Dead).then_some(reason)
 }
 
@@ -490,7 +490,7 @@ fn claim(record: &mut MessageRecord, holder: &mut Queue, (taker, delivery): (Tak
 }
 
 /// Applies an event that ends a claim or changes the state of an unclaimed message.
-fn give_back(record: &mut MessageRecord, holder: &mut Queue, event: Event, now: u64) -> Result<()> {
+pub(super) fn give_back(record: &mut MessageRecord, holder: &mut Queue, event: Event, now: u64) -> Result<()> {
     let config = holder.config.clone();
     let (to, deliveries) = next(record.state(), event, record.deliveries, rules(&config))?;
     if to == MessageState::Dead {

@@ -204,6 +204,10 @@ impl View {
                 let consumers = readable & (owner.mode << 1) & (owner.mode << 2);
                 (Kind::File, if owner.mode & STICKY == 0 { consumers } else { consumers & 0o400 }, 0)
             }
+            Node::Nack(_) => {
+                let consumers = owner.mode & (owner.mode >> 1) & (owner.mode << 1) & 0o222;
+                (Kind::File, if owner.mode & STICKY == 0 { consumers } else { consumers & 0o200 }, 0)
+            }
             Node::Lines(..) => (Kind::File, owner.mode & 0o666, 0),
             Node::Purge(_) => (Kind::File, 0o200, 0),
             _ => (Kind::Directory, owner.mode & DIRECTORY_MODE, 4096),
@@ -251,6 +255,7 @@ impl View {
             | Node::Pop(id)
             | Node::Lines(id, _)
             | Node::Purge(id)
+            | Node::Nack(id)
             | Node::Config(id)
             | Node::Stats(id) => self.queue_attributes(node, id),
             Node::Given(number) => self.queue_attributes(node, self.queue_given(number)?),

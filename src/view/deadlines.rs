@@ -6,9 +6,11 @@ use std::sync::atomic::Ordering;
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::queue::state::State;
+use crate::store::record::MessageRecord;
 use crate::store::{Altered, DeadlineKind, Due, Wake};
 
-use super::View;
+use super::handles::Lease;
+use super::{View, process};
 
 /// So many deadlines are read at a time.
 const AT_ONCE: usize = 1024;
@@ -143,6 +145,21 @@ impl View {
         ended.add(message.queue, due.id, message.deliveries, &back);
         self.announce(&back.record);
         Ok(())
+    }
+
+    /// The mount ends: those who hold claims have a whole visibility timeout from now to take them up again, on the next one.
+    pub(super) fn renew_held(&self) {
+        let now = clock::now_ms();
+        for seq in self.handles.read() {
+            let Ok(MessageRecord { claim: Some(claim), deliveries, .. }) = self.store.message(seq) else { continue };
+            let leases = self.handles.leases_of(seq, (claim.at, deliveries));
+            let held = |lease: &Lease| lease.process.is_none_or(|process| !process::is_over(process));
+            if leases.iter().any(held)
+                && let Err(error) = self.store.renew(seq, now)
+            {
+                tracing::debug!(seq, %error, "lease not renewed at the end");
+            }
+        }
     }
 
     /// What the queue itself gives up is told at once, because people have to look at it.

@@ -19,6 +19,7 @@ use super::held::{Budget, Held, shares};
 use super::line_reader::LineReader;
 use super::line_writer::LineWriter;
 use super::locking::Again;
+use super::nack::Nacker;
 use super::purge::Purger;
 use super::take::Take;
 
@@ -52,6 +53,8 @@ pub enum Handle {
     Backup(Arc<Backup>),
     /// A queue's `purge`, open for writing.
     Purge(Purger),
+    /// A queue's `nack`, open for writing.
+    Nack(Nacker),
     /// A queue's lines, open for writing.
     LineWriter(Arc<Mutex<LineWriter>>),
     /// A queue's lines, open for reading.
@@ -83,6 +86,8 @@ pub enum Hold {
     AtFirstRead,
     /// It keeps the lease alive.
     Lease(Lease),
+    /// The process that opened it, or one that descends from that, has ended this claim (its time and the delivery count).
+    Settled((u64, u32)),
 }
 
 /// A lease that an open descriptor keeps alive while its process lives.
@@ -301,16 +306,21 @@ impl Handles {
 
     /// The leases of one claim of a message that open descriptors keep alive.
     pub fn leases_of(&self, seq: u64, claim: (u64, u32)) -> Vec<Lease> {
-        let of = |handle: &Arc<Handle>| match &**handle {
-            Handle::Reader(reader) => match *reader.hold.lock() {
-                Hold::Lease(lease) => vec![lease],
-                _ => Vec::new(),
-            },
-            Handle::Take(take) => take.leases(),
-            Handle::LineReader(reader) => reader.leases(),
-            _ => Vec::new(),
-        };
-        self.readers_of(seq).iter().flat_map(of).filter(|lease| lease.claim == claim).collect()
+        self.readers_of(seq).iter().flat_map(leases).filter(|lease| lease.claim == claim).collect()
+    }
+
+    /// Looks at what the descriptors do that have a message open for reading.
+    pub fn each_hold(&self, seq: u64, mut look: impl FnMut(&mut Hold)) {
+        for handle in self.readers_of(seq) {
+            if let Handle::Reader(reader) = &*handle {
+                look(&mut reader.hold.lock());
+            }
+        }
+    }
+
+    /// The messages that have readers.
+    pub fn read(&self) -> Vec<u64> {
+        self.open.lock().readers.keys().copied().collect()
     }
 
     /// The open files that lines are written to.
@@ -332,7 +342,7 @@ impl Handles {
     /// How many files are open that somebody may be in the middle of writing.
     pub fn written(&self) -> usize {
         let written = |handle: &&Arc<Handle>| match &***handle {
-            Handle::Writer(_) | Handle::Config(_) | Handle::Purge(_) | Handle::LineWriter(_) => true,
+            Handle::Writer(_) | Handle::Config(_) | Handle::Purge(_) | Handle::Nack(_) | Handle::LineWriter(_) => true,
             Handle::Draft { writes, .. } => *writes,
             Handle::Reader(_) | Handle::Text { .. } | Handle::Take(_) | Handle::LineReader(_) | Handle::Backup(_) => {
                 false
@@ -344,6 +354,19 @@ impl Handles {
     /// How many files are open.
     pub fn len(&self) -> usize {
         self.open.lock().by_number.len()
+    }
+}
+
+/// The leases that an open file keeps alive.
+fn leases(handle: &Arc<Handle>) -> Vec<Lease> {
+    match &**handle {
+        Handle::Reader(reader) => match *reader.hold.lock() {
+            Hold::Lease(lease) => vec![lease],
+            _ => Vec::new(),
+        },
+        Handle::Take(take) => take.leases(),
+        Handle::LineReader(reader) => reader.leases(),
+        _ => Vec::new(),
     }
 }
 

@@ -17,8 +17,9 @@ use super::names::Writer;
 use super::{Attributes, Node, Via, View, process};
 
 /// A name in the control directory of a queue.
-pub(super) const QUEUE_CONTROLS: &[&str] =
-    &["config", "stats", "claim", "pop", "batch", "peek", "claimed", "delayed", "dead", "with", "lines", "purge"];
+pub(super) const QUEUE_CONTROLS: &[&str] = &[
+    "config", "stats", "claim", "pop", "batch", "peek", "claimed", "delayed", "dead", "with", "lines", "nack", "purge",
+];
 /// A name in the control directory of the mount.
 pub(super) const ROOT_CONTROLS: &[&str] = &["stats", "metrics", "backup", "version"];
 
@@ -43,6 +44,7 @@ pub(super) fn control(queue: u64, name: &[u8]) -> Option<Node> {
         "metrics" => Node::Metrics,
         "backup" => Node::Backup,
         "purge" => Node::Purge(queue),
+        "nack" => Node::Nack(queue),
         "lines" => Node::Lines(queue, 0),
         _ => Node::Version,
     })

@@ -31,6 +31,7 @@ mod locking;
 mod look;
 mod lookup;
 pub mod metrics;
+mod nack;
 mod names;
 mod node;
 mod offload;
@@ -42,6 +43,7 @@ mod read;
 mod remove;
 mod rename;
 mod setattr;
+mod settled;
 mod staging;
 mod stats;
 mod take;
@@ -247,6 +249,7 @@ impl View {
     /// being served any more.
     pub fn close(self: &Arc<Self>) {
         self.begin_shutdown();
+        self.renew_held();
         self.end_backup();
         let purges = std::mem::take(&mut *self.purges.lock());
         join(purges);

@@ -67,6 +67,8 @@ pub enum Node {
     Lines(u64, u32),
     /// A queue's `.mq/purge`.
     Purge(u64),
+    /// A queue's `.mq/nack`.
+    Nack(u64),
     /// A queue's `.mq/config`.
     Config(u64),
     /// A queue's `.mq/stats`, or the whole mount's.
@@ -131,6 +133,7 @@ impl Node {
             Node::Backup => (36, 0),
             Node::Locked(seq, via, false) => (40 + via.code(), seq),
             Node::Locked(seq, via, true) => (48 + via.code(), seq),
+            Node::Nack(queue) => (64, queue),
         };
         (kind << KIND_SHIFT) | (number & NUMBER)
     }
@@ -182,6 +185,7 @@ impl Node {
             37 => Node::Lines(number & ((1 << QUEUE_BITS) - 1), (number >> QUEUE_BITS) as u32),
             kind @ 40..48 => Node::Locked(number, Via::from_code(kind - 40)?, false),
             kind @ 48..56 => Node::Locked(number, Via::from_code(kind - 48)?, true),
+            64 => Node::Nack(number),
             _ => return None,
         })
     }
@@ -214,6 +218,7 @@ mod tests {
             Node::Lines(7, 9),
             Node::Lines(7, LANES),
             Node::Purge(7),
+            Node::Nack(7),
         ]);
         for node in nodes {
             assert_eq!(Node::from_id(node.id()), Some(node));

@@ -153,6 +153,8 @@ impl View {
             }
             Node::Purge(queue) if flags.writes() => self.open_purge(caller, queue),
             Node::Purge(_) => Err(Error::NotPermitted("purge is only written to")),
+            Node::Nack(queue) if flags.writes() => self.open_nack(caller, queue),
+            Node::Nack(_) => Err(Error::NotPermitted("nack is only written to")),
             Node::Lines(queue, _) if flags.writes() => self.open_line_writer(caller, queue, flags),
             Node::Lines(queue, _) => self.open_line_reader(caller, queue),
             Node::Config(_)

@@ -133,6 +133,25 @@ pub fn parent_and_session(tid: u32) -> Option<(u32, u32)> {
     Some((parent, session(tid)?))
 }
 
+/// So many generations are followed from a process upwards.
+const GENERATIONS: usize = 64;
+
+/// Whether the thread's process is the process `ancestor`, or descends from it, in whatever session.
+pub fn is_below(tid: u32, ancestor: u32) -> bool {
+    let mut pid = tgid(tid);
+    for _ in 0..GENERATIONS {
+        if pid == ancestor {
+            return true;
+        }
+        let parent = status(pid).and_then(|text| field(&text, "PPid")?.parse().ok());
+        match parent {
+            Some(parent) if parent > 0 => pid = parent,
+            _ => return false,
+        }
+    }
+    false
+}
+
 /// The process still runs. A zombie does not, though it keeps its id until its parent asks how it ended.
 pub fn alive(process: ProcessId) -> bool {
     // Its line would have to wait until it has closed what it had open, perhaps here.

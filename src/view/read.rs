@@ -82,7 +82,7 @@ impl View {
                 with(window(text.as_bytes(), offset, size));
             }
             Handle::Take(_) | Handle::LineReader(_) => return Err(Error::NotSupported),
-            Handle::Purge(_) => return Err(Error::NotPermitted("purge is only written to")),
+            Handle::Purge(_) | Handle::Nack(_) => return Err(Error::NotPermitted("it is only written to")),
         }
         Ok(())
     }
@@ -123,6 +123,7 @@ impl View {
                 let length = data.len();
                 return self.purge(purger, data, Box::new(move |purged| done(purged.map(|()| length))));
             }
+            Ok(Handle::Nack(nacker)) => self.nack_as_told(nacker, tid, data),
             Ok(Handle::Writer(id)) => {
                 let length = data.len();
                 let done = move |written: Result<()>| done(written.map(|()| length));
@@ -197,7 +198,7 @@ impl View {
             Handle::LineWriter(lines) => self.release_lines(lines),
             Handle::LineReader(reader) => self.release_line_reader(handle, reader),
             Handle::Backup(backup) => backup.close(),
-            Handle::Text { .. } | Handle::Config(_) | Handle::Purge(_) => {}
+            Handle::Text { .. } | Handle::Config(_) | Handle::Purge(_) | Handle::Nack(_) => {}
         }
     }
 

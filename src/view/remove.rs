@@ -3,10 +3,14 @@
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::queue::state::State;
+use crate::store::record::MessageRecord;
 
 use super::access::Caller;
 use super::lookup::Found;
 use super::{Node, View};
+
+/// The states in which a queue's directory shows a message.
+const SHOWN: &[State] = &[State::Ready, State::Claimed];
 
 impl View {
     /// Unlinks a file.
@@ -28,25 +32,40 @@ impl View {
         match found {
             Found::Control | Found::Queue(_) => Err(Error::IsDirectory),
             Found::Draft(draft) => self.store.remove_draft(draft, now),
-            Found::Message(seq, _) if self.store.keeps_names(queue)? => self.store.ack(queue, seq, &State::ALL, now),
-            Found::Message(seq, _) => self.store.ack(queue, seq, &[State::Ready, State::Claimed], now),
+            Found::Message(seq, message) => {
+                let kept = self.store.keeps_names(queue)?;
+                self.ack(caller, (queue, seq, &message), if kept { &State::ALL } else { SHOWN }, now)
+            }
             // Programs unlink an existing target before they write it: that must not destroy a message that nobody has
             // read.
             Found::Bare(_, message, writer) if message.state() == State::Ready => {
                 self.names.lock().forget(queue, name, writer);
                 Err(Error::NotFound)
             }
-            Found::Bare(seq, _, writer) => {
+            Found::Bare(seq, message, writer) => {
                 self.names.lock().forget(queue, name, writer);
-                self.store.ack(queue, seq, &[State::Ready, State::Claimed], now)
+                self.ack(caller, (queue, seq, &message), SHOWN, now)
             }
         }
     }
+
     fn unlink_in_state(&self, caller: &Caller, directory: Node, name: &[u8], now: u64) -> Result<()> {
         let Some((queue, states, _)) = Self::state_directory(directory) else {
             return Err(Error::NotPermitted("control files cannot be removed"));
         };
-        let (seq, _) = self.find_in_state(caller, directory, name)?;
-        self.store.ack(queue, seq, states, now)
+        let (seq, message) = self.find_in_state(caller, directory, name)?;
+        self.ack(caller, (queue, seq, &message), states, now)
+    }
+
+    fn ack(
+        &self,
+        caller: &Caller,
+        (queue, seq, message): (u64, u64, &MessageRecord),
+        states: &[State],
+        now: u64,
+    ) -> Result<()> {
+        self.store.ack(queue, seq, states, now)?;
+        self.note_settled(caller, seq, message);
+        Ok(())
     }
 }

@@ -108,8 +108,15 @@ impl View {
         self.transit(caller, Source { queue, seq, message, state, kept }, to, keep)
     }
 
-    /// The transition that a rename of a message asks for.
     fn transit(&self, caller: &Caller, source: Source, to: (Node, &[u8]), keep: bool) -> Result<()> {
+        let (seq, before) = (source.seq, source.message.clone());
+        self.transition(caller, source, to, keep)?;
+        self.note_settled(caller, seq, &before);
+        Ok(())
+    }
+
+    /// The transition that a rename of a message asks for.
+    fn transition(&self, caller: &Caller, source: Source, to: (Node, &[u8]), keep: bool) -> Result<()> {
         let Source { queue, seq, state, .. } = source;
         if !self.owner(&self.store.queue(queue)?).may_consume(caller) {
             return Err(Error::AccessDenied);

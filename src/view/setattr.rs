@@ -68,7 +68,7 @@ impl View {
             Node::Writer(id) => self.change_writer(id, change)?,
             Node::Draft(id) => self.change_draft(id, change)?,
             // `> config` truncates; what is written next names what is to change. Lines are only ever added.
-            Node::Config(_) | Node::Lines(..) | Node::Purge(_) if !change.owner_or_mode() => {}
+            Node::Config(_) | Node::Lines(..) | Node::Nack(_) | Node::Purge(_) if !change.owner_or_mode() => {}
             _ if change.owner_or_mode() || change.size.is_some() => {
                 return Err(Error::NotPermitted("control files follow their queue"));
             }

@@ -25,6 +25,7 @@ pub const MESSAGE_ATTRIBUTES: &[&str] = &[
     "deliveries",
     "claimed_by",
     "deadline",
+    SETTLED,
     "due",
     "expires",
     "producer",
@@ -33,6 +34,8 @@ pub const MESSAGE_ATTRIBUTES: &[&str] = &[
     "dead_deliveries",
     "dead_at",
 ];
+/// Of a message that is open, and whose claim is over: see [`super::settled`].
+const SETTLED: &str = "settled";
 pub use crate::queue::properties::PREFIX;
 
 /// On the root of the mount: the process that serves it.
@@ -162,6 +165,9 @@ impl View {
         let name = kept(name)?;
         let own = name.strip_prefix(PREFIX);
         match self.meant(node) {
+            Node::Message(seq, _) | Node::Granted(seq, _) if own == Some(SETTLED) => {
+                if self.was_settled(seq, |_| true) { Ok(b"yes".to_vec()) } else { Err(Error::NoAttribute) }
+            }
             Node::Message(seq, _) | Node::Granted(seq, _) => {
                 let message = self.store.message(seq)?;
                 match own.and_then(|own| own_attribute(seq, &message, own)) {
