@@ -90,8 +90,9 @@ pub struct UmountArgs {
 /// The arguments of `mqfs consume`.
 #[derive(Debug, Args)]
 pub struct ConsumeArgs {
-    /// A queue's directory
-    pub queue: PathBuf,
+    /// Queues' directories; QUEUE=N has N messages taken from it for each one from a queue without a number
+    #[arg(required = true, value_name = "QUEUE")]
+    pub queues: Vec<OsString>,
     /// Run so many commands at a time
     #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub jobs: u32,
@@ -104,9 +105,19 @@ pub struct ConsumeArgs {
     /// End a command that runs longer; that is a failure
     #[arg(long, value_name = "DURATION", value_parser = interval)]
     pub timeout: Option<Duration>,
-    /// With this exit code a command says that trying again is no use: the message becomes a dead letter at once
+    /// How long a command that was told to end may take before it is killed
+    #[arg(long, value_name = "DURATION", default_value = "8s", value_parser = any_duration)]
+    pub grace: Duration,
+    /// With this exit code a command says that trying again is no use: the message becomes a dead letter at once; may be
+    /// repeated
     #[arg(long, value_name = "CODE", value_parser = clap::value_parser!(u8).range(1..))]
-    pub dead_letter_exit: Option<u8>,
+    pub dead_letter_exit: Vec<u8>,
+    /// With this exit code a command says when to try again; may be repeated
+    #[arg(long, value_name = "CODE=DURATION", value_parser = retry_exit)]
+    pub retry_exit: Vec<(u8, Duration)>,
+    /// When the mount goes away, wait so long for it to come back
+    #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = any_duration)]
+    pub mount_wait: Duration,
     /// Show no progress and tell of no failures
     #[arg(short, long)]
     pub quiet: bool,
@@ -133,6 +144,19 @@ fn interval(text: &str) -> Result<Duration, String> {
     match duration::parse(text) {
         Ok(Duration::ZERO) => Err("it must be more than 0".to_owned()),
         parsed => parsed.map_err(|error| error.to_string()),
+    }
+}
+
+fn any_duration(text: &str) -> Result<Duration, String> {
+    duration::parse(text).map_err(|error| error.to_string())
+}
+
+/// An exit code and a duration.
+fn retry_exit(text: &str) -> Result<(u8, Duration), String> {
+    let (code, delay) = text.split_once('=').ok_or("write CODE=DURATION, such as 75=10m")?;
+    match code.parse() {
+        Ok(0) | Err(_) => Err(format!("`{code}` is not an exit code of a failure, from 1 to 255")),
+        Ok(code) => Ok((code, any_duration(delay)?)),
     }
 }
 
@@ -230,6 +254,45 @@ pub fn with_verb(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString>
     arguments
 }
 
+/// Puts `--` before the command of `mqfs consume QUEUE COMMAND...` when it is not there: the second word that is no option
+/// begins the command.
+pub fn with_dashes(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    if arguments.get(1).is_none_or(|verb| verb != "consume") || arguments.iter().any(|word| word == "--") {
+        return arguments;
+    }
+    let cli = Cli::command();
+    let Some(consume) = cli.find_subcommand("consume") else { return arguments };
+    let (mut at, mut words) = (2, 0);
+    while let Some(argument) = arguments.get(at) {
+        let argument = argument.as_bytes();
+        if argument.len() < 2 || argument[0] != b'-' {
+            words += 1;
+            if words == 2 {
+                arguments.insert(at, "--".into());
+                return arguments;
+            }
+        } else if takes_the_next(consume, argument) {
+            at += 1;
+        }
+        at += 1;
+    }
+    arguments
+}
+
+/// Whether the value of an option is the next argument.
+fn takes_the_next(command: &clap::Command, option: &[u8]) -> bool {
+    let has_value = |found: Option<&clap::Arg>| found.is_some_and(|found| found.get_action().takes_values());
+    if let Some(long) = option.strip_prefix(b"--") {
+        return has_value(
+            command.get_arguments().find(|known| known.get_long().is_some_and(|name| name.as_bytes() == long)),
+        );
+    }
+    let short =
+        |letter: u8| has_value(command.get_arguments().find(|known| known.get_short() == Some(char::from(letter))));
+    // What follows the letter of an option with a value is the value.
+    option[1..].iter().position(|letter| short(*letter)).is_some_and(|at| at + 2 == option.len())
+}
+
 fn is_verb(word: &OsStr) -> bool {
     word == "help" || Cli::command().get_subcommands().any(|verb| word == verb.get_name())
 }
@@ -266,6 +329,25 @@ mod tests {
             "mqfs umonut /mnt",
         ] {
             assert_eq!(with_verb_of(line), line);
+        }
+    }
+
+    #[test]
+    fn the_command_of_a_worker_needs_no_dashes() {
+        let with = |line: &str| {
+            let words = with_dashes(line.split(' ').map(OsString::from).collect());
+            words.join(OsStr::new(" ")).into_string().unwrap_or_default()
+        };
+        for (line, expected) in [
+            ("mqfs consume q wc -c", "mqfs consume q -- wc -c"),
+            ("mqfs consume -j 4 q --timeout 1m wc -j 5", "mqfs consume -j 4 q --timeout 1m -- wc -j 5"),
+            ("mqfs consume -qj4 --grace=1s q wc", "mqfs consume -qj4 --grace=1s q -- wc"),
+            ("mqfs consume -qj 4 q --until-empty wc", "mqfs consume -qj 4 q --until-empty -- wc"),
+            ("mqfs consume a b -- wc", "mqfs consume a b -- wc"),
+            ("mqfs consume q", "mqfs consume q"),
+            ("mqfs put q x y", "mqfs put q x y"),
+        ] {
+            assert_eq!(with(line), expected);
         }
     }
 

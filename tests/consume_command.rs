@@ -110,13 +110,14 @@ fn failures_are_tried_again_and_end_in_dead() {
     let q = m.queue_with("q", &["max_deliveries=3", "retry_delay=1ms"]);
     let x = m.message(&q, "x\ny", "");
     let ran = consume(&m, &["--max-messages=3"], "exit 7");
-    assert_eq!(ran.code(), Some(0));
+    assert_eq!(ran.code(), Some(1));
     let name = x.file_name().unwrap().to_str().unwrap()[..16].to_owned();
     let lines: Vec<&str> = ran.stderr.lines().collect();
     assert_eq!(lines.len(), 3, "{ran:?}");
     for (delivery, line) in (1..).zip(lines) {
         assert!(line.starts_with(&format!("mqfs: {name}: exit code 7 after ")), "{line}");
-        assert!(line.ends_with(&format!(" s, delivery {delivery}; given back for later")), "{line}");
+        let became = if delivery < 3 { "given back for later" } else { "dead-lettered" };
+        assert!(line.ends_with(&format!(" s, delivery {delivery}; {became}")), "{line}");
     }
     assert_eq!(state(&q, &x).as_deref(), Some("dead"));
     assert_eq!(m.stats("q")["nacked_total"], 3);
@@ -131,7 +132,7 @@ fn a_failure_is_not_tried_again_at_once() {
     let y = m.message(&q, "y", "");
     let begun = std::time::Instant::now();
     let ran = consume(&m, &["--until-empty", "-q"], "test $MQFS_NAME = y");
-    assert_eq!((ran.code(), ran.stderr.as_str()), (Some(0), ""));
+    assert_eq!((ran.code(), ran.stderr.as_str()), (Some(1), ""));
     assert_eq!(state(&q, &y), None, "a failure holds up nobody else");
     if state(&q, &x).as_deref() == Some("delayed") {
         assert!(xattr(within(&q, "peek", &x), "user.mq.due").is_some());

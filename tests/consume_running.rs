@@ -214,7 +214,7 @@ fn the_mount_goes_away() {
     let mut m = Mount::new();
     let q = m.queue("q");
     m.fill(&q, 2);
-    let idle = start(&m, &["-j3"], BEGIN_AND_WAIT);
+    let idle = start(&m, &["-j3", "--mount-wait=0s"], BEGIN_AND_WAIT);
     wait_until(|| began(&m, "m0") && began(&m, "m1"));
     m.signal(libc::SIGTERM);
     wait_until(|| !is_mounted(m.path()));
@@ -233,7 +233,7 @@ fn the_server_is_killed() {
     let mut m = Mount::new();
     let q = m.queue("q");
     m.fill(&q, 1);
-    let worker = start(&m, &[], BEGIN_AND_WAIT);
+    let worker = start(&m, &["--mount-wait=0s"], BEGIN_AND_WAIT);
     wait_until(|| began(&m, "m0"));
     m.kill9();
     go(&m);

@@ -8,7 +8,8 @@ use std::fmt;
 pub enum Exit {
     /// It worked. For `mqfs mount`: the mount answers; in the foreground: it was unmounted or asked to end.
     Success = 0,
-    /// Something that has no code of its own; the line says what.
+    /// Something that has no code of its own; the line says what. For `mqfs consume`, which told of each: a message failed, or
+    /// was given up.
     Failure = 1,
     /// A wrong argument, an unknown mount option, or a value that an option or configuration key does not take.
     Usage = 2,
@@ -89,7 +90,12 @@ impl Failure {
         Failure { exit, line: without_os_error(&line).to_owned() }
     }
 
-    /// The reason, without a line break.
+    /// A failure of which all has been told, or nothing is to be told.
+    pub fn told(exit: Exit) -> Failure {
+        Failure { exit, line: String::new() }
+    }
+
+    /// The reason, without a line break; empty when all has been told.
     pub fn line(&self) -> &str {
         &self.line
     }

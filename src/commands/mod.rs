@@ -28,7 +28,7 @@ use exit::{Exit, Failure};
 
 /// Runs the command line, the program's name first. A failure has been reported when this returns.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
-    let result = match Cli::try_parse_from(cli::with_verb(arguments)) {
+    let result = match Cli::try_parse_from(cli::with_dashes(cli::with_verb(arguments))) {
         Ok(Cli { command: Command::Mount(arguments) }) => mount::run(&arguments),
         Ok(Cli { command: Command::Umount(arguments) }) => umount::run(&arguments),
         Ok(Cli { command: Command::Consume(arguments) }) => consume::run(&arguments),
@@ -45,7 +45,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Ok(()) => Exit::Success,
         Err(failure) => {
             // Nobody to tell when standard error is gone; the exit code still says it.
-            let _ = writeln!(std::io::stderr(), "mqfs: {}", failure.line());
+            if !failure.line().is_empty() {
+                let _ = writeln!(std::io::stderr(), "mqfs: {}", failure.line());
+            }
             failure.exit
         }
     }

@@ -92,6 +92,12 @@ pub fn whole(device: &str) -> io::Result<Option<Entry>> {
     Ok(entries(&table).find(|entry| entry.device == device && is_seen_whole(&table, entry)))
 }
 
+/// Whether a filesystem, by its `MAJOR:MINOR`, is to be seen anywhere in our view.
+pub fn is_device_mounted(device: &str) -> io::Result<bool> {
+    let table = std::fs::read(PATH)?;
+    Ok(entries(&table).any(|entry| entry.device == device))
+}
+
 fn is_seen_whole(table: &[u8], entry: &Entry) -> bool {
     entry.root == Path::new("/") && uppermost(table, &entry.point).is_some_and(|seen| seen.id == entry.id)
 }

@@ -17,8 +17,10 @@ const EVERY: Duration = Duration::from_secs(1);
 pub struct Tally {
     /// Messages acknowledged.
     pub done: u64,
-    /// Deliveries that failed.
+    /// Deliveries that failed, with those whose claim was over before.
     pub failed: u64,
+    /// Claims that were over before the work was.
+    pub lost: u64,
     /// Commands that run.
     pub running: usize,
     /// Nothing more is claimed.
@@ -44,6 +46,19 @@ impl Progress {
         Progress { bar, quiet, ready: None, next: Instant::now() }
     }
 
+    /// Whether there is a line.
+    pub fn is_shown(&self) -> bool {
+        self.bar.is_some()
+    }
+
+    /// Does something that writes to the terminal, without the line.
+    pub fn aside(&self, write: &mut dyn FnMut()) {
+        match &self.bar {
+            Some(bar) => bar.suspend(write),
+            None => write(),
+        }
+    }
+
     /// When [`Progress::show`] is to be called at the latest.
     pub fn due(&self) -> Option<Instant> {
         self.bar.as_ref().map(|_| self.next)
@@ -56,12 +71,13 @@ impl Progress {
             self.ready = ready();
             self.next = Instant::now() + EVERY;
         }
-        let Tally { done, failed, running, ending } = tally;
+        let Tally { done, failed, lost, running, ending } = tally;
         bar.set_position(done + failed);
         let ready = self.ready.map_or_else(String::new, |ready| format!(", {ready} ready"));
         let rate = bar.per_sec();
         let ending = if ending { ", ending" } else { "" };
-        bar.set_message(format!("{done} done, {failed} failed, {running} running{ready}, {rate:.1}/s{ending}"));
+        let lost = if lost > 0 { format!(" ({lost} lost)") } else { String::new() };
+        bar.set_message(format!("{done} done, {failed} failed{lost}, {running} running{ready}, {rate:.1}/s{ending}"));
     }
 
     /// Tells of a failure that does not end the work.

@@ -1,87 +1,73 @@
-//! A queue, as a worker uses it: claim, acknowledge, give back.
+//! A queue, as a worker uses it: what is claimed is opened, acknowledged, given back.
 //!
 //! All of it goes through a descriptor of the queue's directory, so that it works to the end when the mount is taken off
-//! its mount point, or the queue is renamed.
+//! its mount point, or the queue is renamed. When the mount is there again, the directory is opened anew by its path.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, Read};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::super::exit::{Exit, Failure};
 use crate::fuse::mountinfo;
+use crate::queue::duration;
 
 /// Where claimed messages are, below a queue.
-const CLAIMED: &str = ".mq/claimed/";
-/// Longer than any answer of `.mq/claim`.
-const LONGEST: usize = 1024;
+pub const CLAIMED: &str = ".mq/claimed/";
 
 /// An open queue.
 pub struct Queue {
     path: PathBuf,
     directory: OwnedFd,
-    /// An open `.mq/claim` that has claimed nothing yet.
-    claim: Option<File>,
+    /// The device number of its mount.
+    device: u64,
 }
 
-/// A claimed message.
-pub struct Message {
-    /// What it is called in `.mq/claimed`.
-    pub name: OsString,
-    /// Open for reading. Its lease renews itself while this is open.
-    pub file: File,
-}
-
-/// What became of an attempt to claim.
-pub enum Claimed {
-    /// A message.
-    Message(Message),
-    /// One that was claimed and then could not be opened.
-    Unreadable(OsString, io::Error),
-    /// One that was removed since.
-    Gone,
-    /// Nothing is ready.
-    Nothing,
-}
-
-/// Where a claimed message goes.
+/// How a claim ends without the work being done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum To {
-    /// Nowhere: it is acknowledged.
-    Done,
-    /// Back to its place, at once.
-    Ready,
-    /// Back after a while.
-    Delayed,
-    /// To the dead letters.
+pub enum Nack {
+    /// The message comes back when its queue says.
+    Later,
+    /// It comes back after so long.
+    In(Duration),
+    /// It comes back at once, and the delivery does not count.
+    Uncounted,
+    /// It becomes a dead letter.
     Dead,
 }
 
+impl Nack {
+    fn word(self) -> String {
+        match self {
+            Nack::Later => "later".to_owned(),
+            Nack::In(delay) => duration::format(delay),
+            Nack::Uncounted => "uncounted".to_owned(),
+            Nack::Dead => "dead".to_owned(),
+        }
+    }
+}
+
 impl Queue {
-    /// Opens the queue, and `.mq/claim` as a proof that the caller may consume.
+    /// Opens the queue.
     pub fn open(given: &Path) -> Result<Queue, Failure> {
         let failed =
             |why: &dyn std::fmt::Display| Failure::new(Exit::Queue, format_args!("{}: {why}", given.display()));
         let path = mountinfo::resolve(given).map_err(|error| failed(&error))?;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory = rustix::fs::open(&path, flags, Mode::empty()).map_err(|errno| match errno {
+        let directory = open_directory(&path).map_err(|errno| match errno {
             Errno::NOTDIR => failed(&"not a queue"),
             errno => failed(&io::Error::from(errno)),
         })?;
-        let mut queue = Queue { path, directory, claim: None };
-        queue.claim = Some(queue.open_claim().map_err(|error| match error.raw_os_error() {
-            Some(libc::ENOENT) => failed(&"not a queue of an mqfs mount"),
-            _ => failed(&error),
-        })?);
-        Ok(queue)
+        let device = rustix::fs::fstat(&directory).map_err(|errno| failed(&io::Error::from(errno)))?.st_dev;
+        Ok(Queue { path, directory, device })
     }
 
-    /// Where it is.
+    /// Where it was when it was opened.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -91,76 +77,65 @@ impl Queue {
         self.path.join(CLAIMED).join(name)
     }
 
-    fn open_claim(&self) -> io::Result<File> {
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        Ok(rustix::fs::openat(&self.directory, ".mq/claim", flags, Mode::empty())?.into())
+    /// The open directory.
+    pub fn directory(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
     }
 
-    /// Claims the next message, if one is ready.
-    pub fn claim(&mut self) -> io::Result<Claimed> {
-        let mut claim = match self.claim.take() {
-            Some(claim) => claim,
-            None => self.open_claim()?,
-        };
-        let mut answer = Vec::with_capacity(LONGEST);
-        match claim.by_ref().take(LONGEST as u64).read_to_end(&mut answer) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock && answer.is_empty() => {
-                self.claim = Some(claim);
-                return Ok(Claimed::Nothing);
-            }
-            read => read?,
-        };
-        let name = answer.strip_prefix(CLAIMED.as_bytes()).and_then(|name| name.strip_suffix(b"\n"));
-        let name =
-            name.ok_or_else(|| io::Error::other(format!("{:?}: not a path", String::from_utf8_lossy(&answer))))?;
-        let name = OsString::from_vec(name.to_vec());
+    /// Whether its mount is to be seen anywhere; also when that cannot be told.
+    pub fn is_mounted(&self) -> bool {
+        let (major, minor) = (rustix::fs::major(self.device), rustix::fs::minor(self.device));
+        mountinfo::is_device_mounted(&format!("{major}:{minor}")).unwrap_or(true)
+    }
+
+    /// Opens what is at its path by now, if that is a queue.
+    pub fn reopen(&mut self) -> io::Result<()> {
+        let directory = open_directory(&self.path)?;
+        rustix::fs::statat(&directory, ".mq/claim", AtFlags::empty())?;
+        self.device = rustix::fs::fstat(&directory)?.st_dev;
+        self.directory = directory;
+        Ok(())
+    }
+
+    /// Opens a claimed message for reading. Its lease renews itself while that is open.
+    pub fn open_claimed(&self, name: &OsStr) -> io::Result<File> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        match rustix::fs::openat(&self.directory, claimed(&name), flags, Mode::empty()) {
-            Ok(file) => Ok(Claimed::Message(Message { name, file: file.into() })),
-            Err(Errno::NOENT) => Ok(Claimed::Gone),
-            Err(errno) => Ok(Claimed::Unreadable(name, errno.into())),
-        }
+        Ok(rustix::fs::openat(&self.directory, claimed(name), flags, Mode::empty())?.into())
     }
 
-    /// Readable when something may be ready; `None` before the first [`Queue::claim`] that found nothing.
-    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
-        self.claim.as_ref().map(File::as_fd)
+    /// Acknowledges a claimed message.
+    pub fn ack(&self, name: &OsStr) -> io::Result<()> {
+        Ok(rustix::fs::unlinkat(&self.directory, claimed(name), AtFlags::empty())?)
     }
 
-    /// Ends a claim. It is no failure when the message is not claimed any more: the command itself may have moved or removed
-    /// it.
-    pub fn put(&self, name: &OsStr, to: To) -> io::Result<()> {
-        let from = claimed(name);
-        let rename = |to: &str| {
-            let to = [OsStr::new(to), name].into_iter().collect::<OsString>();
-            rustix::fs::renameat(&self.directory, &from, &self.directory, to)
-        };
-        let result = match to {
-            To::Done => rustix::fs::unlinkat(&self.directory, &from, AtFlags::empty()),
-            To::Ready => rename(""),
-            To::Delayed => rename(".mq/delayed/"),
-            To::Dead => rename(".mq/dead/"),
-        };
-        match result {
-            Err(Errno::NOENT) => Ok(()),
-            result => Ok(result?),
-        }
+    /// Gives a claimed message back, or up; what is `said` is kept with it.
+    pub fn nack(&self, name: &OsStr, how: Nack, said: &[u8]) -> io::Result<()> {
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        let mut file = File::from(rustix::fs::openat(&self.directory, ".mq/nack", flags, Mode::empty())?);
+        // One write: it is one command. A name with a newline has none in what `.mq/claim` answers.
+        file.write_all(&[how.word().as_bytes(), b" ", name.as_bytes(), b"\n", said].concat())
     }
 
-    /// How many messages are ready, if the caller may know.
-    pub fn ready(&self) -> Option<u64> {
-        let mut value = [0; 32];
-        let length = rustix::fs::fgetxattr(&self.directory, "user.mq.ready", &mut value).ok()?;
-        std::str::from_utf8(&value[..length]).ok()?.parse().ok()
+    /// An attribute of a message of the queue, in whatever state it is.
+    pub fn attribute(&self, seq: &str, attribute: &str) -> io::Result<String> {
+        let path = format!("/proc/self/fd/{}/.mq/peek/{seq}", self.directory.as_raw_fd());
+        let mut value = [0; 256];
+        let length = rustix::fs::getxattr(path, attribute, &mut value)?;
+        Ok(String::from_utf8_lossy(&value[..length]).into_owned())
     }
 
-    /// Why nothing more can be claimed.
+    /// An attribute of the queue itself; empty when it cannot be had.
+    pub fn own_attribute(&self, attribute: &str) -> String {
+        let mut value = [0; 4096];
+        let length = rustix::fs::fgetxattr(&self.directory, attribute, &mut value).unwrap_or(0);
+        String::from_utf8_lossy(&value[..length]).into_owned()
+    }
+
+    /// Why nothing more can be done with it.
     pub fn failure(&self, error: &io::Error) -> Failure {
         let path = self.path.display();
         match error.raw_os_error() {
-            Some(libc::ENODEV | libc::ENOTCONN | libc::ECONNABORTED) => {
-                Failure::new(Exit::Queue, format_args!("{path}: the mount is gone"))
-            }
+            _ if is_mount_gone(error) => Failure::new(Exit::Queue, format_args!("{path}: the mount is gone")),
             Some(libc::ENOENT | libc::ESTALE) => Failure::new(Exit::Queue, format_args!("{path}: the queue is gone")),
             Some(libc::EACCES | libc::EPERM | libc::EROFS) => {
                 Failure::new(Exit::Queue, format_args!("{path}: {error}"))
@@ -168,6 +143,15 @@ impl Queue {
             _ => Failure::new(Exit::Failure, format_args!("{path}: {error}")),
         }
     }
+}
+
+/// Whether an error says that nobody serves the mount any more.
+pub fn is_mount_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENOTCONN | libc::ECONNABORTED))
+}
+
+fn open_directory(path: &Path) -> Result<OwnedFd, Errno> {
+    rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
 fn claimed(name: &OsStr) -> OsString {
