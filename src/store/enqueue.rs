@@ -242,7 +242,7 @@ impl Store {
                 Ok(Enqueued::As(_)) => {}
                 Err(error) => {
                     tracing::error!(queue, seq, %error, "a message may be a duplicate, and is shown");
-                    state.begin(&self.db);
+                    state.begin();
                 }
             }
         }

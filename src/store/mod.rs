@@ -164,7 +164,7 @@ impl Store {
     /// Begins an operation.
     fn lock(&self) -> MutexGuard<'_, State> {
         let mut state = self.state.lock();
-        state.begin(&self.db);
+        state.begin();
         state
     }
 

@@ -33,8 +33,10 @@ pub struct Queue {
     pub record: QueueRecord,
     /// Its configuration, parsed.
     pub config: Arc<QueueConfig>,
-    /// Its counters, as on disk.
+    /// Its counters, with what the operation under way has changed.
     pub counters: Counters,
+    /// Its counters, as on disk.
+    committed: Counters,
     /// Messages that are committed and await their last close: on disk they are ready or delayed, to users they are not there
     /// yet.
     pub hidden: BTreeMap<u64, Hidden>,
@@ -153,6 +155,7 @@ impl Queue {
             record,
             config: Arc::new(config),
             counters,
+            committed: counters,
             hidden: BTreeMap::new(),
             placed: 0,
             heads: [0; PRIORITIES],
@@ -293,19 +296,20 @@ impl State {
 
     /// Begins an operation: puts right what one that failed halfway has left, and forgets queues when too many are remembered.
     /// Never within an operation, when counters are ahead of the disk.
-    pub fn begin(&mut self, db: &Db) {
-        self.undo(db);
+    pub fn begin(&mut self) {
+        self.undo();
         self.adding.clear();
         if self.queues.len() > QUEUES_REMEMBERED {
             self.queues.retain(|_, queue| !queue.hidden.is_empty() || !queue.reserved.is_empty());
         }
     }
 
-    /// Takes the counters back to what is on disk.
-    fn undo(&mut self, db: &Db) {
+    /// Takes the counters back to what is on disk. They are remembered for this: a disk that has just refused a write may refuse
+    /// to be read as well, and the next commit would make the wrong ones durable.
+    fn undo(&mut self) {
         for id in std::mem::take(&mut self.changing) {
-            if let (Some(queue), Ok(counters)) = (self.queues.get_mut(&id), load_counters(db, id)) {
-                queue.counters = counters;
+            if let Some(queue) = self.queues.get_mut(&id) {
+                queue.counters = queue.committed;
             }
         }
     }
@@ -439,12 +443,14 @@ impl State {
         if written.is_ok() {
             let changed = std::mem::take(&mut self.changing);
             for id in &changed {
-                if self.queues.get_mut(id).is_some_and(Queue::has_room_again) {
+                let Some(queue) = self.queues.get_mut(id) else { continue };
+                queue.committed = queue.counters;
+                if queue.has_room_again() {
                     self.tell_of_room([*id]);
                 }
             }
         }
-        self.undo(db);
+        self.undo();
         written
     }
 }

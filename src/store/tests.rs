@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::db::Family;
 use super::record::NewMessage;
-use super::{NewBody, NewQueue, OpenError, ROOT, Store, Taker, check};
+use super::{NewBody, NewQueue, OpenError, ROOT, Store, Taker, check, keys};
 use crate::error::Error;
 use crate::queue::config::QueueConfig;
 use crate::queue::state::State;
@@ -171,4 +171,29 @@ fn every_lease_that_ends_is_told() {
     }
     assert_eq!(told, 25);
     assert_eq!(store.queue(q).unwrap().counters.ready, 25);
+}
+
+/// A disk that refuses a write may refuse to be read as well: what an operation that failed halfway has counted is forgotten
+/// without it, and the next one makes nothing wrong durable.
+#[test]
+fn counters_of_what_failed_halfway_are_not_kept_though_the_disk_cannot_be_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let q = queue(&store, "q");
+    let enqueue = || store.enqueue(message(&store, q, "m"), NewBody::Inline(b"x"), false, 1000).unwrap().seq().unwrap();
+    let first = enqueue();
+    let mut batch = store.db.batch();
+    batch.put(Family::Meta, &keys::counters(q), b"unreadable");
+    store.db.write(batch).unwrap();
+    let failed = store.alter(first, 2000, |_, holder| {
+        holder.counters.claims_total += 7;
+        Err(Error::NoSpace)
+    });
+    assert!(matches!(failed, Err(Error::NoSpace)));
+    assert_eq!(store.queue(q).unwrap().counters.claims_total, 0);
+    enqueue();
+    store.close().unwrap();
+    drop(store);
+    let counters = open(dir.path()).queue(q).unwrap().counters;
+    assert_eq!((counters.ready, counters.enqueued_total, counters.claims_total), (2, 2, 0));
 }
