@@ -342,7 +342,8 @@ impl Batch<'_> {
         self.batch.put_cf(self.db.handle(family), key, value);
     }
 
-    /// Removes a key.
+    /// Removes a key. Never a `SingleDelete`: that wants a key to have been set once, and what a full disk refused is
+    /// [written again](Db::write), while the log may hold the first attempt.
     pub fn delete(&mut self, family: Family, key: &[u8]) {
         self.batch.delete_cf(self.db.handle(family), key);
     }
@@ -350,11 +351,6 @@ impl Batch<'_> {
     /// Removes the keys that begin with a prefix, at once and however many they are.
     pub fn delete_prefix(&mut self, family: Family, prefix: &[u8]) {
         self.batch.delete_range_cf(self.db.handle(family), prefix, keys::after_prefix(prefix).as_slice());
-    }
-
-    /// Removes a key that was set exactly once: cheaper, as both vanish together at the next flush.
-    pub fn delete_once_set(&mut self, family: Family, key: &[u8]) {
-        self.batch.single_delete_cf(self.db.handle(family), key);
     }
 }
 

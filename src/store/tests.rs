@@ -197,3 +197,19 @@ fn counters_of_what_failed_halfway_are_not_kept_though_the_disk_cannot_be_read()
     let counters = open(dir.path()).queue(q).unwrap().counters;
     assert_eq!((counters.ready, counters.enqueued_total, counters.claims_total), (2, 2, 0));
 }
+
+/// What a full disk refused is written once more, and after a crash the log may bring back both.
+#[test]
+fn a_body_that_was_written_twice_is_gone_once_its_message_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let q = queue(&store, "q");
+    let seq = store.enqueue(message(&store, q, "m"), NewBody::Inline(b"body"), false, 1000).unwrap().seq().unwrap();
+    store.db.flush().unwrap();
+    let mut again = store.db.batch();
+    again.put(Family::Bodies, &keys::body(seq), b"body");
+    store.db.write(again).unwrap();
+    store.ack(q, seq, &[State::Ready], 2000).unwrap();
+    store.db.flush().unwrap();
+    assert_eq!(keys_in(&store, Family::Bodies), 0);
+}

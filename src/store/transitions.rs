@@ -430,7 +430,7 @@ impl Store {
     pub(super) fn erase_record(&self, batch: &mut Batch<'_>, seq: u64, record: &MessageRecord) {
         batch.delete(Family::Messages, &keys::message(seq));
         match record.body {
-            BodyPlace::Inline(id) => batch.delete_once_set(Family::Bodies, &keys::body(id)),
+            BodyPlace::Inline(id) => batch.delete(Family::Bodies, &keys::body(id)),
             BodyPlace::File(id) => {
                 batch.delete(Family::Meta, &keys::body_file(id));
                 batch.delete(Family::Meta, &keys::body_sums(id));
