@@ -228,7 +228,7 @@ pub struct ImportArgs {
 /// The arguments of `mqfs check`.
 #[derive(Debug, Args)]
 pub struct CheckArgs {
-    /// The directory that holds the messages
+    /// The directory that holds the messages, or a backup
     pub store: PathBuf,
     /// Repair what can be repaired, and say what was done
     #[arg(long)]

@@ -79,3 +79,38 @@ fn a_damaged_backup_is_told() {
     fs::write(place.dir().join("saved/backup"), newer).unwrap();
     place.mqfs(&["restore", "saved", "other"]).failed(4, "newer");
 }
+
+/// A backup is checked as a store is, and nothing in it is changed; what comes of it can be repaired.
+#[test]
+fn check_verifies_a_backup_and_never_changes_it() {
+    let place = Place::new();
+    place.mounted(&[]);
+    place
+        .sh("cd mnt && mkdir q && head -c 100000 /dev/urandom > q/a && echo small > q/b && echo begun > q/.draft")
+        .succeeded();
+    place.mqfs(&["backup", "-q", "mnt", "saved"]).succeeded();
+    let all = || place.sh("find saved -printf '%p %m %T@\\n' | sort; find saved -type f | sort | xargs sha256sum").stdout;
+    let before = all();
+    let told = place.mqfs(&["check", "saved"]);
+    assert_eq!(told.succeeded().stdout, "whole: 1 queues, 2 messages, 1 drafts\n");
+    place.mqfs(&["check", "--repair", "saved"]).failed(4, "it is a backup");
+    assert_eq!(all(), before);
+
+    place.sh("f=$(find saved/bodies -size +90k) && printf x | dd of=$f bs=1 seek=70000 conv=notrunc status=none").succeeded();
+    let (before, told) = (all(), place.mqfs(&["check", "saved"]));
+    assert!(told.code == Some(14) && told.stderr.starts_with("mqfs: backup saved: 1 found damaged"), "{told:?}");
+    assert!(told.stdout.contains("-a: ") && told.stdout.contains("wrong checksum"), "{told:?}");
+    place.mqfs(&["check", "--repair", "saved"]).failed(4, "it is a backup");
+    assert_eq!(all(), before);
+    place.mqfs(&["restore", "saved", "restored"]).succeeded();
+    assert_eq!(place.mqfs(&["check", "--repair", "restored"]).code, Some(15));
+    place.mqfs(&["check", "restored"]).succeeded();
+
+    // One of which the writers had not finished is not restored, and may be what it likes.
+    place.sh("sed -i 's/\"unfinished\": \\[\\]/\"unfinished\": [1]/' saved/backup").succeeded();
+    place.mqfs(&["check", "saved"]).succeeded();
+    place.sh("rm saved/db/*.sst").succeeded();
+    let told = place.mqfs(&["check", "saved"]);
+    assert_eq!(told.code, Some(14));
+    assert!(told.stdout.contains("files of") && told.stdout.contains("database cannot be opened"), "{told:?}");
+}

@@ -1,4 +1,4 @@
-//! `mqfs check`: what is wrong with a store that nobody has open, and `--repair`: what was done about it.
+//! `mqfs check`: what is wrong with a store that nobody has open, or with a backup, and `--repair`: what was done about it.
 
 use std::io::Write;
 
@@ -17,7 +17,7 @@ pub fn run(arguments: &CheckArgs) -> Result<(), Failure> {
         told = std::mem::replace(&mut told, Ok(())).and(written);
     };
     let summary = check::check(store, arguments.repair, &mut tell).map_err(|error| store_failure(store, &error))?;
-    let Summary { queues, messages, drafts, damaged, repaired } = summary;
+    let Summary { queues, messages, drafts, damaged, repaired, backup } = summary;
     let left = damaged - repaired;
     let ended = match damaged {
         0 => writeln!(std::io::stdout(), "whole: {queues} queues, {messages} messages, {drafts} drafts"),
@@ -28,7 +28,9 @@ pub fn run(arguments: &CheckArgs) -> Result<(), Failure> {
         (0, _) => return Ok(()),
         (_, 0) => (Exit::Repaired, format!("{damaged} found damaged, all repaired")),
         _ if arguments.repair => (Exit::Damaged, format!("{damaged} found damaged, {repaired} repaired, {left} not")),
+        _ if backup => (Exit::Damaged, format!("{damaged} found damaged; make another one from the store if it is there")),
         _ => (Exit::Damaged, format!("{damaged} found damaged; nothing was changed: try --repair")),
     };
-    Err(Failure::new(exit, format_args!("store {}: {what}", store.display())))
+    let of = if backup { "backup" } else { "store" };
+    Err(Failure::new(exit, format_args!("{of} {}: {what}", store.display())))
 }

@@ -81,6 +81,11 @@ pub(super) fn write_manifest(dir: &Path, manifest: &Manifest) -> io::Result<()> 
     std::fs::rename(&new, dir.join(MANIFEST))
 }
 
+/// Whether a directory is a backup: it has a manifest, and is no store.
+pub fn is_one(dir: &Path) -> bool {
+    dir.join(MANIFEST).exists() && !dir.join("format").exists()
+}
+
 /// Reads the manifest of a backup that this code can read.
 pub fn manifest(dir: &Path) -> Result<Manifest, OpenError> {
     let text = std::fs::read(dir.join(MANIFEST)).map_err(|error| match error.kind() {
@@ -166,14 +171,32 @@ pub fn copy_backup(
 }
 
 fn check_complete(manifest: &Manifest, copied: Copied) -> Result<(), OpenError> {
-    if copied == (Copied { files: manifest.files, bytes: manifest.bytes }) {
-        return Ok(());
+    incomplete(manifest, copied).map_or(Ok(()), |what| Err(OpenError::Damaged(what)))
+}
+
+fn incomplete(manifest: &Manifest, found: Copied) -> Option<String> {
+    let Copied { files, bytes } = found;
+    let whole = (files, bytes) == (manifest.files, manifest.bytes);
+    (!whole).then(|| format!("{files} files of {bytes} bytes where {} of {} should be", manifest.files, manifest.bytes))
+}
+
+/// What is missing, or too much, in a backup as its manifest has it, in words.
+pub(super) fn cut(dir: &Path, manifest: &Manifest) -> io::Result<Option<String>> {
+    let mut found = Copied::default();
+    let mut left = vec![dir.join("db"), dir.join("bodies")];
+    while let Some(next) = left.pop() {
+        for entry in std::fs::read_dir(next)? {
+            let entry = entry?;
+            let stat = entry.metadata()?; // of a symbolic link itself
+            if stat.is_dir() {
+                left.push(entry.path());
+            } else {
+                found.files += 1;
+                found.bytes += stat.len();
+            }
+        }
     }
-    let (files, bytes) = (copied.files, copied.bytes);
-    Err(OpenError::Damaged(format!(
-        "{files} files of {bytes} bytes where {} of {} should be",
-        manifest.files, manifest.bytes
-    )))
+    Ok(incomplete(manifest, found))
 }
 
 /// Makes the empty directory `to` a store with what is in a backup; `link`: shares with it, where that is possible, the files that

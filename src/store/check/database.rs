@@ -62,6 +62,17 @@ pub(super) fn open(report: &mut Report<'_>, format: u32) -> Opened<Option<Db>> {
     Db::open(&dir, false).map(Some).map_err(db_open_error)
 }
 
+/// Opens the database of a backup to look at it. `None` when it is damaged.
+pub(super) fn open_backup(report: &mut Report<'_>) -> Opened<Option<Db>> {
+    match Db::open_to_read(&report.dir.join("db"), Recovery::PointInTime) {
+        Ok(db) => Ok(is_whole(report, &db, Noted::Nothing)?.then_some(db)),
+        Err(error) => {
+            report.damaged(&format!("the database cannot be opened: {error}"));
+            Ok(None)
+        }
+    }
+}
+
 fn is_whole(report: &mut Report<'_>, db: &Db, noted: Noted) -> Opened<bool> {
     let mut whole = true;
     if let Noted::Upto(upto) = noted

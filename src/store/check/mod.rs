@@ -1,4 +1,5 @@
 //! Is a store whole? Looks at everything in one that nobody has open, says what is wrong, and puts right what can be.
+//! A backup is looked at in the same way, and never changed.
 //!
 //! What is wrong is told together with the change that puts it right: [`Fix`]. To check is to tell; to repair is to tell and to
 //! make the change. Records are believed, and what is derived from them (listings, deadlines, counters) is made to agree.
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use crate::error::Result;
 use crate::queue::state::State as MessageState;
 
+use super::backup;
 use super::bodies::Bodies;
 use super::db::{Db, Family};
 use super::keys;
@@ -64,12 +66,17 @@ pub struct Summary {
     pub damaged: u64,
     /// What of that has been repaired.
     pub repaired: u64,
+    /// It is a backup.
+    pub backup: bool,
 }
 
-/// Checks the store in `dir`, and repairs it if told so. `tell` gets what is found, one line each.
+/// Checks the store, or the backup, in `dir`, and repairs a store if told so. `tell` gets what is found, one line each.
 ///
-/// An error when it cannot be checked at all: nobody else may have it open.
+/// An error when it cannot be checked at all: nobody else may have a store open; and when a backup is to be repaired.
 pub fn check(dir: &Path, repair: bool, tell: &mut dyn FnMut(Kind, &str)) -> std::result::Result<Summary, OpenError> {
+    if backup::is_one(dir) {
+        return check_backup(dir, repair, tell);
+    }
     let _lock = open::lock_to_check(dir)?;
     if let Some(others) = open::told_of_others(dir)? {
         tell(Kind::Note, &others);
@@ -77,14 +84,7 @@ pub fn check(dir: &Path, repair: bool, tell: &mut dyn FnMut(Kind, &str)) -> std:
     let mut report = Report { dir: dir.to_owned(), repair, tell, summary: Summary::default() };
     let format = report.format()?;
     let Some(db) = database::open(&mut report, format)? else { return Ok(report.summary) };
-    let mut check = Check {
-        db: Arc::new(db),
-        bodies: Bodies::at(dir.join("bodies")),
-        queues: HashMap::new(),
-        purges: HashSet::new(),
-        last: Last::default(),
-        report,
-    };
+    let mut check = Check::new(db, report, HashSet::new());
     check.everything()?;
     if repair {
         check.db.flush()?;
@@ -92,6 +92,29 @@ pub fn check(dir: &Path, repair: bool, tell: &mut dyn FnMut(Kind, &str)) -> std:
         Synced::open(dir, check.db.upto())?;
         open::write_format(dir, open::FORMAT)?;
     }
+    Ok(check.report.summary)
+}
+
+/// Checks a backup. Opening its database to write to it, or a file of its own for its lock, would change it: there is nothing of
+/// that here.
+fn check_backup(
+    dir: &Path,
+    repair: bool,
+    tell: &mut dyn FnMut(Kind, &str),
+) -> std::result::Result<Summary, OpenError> {
+    if repair {
+        let why = "it is a backup, and stays as it is: `mqfs restore` makes a store of it, which can be repaired";
+        return Err(OpenError::NotAStore(why.into()));
+    }
+    let manifest = backup::manifest(dir)?;
+    let summary = Summary { backup: true, ..Summary::default() };
+    let mut report = Report { dir: dir.to_owned(), repair: false, tell, summary };
+    if let Some(what) = backup::cut(dir, &manifest)? {
+        report.damaged(&format!("the backup: {what}"));
+    }
+    let Some(db) = database::open_backup(&mut report)? else { return Ok(report.summary) };
+    let mut check = Check::new(db, report, manifest.unfinished.into_iter().collect());
+    check.everything()?;
     Ok(check.report.summary)
 }
 
@@ -117,6 +140,8 @@ enum Fix {
 struct Check<'a> {
     db: Arc<Db>,
     bodies: Bodies,
+    /// Messages that were not finished when the backup was made, and are not restored from it.
+    unfinished: HashSet<u64>,
     queues: HashMap<u64, Known>,
     /// States of queues of which purged messages have not been cleared away.
     purges: HashSet<(u64, MessageState)>,
@@ -162,6 +187,14 @@ impl Report<'_> {
                 Ok(open::FORMAT)
             }
         }
+    }
+}
+
+impl<'a> Check<'a> {
+    fn new(db: Db, report: Report<'a>, unfinished: HashSet<u64>) -> Self {
+        let bodies = Bodies::at(report.dir.join("bodies"));
+        let (queues, purges, last) = (HashMap::new(), HashSet::new(), Last::default());
+        Self { db: Arc::new(db), bodies, unfinished, queues, purges, last, report }
     }
 }
 
