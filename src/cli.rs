@@ -85,6 +85,9 @@ pub struct MountArgs {
 pub struct UmountArgs {
     /// Where the store is mounted
     pub mountpoint: PathBuf,
+    /// Kill a serving process that does not end, or does not answer, within 15 s, and take the mount off
+    #[arg(short, long)]
+    pub force: bool,
 }
 
 /// The arguments of `mqfs consume`.

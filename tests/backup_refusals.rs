@@ -89,14 +89,17 @@ fn check_verifies_a_backup_and_never_changes_it() {
         .sh("cd mnt && mkdir q && head -c 100000 /dev/urandom > q/a && echo small > q/b && echo begun > q/.draft")
         .succeeded();
     place.mqfs(&["backup", "-q", "mnt", "saved"]).succeeded();
-    let all = || place.sh("find saved -printf '%p %m %T@\\n' | sort; find saved -type f | sort | xargs sha256sum").stdout;
+    let all =
+        || place.sh("find saved -printf '%p %m %T@\\n' | sort; find saved -type f | sort | xargs sha256sum").stdout;
     let before = all();
     let told = place.mqfs(&["check", "saved"]);
     assert_eq!(told.succeeded().stdout, "whole: 1 queues, 2 messages, 1 drafts\n");
     place.mqfs(&["check", "--repair", "saved"]).failed(4, "it is a backup");
     assert_eq!(all(), before);
 
-    place.sh("f=$(find saved/bodies -size +90k) && printf x | dd of=$f bs=1 seek=70000 conv=notrunc status=none").succeeded();
+    place
+        .sh("f=$(find saved/bodies -size +90k) && printf x | dd of=$f bs=1 seek=70000 conv=notrunc status=none")
+        .succeeded();
     let (before, told) = (all(), place.mqfs(&["check", "saved"]));
     assert!(told.code == Some(14) && told.stderr.starts_with("mqfs: backup saved: 1 found damaged"), "{told:?}");
     assert!(told.stdout.contains("-a: ") && told.stdout.contains("wrong checksum"), "{told:?}");

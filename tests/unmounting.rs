@@ -192,3 +192,77 @@ fn the_watcher_of_auto_unmount_ends_with_the_mount() {
     assert_eq!(end_of(&mut child).code(), Some(0));
     watcher.ends();
 }
+
+/// Kills the server of a mount that does not answer, lest whoever tidies up waits for an answer.
+struct Silent(Process);
+
+impl Drop for Silent {
+    fn drop(&mut self) {
+        self.0.kill(libc::SIGKILL);
+        self.0.ends();
+    }
+}
+
+/// Lets a server read what it is asked and never answer: its serving thread stops as it is about to.
+fn hold_answers(daemon: Process) -> std::thread::JoinHandle<()> {
+    let tasks = fs::read_dir(daemon.proc("task")).unwrap().map(|task| task.unwrap().path());
+    let serving: Vec<_> = tasks
+        .filter(|task| fs::read_to_string(task.join("comm")).is_ok_and(|name| name.starts_with("fuser")))
+        .collect();
+    let [task] = &serving[..] else { panic!("{serving:?}") };
+    let tid: i32 = task.file_name().unwrap().to_str().unwrap().parse().unwrap();
+    let (attached, told) = std::sync::mpsc::channel();
+    let call = task.join("syscall");
+    let hold = move || {
+        let wait = || {
+            let mut status = 0;
+            // SAFETY: a call with numbers and a valid pointer.
+            let ended =
+                unsafe { libc::waitpid(tid, &raw mut status, libc::__WALL) } != tid || !libc::WIFSTOPPED(status);
+            !ended
+        };
+        let none = std::ptr::null_mut::<libc::c_void>();
+        // SAFETY: of a thread of another process, which this one may trace; nothing is read or written here.
+        let ptrace = |request| unsafe { libc::ptrace(request, tid, none, none) };
+        assert!(ptrace(libc::PTRACE_SEIZE) == 0 && ptrace(libc::PTRACE_INTERRUPT) == 0 && wait());
+        attached.send(()).unwrap();
+        let answers = format!("{} ", libc::SYS_writev);
+        while !fs::read_to_string(&call).is_ok_and(|call| call.starts_with(&answers)) {
+            if ptrace(libc::PTRACE_SYSCALL) != 0 || !wait() {
+                return;
+            }
+        }
+        while wait() {}
+    };
+    let tracer = std::thread::spawn(hold);
+    told.recv().unwrap();
+    tracer
+}
+
+/// The server was stopped, or is stuck with a question that it has read: whoever asked cannot even be killed then.
+#[test]
+fn ls_and_umount_end_in_time_and_by_force_when_nothing_is_answered() {
+    for stuck in [false, true] {
+        let place = Place::new();
+        let daemon = place.mounted(&[]);
+        place.sh("mkdir mnt/q && echo kept > mnt/q/m").succeeded();
+        let _silent = Silent(daemon);
+        let tracer = stuck.then(|| hold_answers(daemon));
+        if !stuck {
+            daemon.kill(libc::SIGSTOP);
+            until(|| fs::read_to_string(daemon.proc("status")).unwrap().contains("State:\tT"));
+        }
+        let told = place
+            .sh("timeout -k 1 100 $MQFS ls mnt & ls=$!; timeout -k 1 100 $MQFS umount mnt; echo $?; wait $ls; echo $?");
+        assert_eq!(told.stdout, "7\n7\n", "{told:?}");
+        assert_eq!(told.stderr.matches("no answer within 15 s").count(), 2, "{told:?}");
+        assert!(daemon.runs() && is_mounted(&place.mnt()));
+        place.sh("timeout -k 1 100 $MQFS umount --force mnt").succeeded();
+        assert!(!daemon.runs() && !is_mounted(&place.mnt()));
+        if let Some(tracer) = tracer {
+            tracer.join().unwrap();
+        }
+        place.mounted(&[]);
+        assert_eq!(place.sh("cat mnt/q/.mq/peek/*").succeeded().stdout, "kept\n");
+    }
+}

@@ -28,7 +28,9 @@ pub fn run(arguments: &CheckArgs) -> Result<(), Failure> {
         (0, _) => return Ok(()),
         (_, 0) => (Exit::Repaired, format!("{damaged} found damaged, all repaired")),
         _ if arguments.repair => (Exit::Damaged, format!("{damaged} found damaged, {repaired} repaired, {left} not")),
-        _ if backup => (Exit::Damaged, format!("{damaged} found damaged; make another one from the store if it is there")),
+        _ if backup => {
+            (Exit::Damaged, format!("{damaged} found damaged; make another one from the store if it is there"))
+        }
         _ => (Exit::Damaged, format!("{damaged} found damaged; nothing was changed: try --repair")),
     };
     let of = if backup { "backup" } else { "store" };

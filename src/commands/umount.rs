@@ -1,14 +1,18 @@
 //! `mqfs umount`: asks the serving process to end, and waits until it has.
 //!
 //! umount(8) works too, but it is refused while somebody reads, and returns while the process still finishes.
+//!
+//! Whatever the state of that process is, this ends in time: all that the mount is asked is asked by way of [`ask`].
 
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
@@ -16,6 +20,7 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 
 use super::exit::{Exit, Failure};
 use crate::cli::UmountArgs;
+use crate::fuse::ask::ask;
 use crate::fuse::mount;
 use crate::fuse::mountinfo::{self, Entry};
 use crate::view::xattr::DAEMON_PID;
@@ -23,13 +28,22 @@ use crate::view::xattr::DAEMON_PID;
 /// Longer than the serving process waits for open files.
 const PATIENCE: Duration = Duration::from_secs(15);
 
+/// How long a process that was killed may take to end.
+const DEATH: Duration = Duration::from_secs(5);
+
 /// Runs the command.
 pub fn run(arguments: &UmountArgs) -> Result<(), Failure> {
+    let until = Instant::now() + PATIENCE;
     let given = &arguments.mountpoint;
     let failed = |exit: Exit, why: &dyn std::fmt::Display| {
         Failure::new(exit, format_args!("mount point {}: {why}", given.display()))
     };
-    let point = mountinfo::resolve(given).map_err(|error| failed(Exit::MountPoint, &error))?;
+    let silent = || {
+        let seconds = PATIENCE.as_secs();
+        failed(Exit::StillRunning, &format_args!("no answer within {seconds} s: --force unmounts it all the same"))
+    };
+    let point = ask(until, || Ok(mountinfo::resolve(given)?.into_os_string().into_vec())).ok_or_else(silent)?;
+    let point = PathBuf::from(OsString::from_vec(point.map_err(|error| failed(Exit::MountPoint, &error))?));
     let entry = mountinfo::at(&point).map_err(|error| failed(Exit::Failure, &error))?;
     let Some(entry) = entry else {
         return Err(failed(Exit::MountPoint, &"nothing is mounted there"));
@@ -38,9 +52,19 @@ pub fn run(arguments: &UmountArgs) -> Result<(), Failure> {
     if !entry.is_fuse() {
         return Err(not_ours());
     }
-    let answer = match daemon_pid(&point) {
-        Err(Errno::ACCESS) if rustix::process::geteuid().is_root() => daemon_pid_as_owner(&point, &entry),
-        answer => answer,
+    let by_force = |daemon: Option<OwnedFd>| {
+        let left = take_by_force(&point, &entry, daemon).map_err(|error| failed(permission(&error), &error))?;
+        left.map_or(Ok(()), |why| Err(failed(Exit::StillRunning, &why)))
+    };
+    let answer = match ask_for_pid(&point, &entry, until) {
+        Some(answer) => answer,
+        None if !arguments.force => return Err(silent()),
+        // Nobody says what it is, so the type has to.
+        None if entry.kind != mountinfo::KIND => {
+            let (kind, ours) = (&entry.kind, mountinfo::KIND);
+            return Err(failed(Exit::MountPoint, &format_args!("no answer, and its type is {kind} and not {ours}")));
+        }
+        None => return by_force(serving(&entry).and_then(|pid| open_daemon(pid, &entry).ok())),
     };
     let pid = match answer {
         Ok(Some(pid)) => pid,
@@ -57,12 +81,35 @@ pub fn run(arguments: &UmountArgs) -> Result<(), Failure> {
         Ok(()) | Err(Errno::SRCH) => {}
         Err(errno) => return Err(failed(permission(&errno.into()), &io::Error::from(errno))),
     }
-    if ends_within(&daemon, PATIENCE).map_err(|error| failed(Exit::Failure, &error))? {
+    if ends_by(&daemon, until).map_err(|error| failed(Exit::Failure, &error))? {
         Ok(())
+    } else if arguments.force {
+        by_force(Some(daemon))
     } else {
-        let seconds = PATIENCE.as_secs();
-        Err(failed(Exit::StillRunning, &format_args!("process {} still runs after {seconds} s", pid.as_raw_nonzero())))
+        let (pid, seconds) = (pid.as_raw_nonzero(), PATIENCE.as_secs());
+        Err(failed(Exit::StillRunning, &format_args!("process {pid} still runs after {seconds} s: --force ends it")))
     }
+}
+
+/// Ends a server that does not end by itself: it is killed, as by a crash, and the mount is taken off. Whoever waits for an
+/// answer of it gets an error. Gives what there is still to be said.
+fn take_by_force(point: &Path, entry: &Entry, daemon: Option<OwnedFd>) -> io::Result<Option<&'static str>> {
+    if let Some(daemon) = &daemon {
+        match rustix::process::pidfd_send_signal(daemon, Signal::KILL) {
+            Ok(()) | Err(Errno::SRCH) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    // What it serves ends with it, unless the kernel does not let it end: then whoever waits is let go by this.
+    mount::abort(point, entry)?;
+    if mountinfo::at(point)?.is_some_and(|now| now.device == entry.device) {
+        mount::detach(point)?;
+    }
+    Ok(match daemon {
+        Some(daemon) if ends_by(&daemon, Instant::now() + DEATH)? => None,
+        Some(_) => Some("taken off, but its process does not end: it may wait for a disk"),
+        None => Some("taken off, but its process was not found: it ends when it goes on"),
+    })
 }
 
 fn permission(error: &io::Error) -> Exit {
@@ -70,6 +117,35 @@ fn permission(error: &io::Error) -> Exit {
         io::ErrorKind::PermissionDenied => Exit::NotPermitted,
         _ => Exit::Failure,
     }
+}
+
+/// What the mount says about the process that serves it; nothing when it says nothing until then.
+fn ask_for_pid(point: &Path, entry: &Entry, until: Instant) -> Option<Result<Option<Pid>, Errno>> {
+    let question = || {
+        let answer = match daemon_pid(point) {
+            Err(Errno::ACCESS) if rustix::process::geteuid().is_root() => daemon_pid_as_owner(point, entry),
+            answer => answer,
+        };
+        Ok(answer?.map_or(0, |pid| pid.as_raw_nonzero().get()).to_ne_bytes().to_vec())
+    };
+    Some(match ask(until, question)? {
+        Ok(pid) => Ok(pid.try_into().ok().map(i32::from_ne_bytes).and_then(Pid::from_raw)),
+        Err(error) => Err(Errno::from_io_error(&error).unwrap_or(Errno::IO)),
+    })
+}
+
+/// The process that has the connection of a mount open, as far as the kernel tells (since 6.10 or so).
+fn serving(entry: &Entry) -> Option<Pid> {
+    let connection = entry.device.split_once(':')?.1;
+    let processes = fs::read_dir("/proc").ok()?.filter_map(|process| process.ok()?.file_name().to_str()?.parse().ok());
+    processes.filter_map(Pid::from_raw).find(|pid| {
+        let told = |file: fs::DirEntry| {
+            let text = fs::read_to_string(file.path()).unwrap_or_default();
+            text.lines().any(|line| line.strip_prefix("fuse_connection:").is_some_and(|it| it.trim() == connection))
+        };
+        let files = fs::read_dir(format!("/proc/{}/fdinfo", pid.as_raw_nonzero()));
+        files.is_ok_and(|files| files.filter_map(Result::ok).any(told))
+    })
 }
 
 /// What the root of the mount answers; nothing if that is no process id.
@@ -122,9 +198,10 @@ fn open_daemon(pid: Pid, entry: &Entry) -> io::Result<OwnedFd> {
 }
 
 /// Waits for the process's end.
-fn ends_within(process: &OwnedFd, patience: Duration) -> io::Result<bool> {
-    let timeout = Timespec { tv_sec: patience.as_secs().cast_signed(), tv_nsec: 0 };
+fn ends_by(process: &OwnedFd, until: Instant) -> io::Result<bool> {
     loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let timeout = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
         match rustix::event::poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&timeout)) {
             Err(Errno::INTR) => {}
             result => return Ok(result? > 0),

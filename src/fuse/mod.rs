@@ -1,5 +1,6 @@
 //! Between the kernel and the view: requests decoded, replies sent, mounting, signals. Only here is `fuser` named.
 
+pub mod ask;
 pub mod created;
 pub mod daemon;
 pub mod filesystem;

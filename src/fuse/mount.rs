@@ -151,6 +151,20 @@ pub fn detach(point: &Path) -> io::Result<()> {
     }
 }
 
+/// Ends the connection of a FUSE mount: whoever waits for an answer, and asks from now on, gets an error.
+pub fn abort(point: &Path, entry: &Entry) -> io::Result<()> {
+    let connection = entry.device.rsplit(':').next().unwrap_or_default();
+    // For whoever mounted, and where the control filesystem is mounted.
+    if fs::write(format!("/sys/fs/fuse/connections/{connection}/abort"), "1").is_ok() {
+        return Ok(());
+    }
+    match rustix::mount::unmount(point, UnmountFlags::FORCE | UnmountFlags::NOFOLLOW) {
+        // What the server's end has brought about by now, or is left to it.
+        Ok(()) | Err(Errno::BUSY | Errno::INVAL | Errno::PERM) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
 /// Absolute, and without symbolic links as far as it exists: the store may have yet to be made.
 pub fn absolute_store(given: &Path) -> io::Result<PathBuf> {
     if given.as_os_str().is_empty() {

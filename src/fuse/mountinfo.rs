@@ -9,6 +9,9 @@ use super::option_list::unescape_octal;
 
 const PATH: &str = "/proc/self/mountinfo";
 
+/// What the type of a mount is, unless the option `subtype` says otherwise.
+pub const KIND: &str = "fuse.mqfs";
+
 /// One line of the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -36,7 +39,7 @@ impl Entry {
 
     /// Whether it is an mqfs mount, of whatever subtype, as far as this user can see.
     pub fn is_mqfs(&self) -> bool {
-        self.is_fuse() && (self.kind == "fuse.mqfs" || self.point.join(".mq/version").exists())
+        self.is_fuse() && (self.kind == KIND || self.point.join(".mq/version").exists())
     }
 
     /// The user who mounted a FUSE filesystem: the kernel's word, not the filesystem's.

@@ -97,11 +97,7 @@ pub fn check(dir: &Path, repair: bool, tell: &mut dyn FnMut(Kind, &str)) -> std:
 
 /// Checks a backup. Opening its database to write to it, or a file of its own for its lock, would change it: there is nothing of
 /// that here.
-fn check_backup(
-    dir: &Path,
-    repair: bool,
-    tell: &mut dyn FnMut(Kind, &str),
-) -> std::result::Result<Summary, OpenError> {
+fn check_backup(dir: &Path, repair: bool, tell: &mut dyn FnMut(Kind, &str)) -> std::result::Result<Summary, OpenError> {
     if repair {
         let why = "it is a backup, and stays as it is: `mqfs restore` makes a store of it, which can be repaired";
         return Err(OpenError::NotAStore(why.into()));
