@@ -8,10 +8,11 @@
 //! - [`view`]: the filesystem as users see it;
 //! - [`store`]: messages, queues and drafts on disk;
 //! - [`queue`]: the model: names, configuration, states;
-//! - [`error`] and [`clock`]: leaves.
+//! - [`error`], [`clock`] and [`background`]: leaves.
 
 #![deny(missing_docs)]
 
+pub mod background;
 pub mod cli;
 pub mod clock;
 pub mod commands;

@@ -32,6 +32,8 @@ fn imports_from_above_are_found() {
         ("src/view/a.rs", "fn f(reply: fuser::ReplyEmpty) {}"),
         ("src/fuse/a.rs", "fn f() -> rocksdb::Error {}"),
         ("tests/a.rs", "use rocksdb::DB;"),
+        ("src/view/a.rs", "fn f() { std::thread::Builder::new(); }"),
+        ("src/store/b/a.rs", "fn f() { thread::spawn(f); }"),
     ] {
         assert!(findings(file, code).contains(file), "not found: {file}: {code}");
     }
@@ -46,6 +48,7 @@ fn imports_from_below_and_comments_are_fine() {
         ("src/queue/a.rs", "//! As [`crate::view`] and rocksdb::DB have it.\nuse super::config;"),
         ("src/main.rs", "use crate::commands; use crate::error;"),
         ("tests/a.rs", "use mqfs::view::View;"),
+        ("src/view/a.rs", "fn f() {}\n#[cfg(test)]\nmod tests {\n    fn g() { std::thread::spawn(f); }\n}"),
     ] {
         assert_eq!(findings(file, code), "", "{file}: {code}");
     }

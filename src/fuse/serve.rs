@@ -40,6 +40,8 @@ enum Event {
     Asked(i32),
     /// The kernel ended the session: somebody unmounted.
     Ended(io::Result<()>),
+    /// A background thread of that name has panicked.
+    Panicked(String),
 }
 
 /// What has to be there before any other thread is.
@@ -116,6 +118,8 @@ fn start_session(
     kernel.attach(session.as_fd().try_clone_to_owned().map_err(undo)?);
     let waiting = session.as_fd().try_clone_to_owned().map_err(undo)?;
     view.serve(Box::new(move || readable(&waiting)));
+    let panicked = control.sender.clone();
+    view.alarm().watch(move |name| drop(panicked.send(Event::Panicked(name.to_owned()))));
     let sender = control.sender.clone();
     let serve = move || drop(sender.send(Event::Ended(session.run())));
     let session = thread::Builder::new().name("session".to_owned()).spawn(serve).map_err(undo)?;
@@ -148,12 +152,18 @@ impl Server {
     /// Serves until somebody unmounts or a signal asks for the end, and finishes in order: what is committed is safe,
     /// what is not is dropped and logged.
     pub fn run(self) -> io::Result<()> {
+        let mut panicked = None;
         let mut ended = match self.events.recv() {
             Ok(Event::Asked(signal)) => {
                 tracing::info!("asked to end by signal {signal}");
                 None
             }
             Ok(Event::Ended(result)) => Some(result),
+            Ok(Event::Panicked(name)) => {
+                tracing::error!(thread = name, "ending: what it has to do nobody would do any more");
+                panicked = Some(io::Error::other(format!("bug: the background thread {name} panicked")));
+                None
+            }
             Err(_) => Some(Err(io::Error::other("bug: nobody watches the session"))),
         };
         self.view.begin_shutdown();
@@ -167,13 +177,13 @@ impl Server {
         self.view.close();
         let Some(result) = ended else {
             // The kernel still has files of ours open, and the thread that serves them still reads.
-            daemon::leave(0);
+            daemon::leave(panicked.map_or(0, |_| 1));
         };
         if self.session.join().is_err() {
             return Err(io::Error::other("bug: the session's thread panicked"));
         }
         tracing::info!("unmounted {}", self.point.display());
-        match result {
+        match panicked.map_or(result, Err) {
             // What `umount -f` leads to.
             Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => Ok(()),
             result => result,
@@ -200,7 +210,7 @@ impl Server {
             match self.events.recv_timeout(LOOK) {
                 Ok(Event::Ended(result)) => return Some(result),
                 // A second signal never gets here.
-                Ok(Event::Asked(_)) | Err(RecvTimeoutError::Timeout) => {}
+                Ok(Event::Asked(_) | Event::Panicked(_)) | Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return None,
             }
             let (open, waited) = (self.view.open_files(), start.elapsed());

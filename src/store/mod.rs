@@ -93,6 +93,7 @@ pub use transitions::{Altered, ClaimEnd, Taker};
 use crate::error::Result;
 use crate::queue::config::QueueConfig;
 use crate::queue::delivery::Delivery;
+use crate::background::Alarm;
 use db::{Db, Family};
 use deadlines::DeadlineWatch;
 use purge::Purged;
@@ -109,6 +110,8 @@ pub struct Store {
     dir: PathBuf,
     bodies: Bodies,
     space: Space,
+    /// Told when a thread of the store or of those above it panics.
+    alarm: Alarm,
     deadlines: DeadlineWatch,
     /// What is remembered of queues, and the next numbers.
     ///
@@ -137,10 +140,13 @@ impl Store {
         let state = State::load(&db)?;
         let bodies = Bodies::open(dir.join("bodies"))?;
         let store = Self {
-            syncer: Syncer::start(db.clone(), bodies.removals().clone())?,
+            syncer: Syncer::start(db.clone(), bodies.removals().clone(), &alarm)?,
+            alarm,
+            readers: Readers::new(db.clone()),
             db,
             bodies,
             dir: dir.to_path_buf(),
+        let alarm = Alarm::default();
             space: Space::new(dir.to_path_buf(), reserve),
             deadlines: DeadlineWatch::default(),
             first_id: state.next_id(),
@@ -179,6 +185,11 @@ impl Store {
     }
 
     /// Refuses what can be known before it is written: that there is no room for so many bytes above the reserve
+    /// What is told when a thread that works in the background panics; who uses the store begins its own threads by it, too.
+    pub fn alarm(&self) -> &Alarm {
+        &self.alarm
+    }
+
     /// ([`crate::error::Error::NoSpace`]; 0 stands for a few), or that nothing is written at all, because the disk has failed or is read-only.
     pub fn admit_bytes(&self, bytes: u64) -> Result<()> {
         self.db.refuse_when_stopped()?;

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender};
 use parking_lot::Mutex;
 
+use crate::background::Alarm;
 use crate::error::Result;
 
 use super::db::Db;
@@ -57,13 +58,14 @@ const SLOW: Duration = Duration::from_millis(2);
 
 impl Syncer {
     /// Starts the thread.
-    pub fn start(db: Arc<Db>, removals: Arc<Removals>) -> std::io::Result<Self> {
+    pub fn start(db: Arc<Db>, removals: Arc<Removals>, alarm: &Alarm) -> std::io::Result<Self> {
         let (sender, receiver) = crossbeam_channel::unbounded();
         let syncs = Arc::new(AtomicU64::new(0));
         let pending = Arc::new(AtomicU64::new(0));
         let of_thread = (db.clone(), syncs.clone(), pending.clone());
-        let work = move || run(&of_thread.0, &receiver, &removals, &of_thread.1, &of_thread.2);
-        let thread = std::thread::Builder::new().name("mqfs-sync".into()).spawn(work)?;
+        let raised = alarm.clone();
+        let work = move || run(&of_thread.0, &receiver, &removals, (&of_thread.1, &of_thread.2), &raised);
+        let thread = alarm.spawn(THREAD, work)?;
         Ok(Self {
             db,
             jobs: Mutex::new(Some(sender)),
@@ -134,10 +136,8 @@ impl Syncer {
     /// Does what is waiting and ends the thread.
     pub fn stop(&self) {
         drop(self.jobs.lock().take());
-        if let Some(thread) = self.thread.lock().take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the sync thread panicked");
+        if let Some(thread) = self.thread.lock().take() {
+            let _ = thread.join(); // a panic was told
         }
     }
 }
@@ -151,7 +151,9 @@ impl Drop for Syncer {
 /// The longest that the first of a crowd waits for the others.
 const GATHER_MAX: Duration = Duration::from_micros(500);
 
-fn run(db: &Db, jobs: &Receiver<Job>, removals: &Removals, syncs: &AtomicU64, pending: &AtomicU64) {
+const THREAD: &str = "mqfs-sync";
+
+fn run(db: &Db, jobs: &Receiver<Job>, removals: &Removals, (syncs, pending): (&AtomicU64, &AtomicU64), alarm: &Alarm) {
     // A sync costs processor time that producers need as well. When the one before served or met several, more are on their
     // way: waiting for them about as long as a sync takes makes one of many. A producer that is alone never waits.
     let (mut crowd, mut gather) = (0, Duration::ZERO);
@@ -172,10 +174,13 @@ fn run(db: &Db, jobs: &Receiver<Job>, removals: &Removals, syncs: &AtomicU64, pe
         pending.fetch_sub(batch.len() as u64, Ordering::Relaxed);
         for job in batch {
             match job {
-                Job::Sync(done) => done(match &result {
-                    Ok(()) => Ok(()),
-                    Err(error) => Err(error.again()),
-                }),
+                Job::Sync(done) => {
+                    let result = match &result {
+                        Ok(()) => Ok(()),
+                        Err(error) => Err(error.again()),
+                    };
+                    alarm.guard(THREAD, || done(result));
+                }
                 Job::Remove(path) if result.is_ok() => removals.remove(path),
                 Job::Remove(_) => {} // swept at the next start
             }

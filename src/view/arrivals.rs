@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::background::Alarm;
 use crate::error::{Error, Result};
 
 use super::access::Caller;
@@ -42,15 +43,10 @@ pub struct Waiting {
 
 /// The messages on their way, and who waits for them.
 pub struct Arrivals {
+    alarm: Alarm,
     shared: Arc<Shared>,
     /// How long a message is waited for in all.
     in_all: Duration,
-}
-
-impl Default for Arrivals {
-    fn default() -> Self {
-        Self::new(IN_ALL)
-    }
 }
 
 #[derive(Default)]
@@ -93,8 +89,9 @@ impl Coming {
 }
 
 impl Arrivals {
-    fn new(in_all: Duration) -> Self {
-        Self { shared: Arc::default(), in_all }
+    /// None yet.
+    pub fn new(alarm: &Alarm) -> Self {
+        Self { alarm: alarm.clone(), shared: Arc::default(), in_all: IN_ALL }
     }
 
     /// A message is being written. [`Arrivals::end`] is to be called.
@@ -130,7 +127,7 @@ impl Arrivals {
             return Ok(());
         }
         let shared = self.shared.clone();
-        match std::thread::Builder::new().name("mqfs-arrivals".into()).spawn(move || shared.watch()) {
+        match self.alarm.spawn("mqfs-arrivals", move || shared.watch()) {
             Ok(_) => {
                 table.watched = true;
                 Ok(())
@@ -182,6 +179,10 @@ mod tests {
 
     use super::*;
 
+    fn arrivals(in_all: Duration) -> Arrivals {
+        Arrivals { in_all, ..Arrivals::new(&Alarm::default()) }
+    }
+
     fn lookup(pid: u32, answers: &mpsc::Sender<i32>) -> Waiting {
         let (caller, answers) = (Caller { uid: 0, gid: 0, pid }, answers.clone());
         let found: Found = Box::new(move |found| answers.send(found.unwrap_err().errno()).unwrap());
@@ -191,7 +192,7 @@ mod tests {
     #[test]
     fn only_what_was_just_closed_is_waited_for_and_not_by_who_closed_it() {
         let (answers, _answered) = mpsc::channel();
-        let arrivals = Arrivals::default();
+        let arrivals = arrivals(IN_ALL);
         assert!(arrivals.none());
         assert!(arrivals.wait(1, lookup(5, &answers)).is_err());
         arrivals.begin(1);
@@ -207,7 +208,7 @@ mod tests {
     #[test]
     fn a_message_is_waited_for_only_so_long_in_all() {
         let (answers, answered) = mpsc::channel();
-        let arrivals = Arrivals::new(Duration::from_millis(20));
+        let arrivals = arrivals(Duration::from_millis(20));
         arrivals.begin(1);
         arrivals.closed(1, 5, false);
         assert!(arrivals.wait(1, lookup(6, &answers)).is_ok());
@@ -225,7 +226,7 @@ mod tests {
     #[test]
     fn those_who_wait_at_a_time_share_it() {
         let (answers, _answered) = mpsc::channel();
-        let arrivals = Arrivals::new(10 * MOMENT);
+        let arrivals = arrivals(10 * MOMENT);
         arrivals.begin(1);
         for _ in 0..100 {
             arrivals.closed(1, 5, false);
@@ -236,7 +237,7 @@ mod tests {
     #[test]
     fn waits_end_by_themselves() {
         let (answers, answered) = mpsc::channel();
-        let arrivals = Arrivals::default();
+        let arrivals = arrivals(IN_ALL);
         for round in 0..2 {
             arrivals.begin(round);
             arrivals.closed(round, 5, false);

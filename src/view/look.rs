@@ -13,6 +13,7 @@ use crossbeam_channel::{Sender, bounded, unbounded};
 use parking_lot::Mutex;
 
 use super::process::{self, ProcessId};
+use crate::background::Alarm;
 
 /// A look takes some microseconds. After this long the process is taken to live: in exec, it does.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -24,6 +25,7 @@ type Question = (ProcessId, Sender<bool>);
 
 /// The thread that looks, for one thread that asks.
 pub struct Look {
+    alarm: Alarm,
     asking: Mutex<Asking>,
     stuck: Stuck,
     /// [`process::alive`].
@@ -44,13 +46,14 @@ enum Asking {
 
 impl Look {
     /// Starts the thread; it ends when this is dropped or stopped.
-    pub fn start() -> std::io::Result<Self> {
-        Self::with(process::alive)
+    pub fn start(alarm: &Alarm) -> std::io::Result<Self> {
+        Self::with(alarm, process::alive)
     }
 
-    fn with(look: fn(ProcessId) -> bool) -> std::io::Result<Self> {
+    fn with(alarm: &Alarm, look: fn(ProcessId) -> bool) -> std::io::Result<Self> {
         let stuck = Stuck::default();
-        Ok(Self { asking: Mutex::new(Asking::Free(begin(look, &stuck)?)), stuck, look })
+        let asking = Mutex::new(Asking::Free(begin(alarm, look, &stuck)?));
+        Ok(Self { alarm: alarm.clone(), asking, stuck, look })
     }
 
     /// Whether the process lives, as far as is known at once.
@@ -62,7 +65,7 @@ impl Look {
         }
         if matches!(*asking, Asking::Nobody)
             && self.stuck.lock().len() < MOST_STUCK
-            && let Ok(thread) = begin(self.look, &self.stuck)
+            && let Ok(thread) = begin(&self.alarm, self.look, &self.stuck)
         {
             *asking = Asking::Free(thread);
         }
@@ -90,10 +93,10 @@ impl Look {
 }
 
 /// Starts a thread that looks until nobody can ask it any more.
-fn begin(look: fn(ProcessId) -> bool, stuck: &Stuck) -> std::io::Result<Sender<Question>> {
+fn begin(alarm: &Alarm, look: fn(ProcessId) -> bool, stuck: &Stuck) -> std::io::Result<Sender<Question>> {
     let (questions, asked) = unbounded::<Question>();
     let stuck = stuck.clone();
-    std::thread::Builder::new().name("mqfs-look".into()).spawn(move || {
+    alarm.spawn("mqfs-look", move || {
         for (process, answer) in asked {
             // Who asked may have given up.
             let _ = answer.send(look(process));
@@ -109,7 +112,7 @@ mod tests {
 
     #[test]
     fn a_process_is_told_from_another_of_its_number() {
-        let look = Look::start().unwrap();
+        let look = Look::start(&Alarm::default()).unwrap();
         let this = process::identity(std::process::id()).unwrap();
         assert!(look.alive(this));
         // On a busy machine a look may not come back in time, but a later one does.
@@ -123,7 +126,7 @@ mod tests {
         static HELD: Mutex<()> = Mutex::new(());
         let held = HELD.lock();
         // Those of an even number are looked at in vain as long as the lock is held; none lives.
-        let look = Look::with(|process| {
+        let look = Look::with(&Alarm::default(), |process| {
             if process.tgid % 2 == 0 {
                 drop(HELD.lock());
             }

@@ -69,6 +69,7 @@ pub use open::Opened;
 pub use setattr::Change;
 
 use crate::error::{Error, Result};
+use crate::background::Alarm;
 use crate::store::{Done, Probe, Store, Usage};
 use arrivals::Arrivals;
 use backup::Backup;
@@ -146,6 +147,7 @@ impl View {
     /// Makes a view of an open store and starts its threads.
     pub fn new(store: Store, options: ViewOptions) -> std::io::Result<Arc<Self>> {
         let view = Arc::new(Self {
+        let alarm = store.alarm().clone();
             store,
             options,
             handles: Handles::new(
@@ -158,15 +160,15 @@ impl View {
             names: Mutex::default(),
             locking: Locking::default(),
             givens: Mutex::default(),
-            arrivals: Arrivals::default(),
+            arrivals: Arrivals::new(&alarm),
             replaced: Mutex::default(),
             workers: Workers::default(),
-            look: Look::start()?,
-            look_for_leases: Look::start()?,
-            offload: Offload::start("mqfs-body", 2)?,
-            long: Offload::start("mqfs-long", 4)?,
-            directories: Offload::start("mqfs-fsync", 2)?,
-            telling: Offload::start("mqfs-telling", 1)?,
+            look: Look::start(&alarm)?,
+            look_for_leases: Look::start(&alarm)?,
+            offload: Offload::start(&alarm, "mqfs-body", 2)?,
+            long: Offload::start(&alarm, "mqfs-long", 4)?,
+            directories: Offload::start(&alarm, "mqfs-fsync", 2)?,
+            telling: Offload::start(&alarm, "mqfs-telling", 1)?,
             waiters: Arc::default(),
             lanes: AtomicU32::new(0),
             activity: AtomicU64::new(0),
@@ -186,7 +188,7 @@ impl View {
             ];
             for (name, work) in threads {
                 let of = view.clone();
-                let thread = std::thread::Builder::new().name(name.into()).spawn(move || work(&of))?;
+                let thread = alarm.spawn(name, move || work(&of))?;
                 view.threads.lock().push(thread);
             }
             let of = view.clone();
@@ -196,6 +198,11 @@ impl View {
     }
 
     fn sweep(&self) {
+    /// What is told when a thread that works in the background panics.
+    pub fn alarm(&self) -> &Alarm {
+        self.store.alarm()
+    }
+
         match self.store.sweep() {
             Ok(0) => {}
             Ok(files) => tracing::info!(files, "removed body files that a crash had left behind"),
@@ -300,8 +307,6 @@ impl View {
 
 fn join(threads: impl IntoIterator<Item = JoinHandle<()>>) {
     for thread in threads {
-        if thread.join().is_err() {
-            tracing::error!("a thread panicked");
-        }
+        let _ = thread.join(); // a panic was told
     }
 }

@@ -1,9 +1,12 @@
-//! A few threads for what may block for long: the sync of large bodies. The thread that serves the kernel never waits.
+//! A few threads for what may block for long: the sync of large bodies and of directories, what reads all of a large file or
+//! tells of all queues. The thread that serves the kernel waits for none of it.
 
 use std::thread::JoinHandle;
 
 use crossbeam_channel::Sender;
 use parking_lot::Mutex;
+
+use crate::background::Alarm;
 
 /// What is to be done.
 pub type Task = Box<dyn FnOnce() + Send>;
@@ -16,16 +19,12 @@ pub struct Offload {
 
 impl Offload {
     /// Starts so many threads of that name.
-    pub fn start(name: &str, threads: usize) -> std::io::Result<Self> {
+    pub fn start(alarm: &Alarm, name: &str, threads: usize) -> std::io::Result<Self> {
         let (sender, receiver) = crossbeam_channel::unbounded::<Task>();
         let threads = (0..threads)
             .map(|n| {
-                let tasks = receiver.clone();
-                std::thread::Builder::new().name(format!("{name}-{n}")).spawn(move || {
-                    for task in tasks {
-                        task();
-                    }
-                })
+                let (tasks, name, raised) = (receiver.clone(), format!("{name}-{n}"), alarm.clone());
+                alarm.spawn(&name.clone(), move || tasks.into_iter().for_each(|task| raised.guard(&name, task)))
             })
             .collect::<std::io::Result<_>>()?;
         Ok(Self { tasks: Mutex::new(Some(sender)), threads: Mutex::new(threads) })
@@ -46,9 +45,27 @@ impl Offload {
     pub fn stop(&self) {
         drop(self.tasks.lock().take());
         for thread in self.threads.lock().drain(..) {
-            if thread.join().is_err() {
-                tracing::error!("a thread for long tasks panicked");
-            }
+            let _ = thread.join(); // a panic was told
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// Whoever else waits for one of its threads is answered before the mount ends.
+    #[test]
+    fn a_task_that_panics_is_told_and_the_next_ones_are_done() {
+        let (alarm, (sender, told)) = (Alarm::default(), mpsc::channel());
+        let offload = Offload::start(&alarm, "test", 1).unwrap();
+        let of = sender.clone();
+        alarm.watch(move |name| of.send(name.to_owned()).unwrap());
+        offload.run(Box::new(|| panic!("as the test wants it")));
+        offload.run(Box::new(move || sender.send("done".into()).unwrap()));
+        assert_eq!([told.recv().unwrap(), told.recv().unwrap()], ["test-0", "done"]);
+        offload.stop();
     }
 }

@@ -79,7 +79,7 @@ impl View {
 
     /// Runs what purges or clears away on a thread of its own.
     pub(super) fn in_background(&self, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
-        let thread = std::thread::Builder::new().name("mqfs-purge".into()).spawn(work)?;
+        let thread = self.store.alarm().spawn("mqfs-purge", work)?;
         let mut threads = self.purges.lock();
         threads.retain(|thread| !thread.is_finished());
         threads.push(thread);
