@@ -17,6 +17,7 @@ use rustix::process::Resource;
 
 use crate::error::{Error, Result};
 
+use super::blocks::Blocks;
 use super::db::table_files;
 use super::record::BodyPlace;
 use super::removals::Removals;
@@ -40,12 +41,13 @@ pub struct Bodies {
     /// Those of which a sync failed. The kernel tells that once and forgets what it could not write, so a later sync may succeed
     /// without the bytes.
     failed: Arc<Mutex<HashSet<u64>>>,
+    blocks: Arc<Blocks>,
 }
 
 impl Bodies {
     /// The directory as it is.
     pub fn at(root: PathBuf) -> Self {
-        Self { root, removals: Arc::default(), failed: Arc::default() }
+        Self { root, removals: Arc::default(), failed: Arc::default(), blocks: Arc::default() }
     }
 
     /// Calls `each` with the number of each body file, or with the path of what is none.
@@ -189,6 +191,11 @@ impl Bodies {
     /// Removes files that nobody owns.
     pub fn remove_all(&self, ids: &[u64]) {
         ids.iter().for_each(|id| self.removals.remove(self.path(*id)));
+    }
+
+    /// What was read of them lately.
+    pub(super) fn blocks(&self) -> &Arc<Blocks> {
+        &self.blocks
     }
 
     /// How files are removed.

@@ -16,7 +16,7 @@ use super::limits::Room;
 use super::record::{BodyPlace, MessageRecord, NewMessage};
 use super::state::{Hidden, State as Remembered};
 use super::sums::Sums;
-use super::{Enqueued, Onto, ROOT, Store, bodies};
+use super::{Enqueued, Onto, ROOT, Store, bodies, stored_sums};
 
 /// The body of a new message.
 #[derive(Clone, Copy, Debug)]
@@ -384,7 +384,7 @@ pub(super) fn put_body(batch: &mut Batch<'_>, seq: u64, record: &mut MessageReco
             }
             record.body = BodyPlace::File(id);
             batch.put(Family::Meta, &keys::body_file(id), &seq.to_be_bytes());
-            batch.put(Family::Meta, &keys::body_sums(id), &sums.encode());
+            stored_sums::put(batch, id, sums);
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::error::{Error, Result};
 
@@ -13,7 +14,7 @@ use super::{Bodies, Body, backup, keys};
 
 /// What there is of a store at one moment.
 pub struct Image {
-    db: Db,
+    db: Arc<Db>,
     bodies: Bodies,
     /// By queue and state, up to which number messages were purged. Queues that are no more are not in it.
     purged: HashMap<u64, [u64; 4]>,
@@ -44,7 +45,7 @@ impl Image {
         } else {
             (Some(open::lock_existing(dir)?), Vec::new())
         };
-        let db = open::database_to_read(dir)?;
+        let db = Arc::new(open::database_to_read(dir)?);
         let bodies = Bodies::open(dir.join("bodies"))?;
         let mut image =
             Self { db, bodies, purged: HashMap::new(), unfinished: unfinished.into_iter().collect(), _lock: lock };

@@ -10,7 +10,9 @@
 //! | `default` | `f` queue draft | its name: the listing of drafts |
 //! | `default` | `g` queue name | draft: finding a draft |
 //! | `default` | `b` body | sequence number of the message whose body is the file of that number |
-//! | `default` | `x` body | the [checksums](super::sums) of the file of that number |
+//! | `default` | `x` body | the [checksums](super::stored_sums) of the file of that number |
+//! | `default` | `y` body part | more of them |
+//! | `default` | `o` body | its length: the message is gone, and the checksums are left to whoever reads the file |
 //! | `default` | `u` body | the file of that number is a message's and has not been synced; of format 2, the CRC-32 of its bytes, if known |
 //! | `default` | `m` queue name | sequence number: the message of that name, in a queue with `names = keep` |
 //! | `default` | `h` queue id | until when (ms) and for which message a deduplication id is remembered |
@@ -168,6 +170,22 @@ pub const BODY_FILES: &[u8] = b"b";
 pub fn body_sums(body: u64) -> [u8; 9] {
     tagged(b'x', body)
 }
+
+/// A part, other than the first, of the checksums of a large body.
+pub fn body_sums_part(body: u64, part: u64) -> [u8; 17] {
+    tagged_pair(b'y', body, part)
+}
+
+/// All checksums: the prefixes of [`body_sums`] and [`body_sums_part`].
+pub const BODY_SUMS: [&[u8]; 2] = [b"x", b"y"];
+
+/// The checksums of a body whose message is gone while somebody reads it.
+pub fn left_sums(body: u64) -> [u8; 9] {
+    tagged(b'o', body)
+}
+
+/// All of them: the prefix of [`left_sums`].
+pub const LEFT_SUMS: &[u8] = b"o";
 
 /// A body file that a message owns and that has not been synced.
 pub fn unsynced_body(body: u64) -> [u8; 9] {

@@ -11,6 +11,7 @@ pub mod backup;
 mod batches;
 #[cfg(test)]
 mod batches_tests;
+mod blocks;
 pub mod bodies;
 mod body;
 pub mod check;
@@ -41,6 +42,7 @@ mod purge;
 #[cfg(test)]
 mod purge_tests;
 mod queues;
+mod readers;
 pub mod record;
 mod removals;
 mod reservations;
@@ -50,6 +52,7 @@ mod set_back;
 mod snapshot;
 mod space;
 mod state;
+mod stored_sums;
 pub mod sums;
 mod synced;
 mod syncer;
@@ -90,13 +93,14 @@ pub use space::{Space, Usage};
 pub use syncer::{Done, Probe};
 pub use transitions::{Altered, ClaimEnd, Taker};
 
+use crate::background::Alarm;
 use crate::error::Result;
 use crate::queue::config::QueueConfig;
 use crate::queue::delivery::Delivery;
-use crate::background::Alarm;
 use db::{Db, Family};
 use deadlines::DeadlineWatch;
 use purge::Purged;
+use readers::Readers;
 use reserve::Reserve;
 use space::Sizes;
 use state::State;
@@ -106,12 +110,13 @@ use syncer::Syncer;
 pub struct Store {
     /// Stopped before the database is closed, as fields are dropped in order.
     syncer: Syncer,
+    /// Told when a thread of the store or of those above it panics.
+    alarm: Alarm,
     db: Arc<Db>,
     dir: PathBuf,
     bodies: Bodies,
+    readers: Arc<Readers>,
     space: Space,
-    /// Told when a thread of the store or of those above it panics.
-    alarm: Alarm,
     deadlines: DeadlineWatch,
     /// What is remembered of queues, and the next numbers.
     ///
@@ -139,6 +144,7 @@ impl Store {
         let db = Arc::new(open::database(dir, &prepared, sizes, &reserve)?);
         let state = State::load(&db)?;
         let bodies = Bodies::open(dir.join("bodies"))?;
+        let alarm = Alarm::default();
         let store = Self {
             syncer: Syncer::start(db.clone(), bodies.removals().clone(), &alarm)?,
             alarm,
@@ -146,7 +152,6 @@ impl Store {
             db,
             bodies,
             dir: dir.to_path_buf(),
-        let alarm = Alarm::default();
             space: Space::new(dir.to_path_buf(), reserve),
             deadlines: DeadlineWatch::default(),
             first_id: state.next_id(),
@@ -159,6 +164,7 @@ impl Store {
         };
         store.make_root()?;
         store.note_purges_left()?;
+        store.readers.clear_left(keys::LEFT_SUMS)?;
         store.drop_cut_bodies()?;
         store.drop_snapshot();
         bodies::remove(&dir.join(import::INCOMING));
@@ -179,17 +185,17 @@ impl Store {
         Delivery::of(self.secret.hash_one(self.claims.fetch_add(1, Ordering::Relaxed)))
     }
 
+    /// What is told when a thread that works in the background panics; who uses the store begins its own threads by it, too.
+    pub fn alarm(&self) -> &Alarm {
+        &self.alarm
+    }
+
     /// The body files.
     pub fn bodies(&self) -> &Bodies {
         &self.bodies
     }
 
     /// Refuses what can be known before it is written: that there is no room for so many bytes above the reserve
-    /// What is told when a thread that works in the background panics; who uses the store begins its own threads by it, too.
-    pub fn alarm(&self) -> &Alarm {
-        &self.alarm
-    }
-
     /// ([`crate::error::Error::NoSpace`]; 0 stands for a few), or that nothing is written at all, because the disk has failed or is read-only.
     pub fn admit_bytes(&self, bytes: u64) -> Result<()> {
         self.db.refuse_when_stopped()?;

@@ -16,6 +16,7 @@ use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::clock;
 use crate::error::{Error, Result};
@@ -38,7 +39,7 @@ const AT_ONCE: usize = 1024;
 struct Making<'a> {
     store: &'a Store,
     /// The database of the snapshot.
-    db: Db,
+    db: Arc<Db>,
     bodies: Bodies,
     /// Messages whose body files may have been changed since the checkpoint.
     unfinished: HashSet<u64>,
@@ -89,7 +90,7 @@ impl Store {
             .map_err(|error| io::Error::other(error.to_string()))?;
         let bodies = Bodies::open(dir.join("bodies"))?;
         let manifest = Manifest { format: FORMAT, taken_at: clock::rfc3339(clock::now_ms()), ..Manifest::default() };
-        let mut making = Making { store: self, db, bodies, unfinished, go_on, manifest };
+        let mut making = Making { store: self, db: Arc::new(db), bodies, unfinished, go_on, manifest };
         making.place_bodies()?;
         making.place_drafts()?;
         drop(held);

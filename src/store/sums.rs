@@ -1,8 +1,8 @@
 //! Checksums of body files, block by block.
 //!
 //! A reader gets no byte that has not been compared: a file is read and checked in whole blocks, so nobody has to read all of a
-//! large body to learn that its beginning is right. The checksums are kept in the database, which has checksums of its own:
-//! 4 bytes for each [`BLOCK`].
+//! large body to learn that its beginning is right. The checksums are kept in the database ([`super::stored_sums`]), which has
+//! checksums of its own: 4 bytes for each [`BLOCK`].
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -15,9 +15,6 @@ use crate::error::{Error, Result};
 pub const BLOCK: usize = 128 * 1024;
 
 static ZEROS: [u8; BLOCK] = [0; BLOCK];
-
-/// The form of the encoded checksums; in their first byte.
-const VERSION: u8 = 1;
 
 /// The CRC-32 of each block of a body, the last of which may be short.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,27 +31,14 @@ impl Sums {
         Ok(Self(sums))
     }
 
-    /// As they are kept in the database.
-    pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(1 + 4 * self.0.len());
-        bytes.push(VERSION);
-        self.0.iter().for_each(|sum| bytes.extend(sum.to_be_bytes()));
-        bytes
+    /// These, one for each block.
+    pub fn of(sums: Vec<u32>) -> Self {
+        Self(sums)
     }
 
-    /// Reads what [`Sums::encode`] made for a body of that length.
-    pub fn decode(bytes: &[u8], size: u64) -> Result<Self> {
-        let damaged = || Error::Damaged("checksums of a body file".into());
-        let sums = bytes.strip_prefix(&[VERSION]).ok_or_else(damaged)?;
-        if sums.len() as u64 != 4 * size.div_ceil(BLOCK as u64) {
-            return Err(damaged());
-        }
-        Ok(Self(sums.chunks_exact(4).map(|sum| u32::from_be_bytes([sum[0], sum[1], sum[2], sum[3]])).collect()))
-    }
-
-    /// Whether these are the bytes of that block.
-    pub fn fits(&self, block: u64, bytes: &[u8]) -> bool {
-        usize::try_from(block).ok().and_then(|block| self.0.get(block)) == Some(&crc32fast::hash(bytes))
+    /// All of them.
+    pub fn all(&self) -> &[u32] {
+        &self.0
     }
 }
 
@@ -250,7 +234,6 @@ mod tests {
             }
             let sums = summing.sums(&file).unwrap();
             prop_assert_eq!(&sums, &Sums::of_file(&file, length()).unwrap());
-            prop_assert_eq!(&Sums::decode(&sums.encode(), length()).unwrap(), &sums);
         }
     }
 
@@ -260,17 +243,7 @@ mod tests {
         let mut summing = Summing::default();
         file.set_len(40 << 30).unwrap();
         summing.truncated(&file, 40 << 30).unwrap();
-        let sums = summing.sums(&file).unwrap();
-        assert!(sums.fits(0, &ZEROS) && sums.fits((40 << 30) / BLOCK as u64 - 1, &ZEROS));
-        assert!(!sums.fits((40 << 30) / BLOCK as u64, &ZEROS), "there is no such block");
-    }
-
-    #[test]
-    fn checksums_of_another_length_are_damage() {
-        let sums = Sums(vec![1, 2]).encode();
-        assert!(Sums::decode(&sums, BLOCK as u64 + 1).is_ok());
-        for (bytes, size) in [(&sums[..], BLOCK as u64), (&sums[..8], BLOCK as u64 + 1), (&[], 1), (&[9; 9], 2)] {
-            assert!(matches!(Sums::decode(bytes, size), Err(Error::Damaged(_))));
-        }
+        let (sums, zeros) = (summing.sums(&file).unwrap(), crc32fast::hash(&ZEROS));
+        assert!(sums.all().len() == (40 << 30) / BLOCK && sums.all().iter().all(|sum| *sum == zeros));
     }
 }

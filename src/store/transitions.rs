@@ -433,7 +433,7 @@ impl Store {
             BodyPlace::Inline(id) => batch.delete(Family::Bodies, &keys::body(id)),
             BodyPlace::File(id) => {
                 batch.delete(Family::Meta, &keys::body_file(id));
-                batch.delete(Family::Meta, &keys::body_sums(id));
+                self.readers.delete_sums(batch, id, record.size);
             }
             BodyPlace::Empty => {}
         }

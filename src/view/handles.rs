@@ -9,7 +9,6 @@ use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
 use crate::queue::worker::ProcessId;
-use crate::store::Body;
 
 use super::Attributes;
 use super::access::Caller;
@@ -20,6 +19,7 @@ use super::line_reader::LineReader;
 use super::line_writer::LineWriter;
 use super::locking::Again;
 use super::nack::Nacker;
+use super::open_body::OpenBody;
 use super::purge::Purger;
 use super::take::Take;
 
@@ -66,7 +66,7 @@ pub struct Reader {
     /// Its sequence number when it was opened.
     pub seq: u64,
     /// Its bytes.
-    pub body: Body,
+    pub body: OpenBody,
     /// What `stat` showed.
     pub attributes: Attributes,
     /// The log tells that its bytes cannot be had.
@@ -110,6 +110,8 @@ const MOST: usize = 65_536;
 const RESERVED: u64 = 1024;
 /// The texts of status files that are open are no longer than this in all, in bytes.
 const TEXTS: usize = 512 << 20;
+/// The messages that are open for reading take no more memory than this in all, in bytes.
+const BODIES: usize = 128 << 20;
 /// The attributes of new messages that are open take no more memory than this in all, in bytes.
 const ATTRIBUTES: usize = 256 << 20;
 /// The bytes of writes that wait for room are no more than these in all.
@@ -124,6 +126,8 @@ pub struct Handles {
     owner: u32,
     /// For the texts of status files.
     texts: Arc<Budget>,
+    /// For the messages that are open for reading.
+    pub bodies: Arc<Budget>,
     /// For the attributes of new messages.
     pub attributes: Arc<Budget>,
     /// For the bytes of writes that wait for room.
@@ -187,8 +191,9 @@ impl Handles {
         let free = descriptors.saturating_sub(RESERVED.min(descriptors / 2));
         let most = usize::try_from(free).unwrap_or(MOST).min(MOST);
         let budget = |bytes| Budget::new(bytes, owner);
-        let (texts, attributes, waiting) = (budget(TEXTS), budget(ATTRIBUTES), budget(WAITING));
-        Self { next: AtomicU64::new(0), most, owner, texts, attributes, waiting, open: Mutex::default() }
+        let (texts, bodies, attributes) = (budget(TEXTS), budget(BODIES), budget(ATTRIBUTES));
+        let (next, waiting) = (AtomicU64::new(0), budget(WAITING));
+        Self { next, most, owner, texts, bodies, attributes, waiting, open: Mutex::default() }
     }
 
     /// Refuses one more file when many are open. `new`: it is not one that is open already and takes another message, for which

@@ -16,12 +16,13 @@ use crate::clock;
 use crate::error::{Error, Result};
 use crate::queue::worker::{ProcessId, Worker};
 use crate::store::record::MessageRecord;
-use crate::store::{Altered, Body, ClaimEnd, Taker};
+use crate::store::{Altered, ClaimEnd, Taker};
 
 use super::access::Caller;
 use super::handles::{Handle, Lease};
 use super::line_cut::LINES_AT_ONCE;
 use super::open::Opened;
+use super::open_body::{OpenBody, Room};
 use super::waiters::{Line, Turn};
 use super::{View, process};
 
@@ -55,7 +56,7 @@ struct Message {
     /// When the lease ended as of the claim, and the visibility timeout then, in milliseconds.
     deadline: u64,
     timeout: u64,
-    body: Body,
+    body: OpenBody,
     length: u64,
     /// It does not end with a newline: one is added.
     bare: bool,
@@ -292,13 +293,17 @@ impl View {
             if taken > 0 && self.handles.admit(caller, false).is_err() {
                 break;
             }
+            let memory = match Room::of_any(&self.handles.bodies, caller.uid) {
+                Err(_) if taken > 0 => break,
+                memory => memory?,
+            };
             let taker = Taker { worker, uid: caller.uid };
             let claimed = self.store.claim_next_within(reader.queue, left.saturating_sub(1), taker, clock::now_ms());
             let (seq, record) = match claimed {
                 Err(_) if taken > 0 => break, // nothing more, or the next read is told
                 claimed => claimed?,
             };
-            match self.line_message(seq, &record, timeout) {
+            match self.line_message(memory, (seq, &record), timeout) {
                 Ok(message) => {
                     left = left.min(room as u64).saturating_sub(message.left());
                     self.handles.bind(handle, seq);
@@ -321,8 +326,8 @@ impl View {
         if taken == 0 { Err(Error::Damaged("too many messages in a row".into())) } else { Ok(()) }
     }
 
-    fn line_message(&self, seq: u64, record: &MessageRecord, timeout: u64) -> Result<Message> {
-        let body = self.store.body(record)?;
+    fn line_message(&self, memory: Room, (seq, record): (u64, &MessageRecord), timeout: u64) -> Result<Message> {
+        let body = memory.open(&self.store, record)?;
         let last = body.last()?;
         let (at, deadline) = record.claim.as_ref().map_or((0, 0), |claim| (claim.at, claim.deadline));
         let bare = last != Some(b'\n');

@@ -36,6 +36,7 @@ mod names;
 mod node;
 mod offload;
 mod open;
+mod open_body;
 pub mod process;
 mod purge;
 mod queues;
@@ -68,8 +69,8 @@ pub use node::{Node, Via};
 pub use open::Opened;
 pub use setattr::Change;
 
-use crate::error::{Error, Result};
 use crate::background::Alarm;
+use crate::error::{Error, Result};
 use crate::store::{Done, Probe, Store, Usage};
 use arrivals::Arrivals;
 use backup::Backup;
@@ -146,8 +147,8 @@ pub struct View {
 impl View {
     /// Makes a view of an open store and starts its threads.
     pub fn new(store: Store, options: ViewOptions) -> std::io::Result<Arc<Self>> {
-        let view = Arc::new(Self {
         let alarm = store.alarm().clone();
+        let view = Arc::new(Self {
             store,
             options,
             handles: Handles::new(
@@ -197,12 +198,12 @@ impl View {
         Ok(view)
     }
 
-    fn sweep(&self) {
     /// What is told when a thread that works in the background panics.
     pub fn alarm(&self) -> &Alarm {
         self.store.alarm()
     }
 
+    fn sweep(&self) {
         match self.store.sweep() {
             Ok(0) => {}
             Ok(files) => tracing::info!(files, "removed body files that a crash had left behind"),

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::queue::config::ClaimMode;
 use crate::queue::state::State;
 use crate::queue::worker::{ProcessId, Processes, Share, Worker};
-use crate::store::record::{BodyPlace, Claim, MessageRecord};
+use crate::store::record::{Claim, MessageRecord};
 use crate::store::{QueueInfo, ROOT, Taker};
 
 use super::access::{Caller, READ};
@@ -16,6 +16,7 @@ use super::control::ConfigEdit;
 use super::handles::{Handle, Hold, Lease, Reader};
 use super::locking::Again;
 use super::look::Look;
+use super::open_body::Room;
 use super::take::Answer;
 use super::{Node, Via, View, process};
 
@@ -227,9 +228,9 @@ impl View {
         }
         let claims = may_consume && !self.options.read_only;
         // What is short for a moment is no reason to deliver the message to somebody who cannot read it.
-        let file = matches!(found.body, BodyPlace::File(_)).then(|| self.store.body(&found));
-        if let Some(Err(Error::TooManyOpen)) = file {
-            return Err(Error::TooManyOpen);
+        let body = Room::of(&self.handles.bodies, caller.uid, &found)?.open(&self.store, &found);
+        if let Err(error @ (Error::TooManyOpen | Error::NotFound)) = body {
+            return Err(error);
         }
         let (message, hold) = match via {
             _ if !shows(via, found.state()) => return Err(Error::NotFound), // since the name was looked up
@@ -239,7 +240,6 @@ impl View {
             _ => (found, Hold::Nothing),
         };
         let told = AtomicBool::new(false);
-        let body = file.unwrap_or_else(|| self.store.body(&message));
         let body = body.inspect_err(|error| self.tell_unreadable(seq, error, &told))?;
         let attributes = self.message_attributes(Node::Message(seq, via), &message);
         // The kernel asks for the bytes of an empty file only when it must not cache.

@@ -12,12 +12,13 @@ use crate::clock;
 use crate::error::{Error, Result};
 use crate::queue::worker::{ProcessId, Worker};
 use crate::store::record::MessageRecord;
-use crate::store::{Body, ClaimEnd, Taker};
+use crate::store::{ClaimEnd, Taker};
 
 use super::access::Caller;
 use super::handles::{Handle, Lease};
 use super::lookup::listed_name;
 use super::open::Opened;
+use super::open_body::{OpenBody, Room};
 use super::waiters::{Line, Notify, Turn};
 use super::{View, process};
 
@@ -47,7 +48,7 @@ struct Taken {
     deadline: u64,
     timeout: u64,
     /// What is answered, and its length.
-    bytes: Arc<Body>,
+    bytes: Arc<OpenBody>,
     length: u64,
     /// So much of it was handed out.
     given: u64,
@@ -139,6 +140,7 @@ impl View {
         self.refuse_when_going_away()?;
         self.refuse_consuming(caller, take.queue)?;
         self.handles.admit(caller, false)?;
+        let room = Room::of_any(&self.handles.bodies, caller.uid)?;
         let (opener, opened_by) = take.opener;
         let worker = if caller.pid == opener { opened_by } else { self.workers.worker(caller.pid) };
         let (seq, message) = self.store.claim_next(take.queue, Taker { worker, uid: caller.uid }, clock::now_ms())?;
@@ -146,7 +148,7 @@ impl View {
         if caller.pid != opener {
             holders.extend(opened_by.map(|worker| Some(worker.process)));
         }
-        let got = self.taken(take, seq, &message, holders).inspect_err(|error| {
+        let got = self.taken(take, room, (seq, &message), holders).inspect_err(|error| {
             // What is short for a moment must not keep the message until its lease expires.
             let claim = message.claim.as_ref().map_or(0, |claim| claim.at);
             if matches!(error, Error::TooManyOpen)
@@ -161,7 +163,13 @@ impl View {
         Ok(())
     }
 
-    fn taken(&self, take: &Take, seq: u64, message: &MessageRecord, holders: Vec<Option<ProcessId>>) -> Result<Taken> {
+    fn taken(
+        &self,
+        take: &Take,
+        room: Room,
+        (seq, message): (u64, &MessageRecord),
+        holders: Vec<Option<ProcessId>>,
+    ) -> Result<Taken> {
         let config = self.store.config(take.queue)?;
         let bytes = match take.answer {
             Answer::Path => {
@@ -172,11 +180,10 @@ impl View {
                     name => path.extend(name),
                 }
                 path.push(b'\n');
-                Body::Inline(path)
+                room.hold(path)?
             }
-            Answer::Body => self
-                .store
-                .body(message)
+            Answer::Body => room
+                .open(&self.store, message)
                 .inspect_err(|error| self.tell_unreadable(seq, error, &AtomicBool::new(false)))?,
         };
         let length = bytes.size();

@@ -155,12 +155,19 @@ impl Check<'_> {
             }
             Ok(true)
         })?;
-        db.scan(Family::Meta, b"x", b"x", |key, _| {
-            let id = keys::last_number(key).unwrap_or(0);
-            if self.db.get(Family::Meta, &keys::body_file(id))?.is_none() {
-                self.leads_nowhere(Family::Meta, key, &format!("the checksums of body file {id:016x}"));
-            }
-            Ok(true)
-        })
+        for prefix in keys::BODY_SUMS {
+            db.scan(Family::Meta, prefix, prefix, |key, _| {
+                let id = key.get(..9).and_then(keys::last_number).unwrap_or(0);
+                self.last.id = self.last.id.max(id);
+                // Those that a crash has kept from their last reader are removed by the next mount.
+                if self.db.get(Family::Meta, &keys::body_file(id))?.is_none()
+                    && self.db.get(Family::Meta, &keys::left_sums(id))?.is_none()
+                {
+                    self.leads_nowhere(Family::Meta, key, &format!("the checksums of body file {id:016x}"));
+                }
+                Ok(true)
+            })?;
+        }
+        Ok(())
     }
 }
