@@ -42,7 +42,7 @@ pub enum Command {
     Consume(ConsumeArgs),
     /// Show the queues of a mount and what is in them
     Ls(LsArgs),
-    /// Enqueue files, or standard input
+    /// Enqueue files, standard input, or what a command prints
     Put(PutArgs),
     /// Make a backup of a mounted store while it is in use
     ///
@@ -171,10 +171,13 @@ pub struct PutArgs {
     /// The files, one message each; - is standard input, as is none
     #[arg(id = "file")]
     pub files: Vec<PathBuf>,
+    /// A command and its arguments: what it prints is the message, enqueued only if it exits with 0
+    #[arg(last = true, conflicts_with = "file")]
+    pub command: Vec<OsString>,
     /// Enqueue all of the files or none
     #[arg(short, long)]
     pub batch: bool,
-    /// The message's name; that of the file otherwise
+    /// The message's name; that of the file or command otherwise
     #[arg(short, long, value_name = "NAME")]
     pub name: Option<OsString>,
     /// A property of each message, such as priority=9, delay=30s or header.customer=7; may be repeated

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicI32, Ordering};
 
+use rustix::process::Signal;
+
 /// The signal that came; 0: none.
 static TOLD: AtomicI32 = AtomicI32::new(0);
 
@@ -30,6 +32,11 @@ pub fn catch() {
 /// Whether such a signal came.
 pub fn told() -> bool {
     TOLD.load(Ordering::Relaxed) != 0
+}
+
+/// The signal that came.
+pub fn signal() -> Option<Signal> {
+    Signal::from_named_raw(TOLD.load(Ordering::Relaxed))
 }
 
 /// Ends the program by the signal that came, if one did, so that its caller sees what ended it.

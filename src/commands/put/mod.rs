@@ -1,8 +1,10 @@
-//! `mqfs put`: enqueues files, or standard input, through a mount: what any user can do with `cp` and `mv`, with the errors told.
+//! `mqfs put`: enqueues files, standard input, or what a command prints, through a mount: what any user can do with `cp` and `mv`, with
+//! the errors told.
 //!
 //! A file is written under a name that nobody takes for a message, and only when all of it is there, and its close has
 //! succeeded, given its name. So a failure in the middle enqueues nothing of it. With `--batch` the same holds for all files.
 
+mod output;
 mod source;
 mod staged;
 

@@ -1,6 +1,6 @@
 //! What `mqfs put` enqueues.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
@@ -9,6 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::super::exit::{Exit, Failure};
+use super::output::Output;
 use super::usage;
 use crate::cli::PutArgs;
 use crate::queue::name::{check_producer_name, stripped};
@@ -16,25 +17,37 @@ use crate::queue::name::{check_producer_name, stripped};
 /// The name of a message that comes from standard input, unless another is given.
 const STDIN_NAME: &[u8] = b"stdin";
 
-/// A file, or standard input.
+/// A file, standard input, or a command.
 pub struct Source {
-    /// `None`: standard input.
-    path: Option<PathBuf>,
+    from: Origin,
     /// What the message will be called; without the number of a message that it is a copy of.
     pub name: Vec<u8>,
 }
 
+/// Where the bytes come from.
+enum Origin {
+    File(PathBuf),
+    Stdin,
+    /// What a command prints.
+    Command(Vec<OsString>),
+}
+
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.path {
-            Some(path) => path.display().fmt(f),
-            None => f.write_str("standard input"),
+        match &self.from {
+            Origin::File(path) => path.display().fmt(f),
+            Origin::Stdin => f.write_str("standard input"),
+            Origin::Command(words) => words[0].display().fmt(f),
         }
     }
 }
 
 /// What the arguments name, checked as far as it can be before anything is enqueued.
 pub fn all(arguments: &PutArgs) -> Result<Vec<Source>, Failure> {
+    if !arguments.command.is_empty() {
+        let command = Origin::Command(arguments.command.clone());
+        return Ok(vec![Source::new(command, arguments.name.as_deref())?]);
+    }
     let none = [PathBuf::from("-")];
     let files = if arguments.files.is_empty() { &none[..] } else { &arguments.files[..] };
     if arguments.name.is_some() && files.len() > 1 {
@@ -43,7 +56,8 @@ pub fn all(arguments: &PutArgs) -> Result<Vec<Source>, Failure> {
     if files.iter().filter(|file| is_stdin(file)).count() > 1 {
         return Err(usage("standard input can be read once"));
     }
-    files.iter().map(|file| Source::new(file, arguments.name.as_deref())).collect()
+    let from = |file: &PathBuf| if is_stdin(file) { Origin::Stdin } else { Origin::File(file.clone()) };
+    files.iter().map(|file| Source::new(from(file), arguments.name.as_deref())).collect()
 }
 
 fn is_stdin(path: &Path) -> bool {
@@ -51,10 +65,13 @@ fn is_stdin(path: &Path) -> bool {
 }
 
 impl Source {
-    fn new(file: &Path, name: Option<&OsStr>) -> Result<Source, Failure> {
-        let path = (!is_stdin(file)).then(|| file.to_owned());
-        let source = Source { name: Vec::new(), path };
-        let base = || if source.path.is_none() { Some(STDIN_NAME) } else { file.file_name().map(OsStr::as_bytes) };
+    fn new(from: Origin, name: Option<&OsStr>) -> Result<Source, Failure> {
+        let source = Source { name: Vec::new(), from };
+        let base = || match &source.from {
+            Origin::File(path) => path.file_name().map(OsStr::as_bytes),
+            Origin::Stdin => Some(STDIN_NAME),
+            Origin::Command(words) => Path::new(&words[0]).file_name().map(OsStr::as_bytes),
+        };
         let name = match name.map(OsStr::as_bytes).or_else(base) {
             // Whether digits alone are a message's number, the queue knows.
             Some(name) if !name.contains(&b'/') => stripped(name, |_| false).to_vec(),
@@ -71,10 +88,11 @@ impl Source {
     }
 
     fn check(&self) -> Result<(), Failure> {
-        match self.path.as_ref().map(std::fs::metadata) {
-            Some(Err(error)) => Err(self.unreadable(&error)),
-            Some(Ok(stat)) if stat.is_dir() => Err(self.unreadable(&"is a directory")),
-            _ => Ok(()),
+        let Origin::File(path) = &self.from else { return Ok(()) };
+        match std::fs::metadata(path) {
+            Err(error) => Err(self.unreadable(&error)),
+            Ok(stat) if stat.is_dir() => Err(self.unreadable(&"is a directory")),
+            Ok(_) => Ok(()),
         }
     }
 
@@ -83,12 +101,22 @@ impl Source {
         Failure::new(Exit::Failure, format_args!("{self}: {why}"))
     }
 
-    /// Opens it; gives the permission bits that its message is to have, before the umask.
-    pub fn open(&self) -> io::Result<(Box<dyn Read>, u32)> {
-        let Some(path) = &self.path else { return Ok((Box::new(io::stdin().lock()), 0o666)) };
-        let file = File::open(path)?;
-        let stat = file.metadata()?;
-        let mode = if stat.is_file() { stat.permissions().mode() & 0o777 } else { 0o666 };
-        Ok((Box::new(file), mode))
+    /// The permission bits that its message is to have, before the umask.
+    pub fn mode(&self) -> Result<u32, Failure> {
+        let Origin::File(path) = &self.from else { return Ok(0o666) };
+        let stat = std::fs::metadata(path).map_err(|error| self.unreadable(&error))?;
+        Ok(if stat.is_file() { stat.permissions().mode() & 0o777 } else { 0o666 })
+    }
+
+    /// Opens it, or starts the command.
+    pub fn open(&self) -> Result<Box<dyn Read>, Failure> {
+        match &self.from {
+            Origin::File(path) => Ok(Box::new(File::open(path).map_err(|error| self.unreadable(&error))?)),
+            Origin::Stdin => Ok(Box::new(io::stdin().lock())),
+            Origin::Command(words) => match Output::of(words) {
+                Ok(output) => Ok(Box::new(output)),
+                Err(error) => Err(Failure::new(Exit::Command, format_args!("{self}: {error}"))),
+            },
+        }
     }
 }

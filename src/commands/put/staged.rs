@@ -43,7 +43,7 @@ pub struct Draft {
 impl Draft {
     /// Writes a draft.
     pub fn write(queue: &Queue, source: &Source, attributes: &Attributes) -> Result<Draft, Failure> {
-        let (mut from, mode) = source.open().map_err(|error| source.unreadable(&error))?;
+        let mode = source.mode()?;
         let refused = |error: io::Error| queue.refused(source, &error);
         let made = unique(|name| {
             let path = queue.path.join(format!(".{name}"));
@@ -51,7 +51,7 @@ impl Draft {
         });
         let (path, to) = made.map_err(refused)?;
         let draft = Draft { path, name: source.name.clone() };
-        fill(&mut from, to, attributes, queue, source)?;
+        fill(to, attributes, queue, source)?;
         Ok(draft)
     }
 
@@ -89,11 +89,10 @@ impl Batch {
 
     /// Writes a file, the one of that number. Numbers before the names keep the order; they are not part of the names.
     pub fn write(&self, queue: &Queue, number: u64, source: &Source, attributes: &Attributes) -> Result<(), Failure> {
-        let (mut from, mode) = source.open().map_err(|error| source.unreadable(&error))?;
         let prefix = format!("{number:016}-").into_bytes();
         let name = if queue.keeps_names { source.name.clone() } else { [&prefix[..], &source.name].concat() };
-        let to = create(&self.path.join(OsStr::from_bytes(&name)), mode);
-        fill(&mut from, to.map_err(|error| queue.refused(source, &error))?, attributes, queue, source)
+        let to = create(&self.path.join(OsStr::from_bytes(&name)), source.mode()?);
+        fill(to.map_err(|error| queue.refused(source, &error))?, attributes, queue, source)
     }
 
     /// Moves it into the queue, which enqueues all its files.
@@ -140,18 +139,13 @@ fn write_all(mut to: &File, mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Copies bytes and attributes, and closes.
-fn fill(
-    from: &mut dyn io::Read,
-    to: File,
-    attributes: &Attributes,
-    queue: &Queue,
-    source: &Source,
-) -> Result<(), Failure> {
+/// Copies bytes and attributes, and closes. A command is started only now: there is a place for what it prints.
+fn fill(to: File, attributes: &Attributes, queue: &Queue, source: &Source) -> Result<(), Failure> {
     let refused = |error: io::Error| queue.refused(source, &error);
     for (name, value) in attributes {
         rustix::fs::fsetxattr(&to, name, value, XattrFlags::empty()).map_err(|errno| refused(errno.into()))?;
     }
+    let mut from = source.open()?;
     let mut chunk = vec![0; CHUNK];
     loop {
         match from.read(&mut chunk) {
