@@ -4,7 +4,7 @@
 //! takes a callback, and where a reader waits. So it can be driven without a mount. Most calls come from the one thread that reads
 //! the kernel's requests; the deadline thread, the watch thread, the sync thread and the body threads are the others.
 //!
-//! Locks, in the order in which they may be taken: a writer or a stream of lines, a draft's use, the batches that are being enqueued, the bare
+//! Locks, in the order in which they may be taken: that of releases, a writer or a stream of lines, a draft's use, the batches that are being enqueued, the bare
 //! names, what was taken through an open file, the handles, the arrivals, the store's own. Nothing else is locked while the
 //! directories of `.mq/with` are, and nothing is called while the table of those who wait is, which so may be locked last of all.
 
@@ -135,6 +135,8 @@ pub struct View {
     /// Requests served so far. Only a measure of how busy it is: no order with anything else is needed.
     activity: AtomicU64,
     going_away: AtomicBool,
+    /// Set by [`View::close`]; held while a file is released, so that what its last close enqueues is, or is not begun.
+    closed: Mutex<bool>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// The threads that purge, clear away what was purged, or keep a snapshot.
     purges: Mutex<Vec<JoinHandle<()>>>,
@@ -174,6 +176,7 @@ impl View {
             lanes: AtomicU32::new(0),
             activity: AtomicU64::new(0),
             going_away: AtomicBool::new(false),
+            closed: Mutex::default(),
             threads: Mutex::default(),
             purges: Mutex::default(),
             backup: Mutex::default(),
@@ -253,10 +256,11 @@ impl View {
         self.handles.written()
     }
 
-    /// Ends everything: what is uncommitted is dropped and logged, the rest made durable. Call it once, when no request is
-    /// being served any more.
+    /// Ends everything: what is uncommitted is dropped and logged, the rest made durable. Call it once. A file whose last close is
+    /// being served is released first.
     pub fn close(self: &Arc<Self>) {
         self.begin_shutdown();
+        *self.closed.lock() = true;
         self.renew_held();
         self.end_backup();
         let purges = std::mem::take(&mut *self.purges.lock());

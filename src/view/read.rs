@@ -183,6 +183,11 @@ impl View {
 
     /// The last descriptor of an open file was closed.
     pub fn release(self: &Arc<Self>, handle: u64) {
+        // The file does not count as open any more from the next line on: who ends the mount then waits here.
+        let closed = self.closed.lock();
+        if *closed {
+            return;
+        }
         let Some(open) = self.handles.remove(handle) else {
             return;
         };
@@ -230,5 +235,47 @@ impl View {
         // One of control files stands for the mount.
         let queue = self.entrance(directory).map_or(ROOT, |(queue, _)| queue);
         self.sync(queue, done);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    use super::super::ViewOptions;
+    use super::*;
+    use crate::queue::config::QueueConfig;
+    use crate::store::{NewQueue, Store};
+
+    /// A file does not count as open any more when its last close is being served: the mount may end just then, and waits.
+    #[test]
+    fn what_is_released_as_the_mount_ends_is_enqueued() {
+        let dir = tempfile::tempdir().unwrap();
+        let view = View::new(Store::open(dir.path(), QueueConfig::default()).unwrap(), ViewOptions::default()).unwrap();
+        let queue = NewQueue { parent: ROOT, name: b"q", uid: 0, gid: 0, mode: 0o755 };
+        let queue = view.store.make_queue(queue).unwrap();
+        let caller = Caller { uid: 0, gid: 0, pid: std::process::id() };
+        let (_, opened) = view.create(&caller, Node::Queue(queue), b"m", 0o644, libc::O_WRONLY).unwrap();
+        let writer = view.writers.lock().values().next().unwrap().clone();
+        let held = writer.lock();
+        thread::scope(|scope| {
+            scope.spawn(|| view.release(opened.handle));
+            while view.open_files() > 0 {
+                thread::yield_now();
+            }
+            scope.spawn(|| view.close());
+            // An end that did not wait would now drop what is still being written.
+            let enough = Instant::now() + Duration::from_millis(200);
+            while view.open_writers() > 0 && Instant::now() < enough {
+                thread::yield_now();
+            }
+            let waits = view.open_writers() == 1;
+            drop(held);
+            assert!(waits);
+        });
+        drop((writer, view));
+        let store = Store::open(dir.path(), QueueConfig::default()).unwrap();
+        assert_eq!(store.queue(queue).unwrap().counters.ready, 1);
     }
 }
