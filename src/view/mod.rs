@@ -16,6 +16,7 @@ mod batch;
 mod control;
 mod create;
 mod deadlines;
+mod descriptors;
 mod draft;
 mod handles;
 mod held;

@@ -66,7 +66,7 @@ impl StatmFile {
     }
 
     /// The process is about to run another program, and closes what that is not to have: its memory holds no program yet.
-    fn between_programs(&self) -> bool {
+    pub fn between_programs(&self) -> bool {
         self.pages().is_some_and(|(all, program)| all > 0 && program == 0)
     }
 

@@ -16,6 +16,7 @@
 //! that a message has is kept for it as long as it is written.
 
 mod closing;
+mod empty;
 mod room;
 
 use std::sync::Arc;

@@ -54,11 +54,7 @@ impl View {
         if let Some(Unmet { bytes: true, why }) = writer.unmet {
             return done(Err(why.error()));
         }
-        // An empty message is committed at its last close only: shells close duplicates before they write.
         if writer.size() == 0 {
-            if writer.has_room() {
-                return done(Ok(()));
-            }
             drop(writer);
             return self.close_empty(shared, tid, done);
         }
@@ -72,7 +68,7 @@ impl View {
                     match synced {
                         // More was written meanwhile: a later close commits it.
                         Ok(()) if writer.version != version => done(Ok(())),
-                        Ok(()) => view.commit(&mut writer, true, done),
+                        Ok(()) => view.commit(&mut writer, true, false, done),
                         Err(error) => {
                             view.abort(&mut writer, Reason::of(&error));
                             done(Err(error));
@@ -80,12 +76,13 @@ impl View {
                     }
                 }));
             }
-            _ => self.commit(&mut writer, false, done),
+            _ => self.commit(&mut writer, false, true, done),
         }
     }
 
     /// Commits a message, hidden; `done` when it is as durable as its queue promises. `synced`: its body file has been synced.
-    fn commit(self: &Arc<Self>, writer: &mut Writer, synced: bool, done: Done) {
+    /// `serving`: this is the thread that serves requests.
+    pub(super) fn commit(self: &Arc<Self>, writer: &mut Writer, synced: bool, serving: bool, done: Done) {
         // Two closes may have waited for the sync of the same body: the second finds the work done.
         let needed = match writer.state {
             Progress::Aborted(why) => return done(Err(why.error())),
@@ -100,8 +97,7 @@ impl View {
         if !writer.durable() {
             return done(Ok(()));
         }
-        // With a large body, this is not the thread that serves requests.
-        self.sync_committed(writer, !synced, done);
+        self.sync_committed(writer, serving, done);
     }
 
     /// Calls `done` when what was committed of a message survives a power cut: at once when it does already, or when nothing was.

@@ -10,11 +10,11 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
-use crate::store::{Done, Patience, Room};
+use crate::store::{Patience, Room};
 
+use super::super::View;
 use super::super::waiters::{Line, Turn};
 use super::super::watch::OVERDUE;
-use super::super::{View, process};
 use super::{Reason, Unmet, Writer};
 
 impl Writer {
@@ -90,39 +90,8 @@ impl View {
         self.wait_for_room(shared, tid, true, attempt, done);
     }
 
-    /// The close of a message without bytes by the process that opened it: it may be the last, so there has to be room from
-    /// now on.
-    pub(super) fn close_empty(self: &Arc<Self>, shared: Arc<Mutex<Writer>>, tid: u32, done: Done) {
-        let attempt = {
-            let view = self.clone();
-            move |writer: &mut Writer, patience| {
-                let room = view.reserve(writer, 1, patience);
-                if room.is_ok() {
-                    writer.unmet = None;
-                }
-                view.whole_or_nothing(writer, room)
-            }
-        };
-        let mut writer = shared.lock();
-        match attempt(&mut writer, Patience::None) {
-            Err(Error::WouldBlock) if process::is_leaving(tid) => {
-                writer.found_no_room(false, &Error::WouldBlock);
-                drop(writer);
-                done(Err(Error::QueueFull));
-            }
-            Err(Error::WouldBlock) => {
-                drop(writer);
-                self.wait_for_room(shared, tid, false, attempt, done);
-            }
-            closed => {
-                drop(writer);
-                done(closed);
-            }
-        }
-    }
-
     /// Lets a call of the thread `tid` wait until `attempt` does not answer [`Error::WouldBlock`]. `bytes`: it is a write.
-    fn wait_for_room(
+    pub(super) fn wait_for_room(
         self: &Arc<Self>,
         shared: Arc<Mutex<Writer>>,
         tid: u32,
