@@ -92,6 +92,14 @@ fn a_child_that_was_killed_and_one_that_ended_are_told_apart() {
 }
 
 #[test]
+fn what_started_before_is_told_from_what_started_since() {
+    let before = ticks();
+    let child = Process::sleep();
+    let start = stat(child.pid()).unwrap().start;
+    assert!(before <= start && start <= ticks(), "{before} {start}");
+}
+
+#[test]
 fn a_stopped_child_is_not_killed() {
     let child = Process::sleep();
     child.signal(Signal::STOP);
@@ -127,6 +135,7 @@ fn a_thread_belongs_to_its_process() {
     let tid = tids.recv().unwrap();
     assert_ne!(tid, own.tgid);
     assert_eq!(tgid(tid), own.tgid);
+    assert!(is_thread_of(tid, own.tgid) && !is_thread_of(tid, tid) && !is_thread_of(tid, 1) && !is_thread_of(0, 0));
     assert_eq!(identity(tid), Some(own));
     assert_eq!(stat(tid).unwrap().tid, tid);
     drop(end);

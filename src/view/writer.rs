@@ -15,6 +15,7 @@
 //! In a queue that lets its producers wait, the first write waits for room, or, as long as there are no bytes, the close. Room
 //! that a message has is kept for it as long as it is written.
 
+mod authors;
 mod closing;
 mod empty;
 mod room;
@@ -31,11 +32,13 @@ use crate::queue::config::{Durability, Names, QueueConfig};
 use crate::store::record::NewMessage;
 use crate::store::{Done, Patience};
 
+use super::View;
 use super::access::Caller;
 use super::attributes::time_ns;
 use super::held::Held;
 use super::staging::{Staging, end_of_write};
-use super::{View, process};
+
+use authors::Authors;
 
 /// A message that is being written.
 pub struct Writer {
@@ -63,14 +66,12 @@ pub struct Writer {
     pub config: Arc<QueueConfig>,
     staging: Staging,
     created: SystemTime,
-    /// The process that opened it; 0 when it is not visible from here.
-    opener: u32,
     /// The user that opened it.
     producer: u32,
     /// Its session, once known.
     session: Option<u32>,
-    /// Threads that opened or wrote it, with their processes.
-    writers: Vec<(u32, u32)>,
+    /// The processes that opened or wrote it.
+    authors: Authors,
     state: Progress,
     /// There are bytes, or attributes, that no commit covers.
     dirty: bool,
@@ -161,8 +162,7 @@ impl Writer {
         caller: &Caller,
         holds_room: bool,
     ) -> Self {
-        let (id, tid) = (new.id, caller.pid);
-        let opener = process::tgid(tid);
+        let id = new.id;
         Self {
             queue: new.queue,
             written_as: written_as.to_vec(),
@@ -177,10 +177,9 @@ impl Writer {
             config,
             staging: Staging::new(id),
             created: SystemTime::now(),
-            opener,
             producer: caller.uid,
             session: None,
-            writers: vec![(tid, opener)],
+            authors: Authors::new(caller.pid),
             state: Progress::Open,
             dirty: true,
             version: 0,
@@ -216,7 +215,7 @@ impl Writer {
 
     /// Whether that process created it.
     pub fn is_opened_by(&self, process: u32) -> bool {
-        process != 0 && self.opener == process
+        process != 0 && self.authors.opener() == process
     }
 
     /// Another open file on it.
@@ -229,16 +228,6 @@ impl Writer {
         self.staging.read_at(offset, size)
     }
 
-    /// The process that a thread belongs to.
-    fn process_of(&self, tid: u32) -> u32 {
-        let known = self.writers.iter().find(|(thread, _)| *thread == tid);
-        known.map_or_else(|| process::tgid(tid), |(_, process)| *process)
-    }
-
-    fn has_written(&self, process: u32) -> bool {
-        self.writers.iter().any(|(_, writer)| *writer == process)
-    }
-
     fn new_message(&self) -> NewMessage {
         NewMessage {
             id: self.id(),
@@ -249,7 +238,7 @@ impl Writer {
             mode: self.mode,
             modified_ns: self.modified_ns,
             accessed_ns: self.accessed_ns,
-            producer_pid: self.opener,
+            producer_pid: self.authors.opener(),
             attributes: self.attributes.clone(),
         }
     }
@@ -347,10 +336,7 @@ impl View {
     ) -> Result<()> {
         let end = end_of_write(offset, data.len())?;
         self.admit(&writer.config, end, end.saturating_sub(writer.size()).max(data.len() as u64))?;
-        if !writer.writers.iter().any(|(thread, _)| *thread == tid) {
-            let process = process::tgid(tid);
-            writer.writers.push((tid, process));
-        }
+        writer.authors.writes(tid);
         self.touched(writer)?;
         self.reserve(writer, end, patience)?;
         writer.staging.write_at(self.store.bodies(), offset, data)

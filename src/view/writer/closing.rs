@@ -20,13 +20,14 @@ impl View {
         };
         let mut writer = shared.lock();
         let done = self.told_when_closed(&writer, tid, done);
-        let process = writer.process_of(tid);
-        let wrote = writer.has_written(process);
-        if wrote && !matches!(writer.state, Progress::Aborted(_)) {
-            if process == writer.opener {
+        let process = writer.authors.closes(tid);
+        // A process that is not visible cannot be told from the opener.
+        let opened = process == writer.authors.opener() || process == 0;
+        if !matches!(writer.state, Progress::Aborted(_)) {
+            if opened {
                 writer.session = writer.session.or_else(|| process::session(tid));
             }
-            if writer.config.abort_on == AbortOn::Killed && self.workers.killed(tid) {
+            if writer.config.abort_on == AbortOn::Killed && self.is_killed_writer(&writer, process, tid) {
                 tracing::warn!(queue = writer.queue, pid = process, "a writer was killed: its message is dropped");
                 self.abort(&mut writer, Reason::Failed);
                 return done(Ok(())); // to a dying process nothing is reported
@@ -47,8 +48,7 @@ impl View {
             // The close that committed it may still wait, or have promised less: an fsync came after it.
             return if writer.durable() { self.sync_committed(&writer, true, done) } else { done(Ok(())) };
         }
-        // A process that is not visible cannot be told from the opener.
-        if !writer.dirty || (process != writer.opener && process != 0) {
+        if !writer.dirty || !opened {
             return done(Ok(()));
         }
         if let Some(Unmet { bytes: true, why }) = writer.unmet {
@@ -78,6 +78,14 @@ impl View {
             }
             _ => self.commit(&mut writer, false, true, done),
         }
+    }
+
+    /// Whether the thread `tid`, of the process of that number, closes because it is killed, and that process has opened or written
+    /// the message.
+    fn is_killed_writer(&self, writer: &Writer, process: u32, tid: u32) -> bool {
+        let killed = writer.authors.may_include(process) && self.workers.killed(tid);
+        // One that is on its way out waits for us, and does not run another program.
+        killed && process::identity(tid).is_some_and(|process| writer.authors.include(process))
     }
 
     /// Commits a message, hidden; `done` when it is as durable as its queue promises. `synced`: its body file has been synced.
@@ -264,7 +272,7 @@ impl View {
 
     /// The name goes on meaning this message to the session that wrote it.
     fn remember_name(&self, writer: &Writer, seq: u64) {
-        let session = writer.session.or_else(|| process::session(writer.opener));
+        let session = writer.session.or_else(|| process::session(writer.authors.opener()));
         if let Some(session) = session {
             let by = names::Writer { session, uid: writer.producer };
             self.names.lock().set(writer.queue, &writer.written_as, by, seq);
