@@ -11,9 +11,10 @@ mod model;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read};
-use std::os::fd::IntoRawFd;
+use std::io::{self, Read, Seek};
+use std::os::fd::{AsRawFd, IntoRawFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, UNIX_EPOCH};
@@ -21,7 +22,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use common::*;
 use model::drive::{Drive, Looks, System, random};
 use model::ops::{BEGINNINGS, HOUR, NOON, QUEUES, tour};
-use model::{Answer, Body, Message, Place, Props, Refusal, State, Tag};
+use model::{Answer, Body, End, Message, Place, Props, Refusal, State, Tag};
 
 struct Mounted {
     mount: Mount,
@@ -39,6 +40,7 @@ fn refused<T>(result: io::Result<T>) -> Answer<T> {
         Some(libc::EDQUOT) => Refusal::Full,
         Some(libc::EAGAIN) => Refusal::Again,
         Some(libc::EPERM) => Refusal::Foreign,
+        Some(libc::EIO) => Refusal::Dropped,
         _ => panic!("{error}"),
     })
 }
@@ -142,7 +144,7 @@ impl System for Mounted {
         self.now
     }
 
-    fn end(&mut self) {
+    fn finish(&mut self) {
         for queue in 0..QUEUES {
             fs::write(self.dir(queue).join(".mq/purge"), "all").unwrap();
             fs::remove_dir(self.dir(queue)).unwrap();
@@ -182,22 +184,44 @@ impl System for Mounted {
         written
     }
 
-    fn flush(&mut self, tag: Tag) {
-        close(self.writers[&tag].1.try_clone().unwrap()).unwrap();
+    fn flush(&mut self, tag: Tag) -> Answer<()> {
+        refused(close(self.writers[&tag].1.try_clone().unwrap()))
     }
 
-    fn close(&mut self, tag: Tag) {
+    fn close(&mut self, tag: Tag) -> Answer<()> {
         let (_, file) = self.writers.remove(&tag).unwrap();
-        close(file).unwrap();
+        refused(close(file))
     }
 
-    fn abort(&mut self, tag: Tag) {
-        let (_, file) = self.writers.remove(&tag).unwrap();
-        let mut killed = Command::new("sh");
-        killed.args(["-c", "printf x; kill -9 $$"]).stdout(file.try_clone().unwrap()).stderr(Stdio::null());
-        killed.status().unwrap();
-        drop(killed);
-        assert!(close(file).is_err(), "a writer was killed");
+    fn end(&mut self, tag: Tag, at: usize, bytes: &str, end: End, counts: bool) -> Answer<()> {
+        const REFUSED: i32 = 9;
+        let mut file = &self.writers[&tag].1;
+        file.seek(io::SeekFrom::Start(at as u64)).unwrap();
+        let ends = match end {
+            End::Killed => "kill -9 $$",
+            End::Failed => "exit 1",
+            End::Well => "exit 0",
+        };
+        let mut process = Command::new("sh");
+        process.args(["-c", &format!("printf %s \"$1\" || exit {REFUSED}; {ends}"), "sh", bytes]).stderr(Stdio::null());
+        let descriptor = file.as_raw_fd();
+        // This process, which opened the file, must not close any of it: that would promise the message.
+        // SAFETY: dup2 is async-signal-safe.
+        unsafe {
+            process.pre_exec(move || match libc::dup2(descriptor, 1) {
+                -1 => Err(io::Error::last_os_error()),
+                _ => Ok(()),
+            });
+        }
+        let ended = process.status().unwrap();
+        if ended.code() == Some(REFUSED) {
+            assert_eq!(self.close(tag), Err(Refusal::Full));
+            return Err(Refusal::Full);
+        }
+        if counts && end == End::Killed {
+            assert_eq!(self.close(tag), Err(Refusal::Dropped));
+        }
+        Ok(())
     }
 
     fn line(&mut self, _queue: usize, _tag: Tag, _text: &str) -> Option<Answer<()>> {

@@ -123,8 +123,8 @@ fn start(plan: &Plan, control: Control) -> Result<Server, Failure> {
     tracing::info!("mounted {} at {}", plan.store.display(), plan.point.display());
     if plan.options.access != Access::Owner && !process::sees_exit_codes_of_others() {
         tracing::warn!(
-            "abort_on = killed works for processes of this user only: without CAP_SYS_PTRACE the exit codes of others \
-             are hidden, and what their killed writers wrote is enqueued"
+            "abort_on = killed and failed work for processes of this user only: without CAP_SYS_PTRACE the exit codes of \
+             others are hidden, and what their killed and failed writers wrote is enqueued"
         );
     }
     if !process::sees_all_processes() {

@@ -43,6 +43,10 @@ pub enum AbortOn {
     /// A process that wrote to it dies of a signal.
     #[default]
     Killed,
+    /// That, or the process that wrote last ends with an exit code other than 0 while it has the file open.
+    Failed,
+    /// That, or the process that wrote last ends, however it does, while it has the file open.
+    Unclosed,
     /// Nothing: whatever was written is enqueued.
     Never,
 }
@@ -233,7 +237,12 @@ struct Key {
 const NAMES: &[(&str, Names)] = &[("sequence", Names::Sequence), ("keep", Names::Keep)];
 const CLAIM: &[(&str, ClaimMode)] = &[("read", ClaimMode::Read), ("rename", ClaimMode::Rename)];
 const DURABILITY: &[(&str, Durability)] = &[("sync", Durability::Sync), ("async", Durability::Async)];
-const ABORT_ON: &[(&str, AbortOn)] = &[("killed", AbortOn::Killed), ("never", AbortOn::Never)];
+const ABORT_ON: &[(&str, AbortOn)] = &[
+    ("killed", AbortOn::Killed),
+    ("failed", AbortOn::Failed),
+    ("unclosed", AbortOn::Unclosed),
+    ("never", AbortOn::Never),
+];
 const RETRY_BACKOFF: &[(&str, RetryBackoff)] =
     &[("fixed", RetryBackoff::Fixed), ("exponential", RetryBackoff::Exponential)];
 const EXPIRED: &[(&str, Expired)] = &[("dead", Expired::Dead), ("drop", Expired::Drop)];
@@ -263,7 +272,7 @@ const TABLE: &[Key] = &[
     },
     Key {
         name: "abort_on",
-        allowed: "killed or never",
+        allowed: "killed, failed, unclosed or never",
         get: |config| word(ABORT_ON, config.abort_on),
         set: |config, text| put(&mut config.abort_on, choice(ABORT_ON, text)),
     },

@@ -204,13 +204,14 @@ proptest! {
         max_deliveries: u32,
         sizes: [u64; 3],
         numbers in (1..=10_u8, 1..=100_000_u32),
+        abort_on in prop::sample::select(ABORT_ON),
         dead_letter in "([a-z]{1,5}(/[a-z .]{1,5}x){0,2})?",
     ) {
         let config = QueueConfig {
             names: if modes[3] { Names::Sequence } else { Names::Keep },
             claim: if modes[0] { ClaimMode::Read } else { ClaimMode::Rename },
             durability: if modes[1] { Durability::Sync } else { Durability::Async },
-            abort_on: if modes[2] { AbortOn::Killed } else { AbortOn::Never },
+            abort_on: abort_on.1,
             visibility_timeout: Duration::from_millis(times[0]),
             max_lease: Duration::from_millis(times[1]),
             max_deliveries,

@@ -28,6 +28,8 @@ struct Writer {
     new: NewMessage,
     /// Its queue was limited when it was opened.
     limited: bool,
+    /// Whoever wrote last ended as none may.
+    unfinished: bool,
     bytes: Vec<u8>,
     /// Committed, hidden.
     seq: Option<u64>,

@@ -208,7 +208,7 @@ impl View {
         let writer = self.writer(id)?;
         let mut writer = writer.lock();
         if flags.truncates() {
-            self.truncate_message(&mut writer, 0)?;
+            self.truncate_message(&mut writer, caller.pid, 0)?;
         }
         writer.reopened();
         Ok(Opened { direct: true, ..Opened::plain(self.handles.add(caller, Handle::Writer(id))) })

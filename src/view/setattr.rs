@@ -65,7 +65,7 @@ impl View {
             }
             Node::Queue(_) | Node::Batch(_) => {}
             Node::Message(seq, via) | Node::Granted(seq, via) => self.change_message(caller, seq, via, change)?,
-            Node::Writer(id) => self.change_writer(id, change)?,
+            Node::Writer(id) => self.change_writer(caller, id, change)?,
             Node::Draft(id) => self.change_draft(id, change)?,
             // `> config` truncates; what is written next names what is to change. Lines are only ever added.
             Node::Config(_) | Node::Lines(..) | Node::Nack(_) | Node::Purge(_) if !change.owner_or_mode() => {}
@@ -112,11 +112,11 @@ impl View {
         Ok(())
     }
 
-    fn change_writer(&self, id: u64, change: Change) -> Result<()> {
+    fn change_writer(&self, caller: &Caller, id: u64, change: Change) -> Result<()> {
         let writer = self.writer(id)?;
         let mut writer = writer.lock();
         if let Some(size) = change.size {
-            self.truncate_message(&mut writer, size)?;
+            self.truncate_message(&mut writer, caller.pid, size)?;
         }
         if change.owner_or_mode() || change.times() {
             self.touched(&mut writer)?;

@@ -10,7 +10,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::queue::worker::{ProcessId, Worker};
 
-use super::process::{self, StatmFile};
+use super::process::{self, ProcessStat, StatmFile};
 
 /// So many processes are remembered, each with two descriptors.
 const REMEMBERED: usize = 64;
@@ -76,14 +76,19 @@ impl Workers {
         known.open.as_ref().map_or_else(|| process::exiting(tid), |open| open.statm.exiting())
     }
 
+    /// How a thread that closes a file ends, if it does so because it is on its way out.
+    pub fn ending(&self, tid: u32) -> Option<ProcessStat> {
+        if self.exiting(tid) { process::stat(tid).filter(|stat| stat.exiting) } else { None }
+    }
+
     /// A thread that closes a file does so because its process is dying of a signal.
     pub fn killed(&self, tid: u32) -> bool {
-        self.exiting(tid) && process::stat(tid).is_some_and(|stat| stat.killed())
+        self.ending(tid).is_some_and(|stat| stat.killed())
     }
 
     /// A thread that closes a file does so because its process is dying of a signal, or ends with a status that is not 0.
     pub fn failed(&self, tid: u32) -> bool {
-        self.exiting(tid) && process::stat(tid).is_some_and(|stat| stat.exit_code != 0)
+        self.ending(tid).is_some_and(|stat| stat.exit_code != 0)
     }
 }
 

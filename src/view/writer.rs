@@ -18,6 +18,7 @@
 mod authors;
 mod closing;
 mod empty;
+mod endings;
 mod room;
 
 use std::sync::Arc;
@@ -39,6 +40,7 @@ use super::held::Held;
 use super::staging::{Staging, end_of_write};
 
 use authors::Authors;
+use endings::Unfinished;
 
 /// A message that is being written.
 pub struct Writer {
@@ -72,6 +74,8 @@ pub struct Writer {
     session: Option<u32>,
     /// The processes that opened or wrote it.
     authors: Authors,
+    /// Whoever wrote last had not finished when it ended.
+    unfinished: Option<Unfinished>,
     state: Progress,
     /// There are bytes, or attributes, that no commit covers.
     dirty: bool,
@@ -180,6 +184,7 @@ impl Writer {
             producer: caller.uid,
             session: None,
             authors: Authors::new(caller.pid),
+            unfinished: None,
             state: Progress::Open,
             dirty: true,
             version: 0,
@@ -336,27 +341,29 @@ impl View {
     ) -> Result<()> {
         let end = end_of_write(offset, data.len())?;
         self.admit(&writer.config, end, end.saturating_sub(writer.size()).max(data.len() as u64))?;
-        writer.authors.writes(tid);
+        writer.note_change(tid);
         self.touched(writer)?;
         self.reserve(writer, end, patience)?;
         writer.staging.write_at(self.store.bodies(), offset, data)
     }
 
-    /// Cuts or extends a new message. [`Error::WouldBlock`], and nothing done, when there is no room and it is worth trying again.
-    pub(super) fn truncate_message(&self, writer: &mut Writer, size: u64) -> Result<()> {
+    /// Cuts or extends a new message, for the thread `tid`. [`Error::WouldBlock`], and nothing done, when there is no room and it is
+    /// worth trying again.
+    pub(super) fn truncate_message(&self, writer: &mut Writer, tid: u32, size: u64) -> Result<()> {
         if let Progress::Aborted(why) = writer.state {
             return Err(why.error());
         }
-        let cut = self.truncate_admitted(writer, size);
+        let cut = self.truncate_admitted(writer, tid, size);
         if let Err(error @ Error::WouldBlock) = &cut {
             writer.found_no_room(true, error);
         }
         self.whole_or_nothing(writer, cut)
     }
 
-    fn truncate_admitted(&self, writer: &mut Writer, size: u64) -> Result<()> {
+    fn truncate_admitted(&self, writer: &mut Writer, tid: u32, size: u64) -> Result<()> {
         let more = size.saturating_sub(writer.size());
         self.admit(&writer.config, size, more)?;
+        writer.note_change(tid);
         self.touched(writer)?;
         if more > 0 {
             self.reserve(writer, size, Patience::None)?;

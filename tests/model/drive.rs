@@ -8,14 +8,14 @@ use proptest::collection::vec;
 use proptest::test_runner::{Config as Runs, RngAlgorithm, TestError, TestRng, TestRunner};
 
 use super::ops::{HOUR, Op, QUEUES, beginnings, op};
-use super::{Answer, Body, Message, Model, Place, Props, STATES, State, Tag};
+use super::{Answer, Body, End, Message, Model, Place, Props, STATES, State, Tag};
 
 /// What is driven: it does what the methods say, by the ways that its users have.
 pub trait System {
     /// Makes [`QUEUES`] empty queues that begin as [`super::ops::BEGINNINGS`] says; gives the time.
     fn begin(&mut self) -> u64;
     /// Removes the queues with all that they hold, which leaves nothing behind.
-    fn end(&mut self);
+    fn finish(&mut self);
     /// Sets the clock. When something is `due` by it, a system that [`CAN_BE_LATE`](System::CAN_BE_LATE) has done that when this
     /// returns, and another one begins to.
     fn set_clock(&mut self, now: u64, due: bool);
@@ -28,10 +28,11 @@ pub trait System {
     fn open(&mut self, queue: usize, tag: Tag, props: Props) -> Answer<()>;
     /// Writes the bytes after the first `at`. After a refusal, nothing more is done with the writer.
     fn write(&mut self, tag: Tag, at: usize, bytes: &str) -> Answer<()>;
-    fn flush(&mut self, tag: Tag);
-    fn close(&mut self, tag: Tag);
-    /// Kills the writer, before or after it has written these bytes.
-    fn abort(&mut self, tag: Tag);
+    fn flush(&mut self, tag: Tag) -> Answer<()>;
+    fn close(&mut self, tag: Tag) -> Answer<()>;
+    /// A process of its own writes the bytes after the first `at` and ends so with the file open; `counts`: as none may in its
+    /// queue. When it is killed then, or the write is refused, nothing more is done with the writer.
+    fn end(&mut self, tag: Tag, at: usize, bytes: &str, end: End, counts: bool) -> Answer<()>;
     /// Enqueues in one step; `None` where there is no way to.
     fn line(&mut self, queue: usize, tag: Tag, text: &str) -> Option<Answer<()>>;
     fn draft(&mut self, queue: usize, tag: Tag, text: &str, props: Props);
@@ -123,7 +124,7 @@ impl<'a, S: System> Drive<'a, S> {
         let left: Vec<Tag> = drive.model.writers.keys().copied().collect();
         left.into_iter().for_each(|tag| drive.close(tag));
         drive.compare(true);
-        drive.system.end();
+        drive.system.finish();
     }
 
     /// Time passes. A system that can be late does what is due at [`Op::Wait`] only.
@@ -186,15 +187,17 @@ impl<'a, S: System> Drive<'a, S> {
                 if let Some(tag) = pick(&self.model.writers, *n)
                     && self.model.writers[&tag].props.id == 0
                 {
-                    self.system.flush(tag);
-                    self.model.flush(tag);
+                    assert_eq!(self.system.flush(tag), self.model.flush(tag));
                 }
             }
             Op::Close { n } => pick(&self.model.writers, *n).into_iter().for_each(|tag| self.close(tag)),
-            Op::Abort { n } => {
+            Op::End { n, len, end } => {
                 if let Some(tag) = pick(&self.model.writers, *n) {
-                    self.system.abort(tag);
-                    self.model.abort(tag);
+                    let at = self.model.writers[&tag].len;
+                    let text = Body { of: tag, len: at + len }.text();
+                    let counts = self.model.writers[&tag].abort_on.counts(*end);
+                    let answer = self.system.end(tag, at, &text[at..], *end, counts);
+                    assert_eq!(answer, self.model.write(tag, *len).map(|()| self.model.end(tag, *end)));
                 }
             }
             Op::Line { q, len } => {
@@ -324,8 +327,7 @@ impl<'a, S: System> Drive<'a, S> {
     }
 
     fn close(&mut self, tag: Tag) {
-        self.system.close(tag);
-        self.model.close(tag);
+        assert_eq!(self.system.close(tag), self.model.close(tag));
         self.settle();
     }
 

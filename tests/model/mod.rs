@@ -184,21 +184,19 @@ impl Model {
     /// `open` of a new message: one that is being written counts, with a byte at least.
     pub fn open(&mut self, queue: usize, tag: Tag, props: Props) -> Answer<()> {
         self.admit(queue, (1, 1))?;
-        let limited = self.is_limited(queue);
+        let (limited, abort_on) = (self.is_limited(queue), self.queues[queue].config.abort_on);
         let reserved = if limited { (1, 1) } else { (0, 0) };
-        self.writers.insert(tag, Writer { queue, props, len: 0, limited, reserved, promised: None });
+        let writer = Writer { queue, props, len: 0, limited, abort_on, unfinished: false, reserved, promised: None };
+        self.writers.insert(tag, writer);
         Ok(())
     }
 
     /// `write`, of at least a byte. One that is refused drops the message as a whole.
     pub fn write(&mut self, tag: Tag, more: usize) -> Answer<()> {
-        let Writer { queue, len, limited, .. } = self.writers[&tag];
-        let room = self.is_limited(queue).then_some((1, len as u64));
+        let Writer { queue, limited, .. } = self.writers[&tag];
+        self.retract(tag);
         let writer = self.writers.get_mut(&tag).expect("an open writer");
-        if writer.promised.take().is_some() {
-            writer.reserved = room.unwrap_or_default();
-        }
-        writer.len += more;
+        (writer.len, writer.unfinished) = (writer.len + more, false);
         let need = (1, writer.reserved.1.max(writer.len as u64));
         if limited && need != writer.reserved {
             if !self.fits(queue, need, Some(tag)) {
@@ -211,21 +209,51 @@ impl Model {
         Ok(())
     }
 
+    /// What a close has promised is not so any more.
+    fn retract(&mut self, tag: Tag) {
+        let Writer { queue, len, .. } = self.writers[&tag];
+        let room = self.is_limited(queue).then_some((1, len as u64));
+        let writer = self.writers.get_mut(&tag).expect("an open writer");
+        if writer.promised.take().is_some() {
+            writer.reserved = room.unwrap_or_default();
+        }
+    }
+
+    /// The process that wrote last ends, and has not closed the file.
+    pub fn end(&mut self, tag: Tag, end: End) {
+        match self.writers[&tag].abort_on.counts(end) {
+            true if end == End::Killed => self.abort(tag),
+            true => {
+                self.retract(tag);
+                self.writers.get_mut(&tag).expect("an open writer").unfinished = true;
+            }
+            false => {}
+        }
+    }
+
     /// A close of one descriptor of several, by the process that opened the file. (Ids are left out: whose they are shows at
     /// the last close only.)
-    pub fn flush(&mut self, tag: Tag) {
-        let Writer { queue, props, len, .. } = self.writers[&tag];
+    pub fn flush(&mut self, tag: Tag) -> Answer<()> {
+        let Writer { queue, props, len, unfinished, .. } = self.writers[&tag];
+        if unfinished {
+            return Err(Refusal::Dropped);
+        }
         if len == 0 || props.id > 0 || self.writers[&tag].promised.is_some() {
-            return;
+            return Ok(());
         }
         let promised = self.make(queue, tag, Body { of: tag, len }, props);
         let writer = self.writers.get_mut(&tag).expect("an open writer");
         (writer.promised, writer.reserved) = (promised, (0, 0));
         self.drop_oldest(queue, &[tag]);
+        Ok(())
     }
 
     /// The last close. It makes the message's place.
-    pub fn close(&mut self, tag: Tag) {
+    pub fn close(&mut self, tag: Tag) -> Answer<()> {
+        if self.writers[&tag].unfinished {
+            self.abort(tag);
+            return Err(Refusal::Dropped);
+        }
         let Writer { queue, props, len, promised, .. } = self.writers.remove(&tag).expect("an open writer");
         let seq = self.number();
         let message = match promised {
@@ -237,10 +265,11 @@ impl Model {
             self.drop_oldest(queue, &[tag]);
             self.drop_oldest(queue, &[]);
         }
+        Ok(())
     }
 
-    /// A writer is killed.
-    pub fn abort(&mut self, tag: Tag) {
+    /// A message that is being written is dropped.
+    fn abort(&mut self, tag: Tag) {
         let writer = self.writers.remove(&tag).expect("an open writer");
         self.count(writer.queue, "aborted_total");
     }

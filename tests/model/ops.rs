@@ -4,7 +4,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::{Config, Place, Props};
+use super::{AbortOn, Config, End, Place, Props};
 
 const SECOND: u64 = 1000;
 pub const HOUR: u64 = 3600 * SECOND;
@@ -40,8 +40,11 @@ pub enum Op {
     Close {
         n: usize,
     },
-    Abort {
+    /// A process writes, and ends so while it has the file open.
+    End {
         n: usize,
+        len: usize,
+        end: End,
     },
     Draft {
         q: usize,
@@ -118,6 +121,7 @@ pub enum Setting {
     DropOldest(bool),
     DedupWindow(u64),
     Paused(bool, bool),
+    AbortOn(AbortOn),
 }
 
 /// Where dead letters go.
@@ -154,6 +158,10 @@ impl Setting {
             Setting::DedupWindow(ms) => ("dedup_window", format!("{ms}ms")),
             Setting::Paused(false, out) => ("paused", word(out, "out", "no")),
             Setting::Paused(true, out) => ("paused", word(out, "both", "in")),
+            Setting::AbortOn(AbortOn::Killed) => ("abort_on", "killed".to_owned()),
+            Setting::AbortOn(AbortOn::Failed) => ("abort_on", "failed".to_owned()),
+            Setting::AbortOn(AbortOn::Unclosed) => ("abort_on", "unclosed".to_owned()),
+            Setting::AbortOn(AbortOn::Never) => ("abort_on", "never".to_owned()),
         };
         format!("{key} = {value}\n")
     }
@@ -174,6 +182,7 @@ impl Setting {
             Setting::DropOldest(yes) => config.drop_oldest = yes,
             Setting::DedupWindow(ms) => config.dedup_window = ms,
             Setting::Paused(incoming, outgoing) => (config.paused_in, config.paused_out) = (incoming, outgoing),
+            Setting::AbortOn(abort_on) => config.abort_on = abort_on,
         }
     }
 }
@@ -187,6 +196,7 @@ pub const BEGINNINGS: [&str; QUEUES] = ["", "priorities = 3\n", "names = keep\n"
 pub fn beginnings() -> [Config; QUEUES] {
     let plain = Config {
         keep: false,
+        abort_on: AbortOn::Killed,
         priorities: 1,
         visibility_timeout: 30 * SECOND,
         max_lease: 12 * HOUR,
@@ -234,6 +244,7 @@ fn setting() -> impl Strategy<Value = Setting> {
         times(&[0, HOUR, 2 * HOUR]).prop_map(Setting::DedupWindow),
         select(&[(false, false), (false, false), (true, false), (false, true), (true, true)][..])
             .prop_map(|(incoming, outgoing)| Setting::Paused(incoming, outgoing)),
+        select(&[AbortOn::Killed, AbortOn::Failed, AbortOn::Unclosed, AbortOn::Never][..]).prop_map(Setting::AbortOn),
     ]
 }
 
@@ -258,7 +269,8 @@ pub fn op() -> impl Strategy<Value = Op> {
         3 => (n(), 1..40_usize).prop_map(|(n, len)| Op::Write { n, len }),
         2 => n().prop_map(|n| Op::Flush { n }),
         3 => n().prop_map(|n| Op::Close { n }),
-        1 => n().prop_map(|n| Op::Abort { n }),
+        2 => (n(), 1..40_usize, select(&[End::Killed, End::Failed, End::Well][..]))
+            .prop_map(|(n, len, end)| Op::End { n, len, end }),
         2 => (q(), len(), props()).prop_map(|(q, len, props)| Op::Draft { q, len, props }),
         3 => (n(), q(), any::<bool>()).prop_map(|(n, q, link)| Op::Publish { n, q, link }),
         1 => n().prop_map(|n| Op::Discard { n }),
@@ -319,7 +331,17 @@ pub fn tour() -> Vec<Op> {
         Op::Close { n: 0 },
         Op::Open { q: 1, props: plain },
         Op::Write { n: 0, len: 7 },
-        Op::Abort { n: 0 },
+        Op::End { n: 0, len: 3, end: End::Killed },
+        set(1, Setting::AbortOn(AbortOn::Failed)),
+        Op::Open { q: 1, props: plain },
+        Op::Write { n: 0, len: 7 },
+        Op::Flush { n: 0 },
+        Op::End { n: 0, len: 3, end: End::Well },
+        Op::End { n: 0, len: 3, end: End::Failed },
+        Op::Flush { n: 0 },
+        Op::Write { n: 0, len: 1 },
+        Op::End { n: 0, len: 3, end: End::Failed },
+        Op::Close { n: 0 },
         Op::Draft { q: 0, len: 3, props: Props { priority: 2, ..plain } },
         Op::Publish { n: 0, q: 1, link: true },
         Op::Publish { n: 0, q: 0, link: false },

@@ -29,6 +29,8 @@ pub enum Refusal {
     Again,
     /// No transition leads there.
     Foreign,
+    /// The message is dropped, unless somebody writes again.
+    Dropped,
 }
 
 pub type Answer<T> = Result<T, Refusal>;
@@ -107,6 +109,34 @@ pub enum Deadline {
     Expires,
 }
 
+/// How a process ends that has the file open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Killed,
+    Failed,
+    Well,
+}
+
+/// What drops a message that is being written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AbortOn {
+    Killed,
+    Failed,
+    Unclosed,
+    Never,
+}
+
+impl AbortOn {
+    /// Whether a process that wrote last and ends so has not finished.
+    pub fn counts(self, end: End) -> bool {
+        match end {
+            End::Killed => self != AbortOn::Never,
+            End::Failed => matches!(self, AbortOn::Failed | AbortOn::Unclosed),
+            End::Well => self == AbortOn::Unclosed,
+        }
+    }
+}
+
 /// A message that is being written.
 #[derive(Clone, Debug)]
 pub struct Writer {
@@ -115,6 +145,10 @@ pub struct Writer {
     pub len: usize,
     /// Its queue was limited when it was opened: its bytes are admitted as they are written.
     pub limited: bool,
+    /// What its queue did about writers that end, when it was opened.
+    pub abort_on: AbortOn,
+    /// The process that wrote last has ended as none may: the message is dropped at the last close.
+    pub unfinished: bool,
     /// What it counts for in a limited queue as long as it is not promised.
     pub reserved: Room,
     /// A close has promised all bytes so far: this is there after a crash.
@@ -132,6 +166,7 @@ pub struct Draft {
 #[derive(Clone, Debug)]
 pub struct Config {
     pub keep: bool,
+    pub abort_on: AbortOn,
     pub priorities: u8,
     pub visibility_timeout: u64,
     pub max_lease: u64,

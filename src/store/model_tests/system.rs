@@ -8,7 +8,7 @@ use super::super::tests::{NOBODY, keys_in, open, queue};
 use super::super::{BatchFile, ClaimEnd, Enqueued, NewQueue, Onto, Patience, Published, ROOT, Room};
 use super::model::drive::{Looks, System};
 use super::model::ops::{BEGINNINGS, HOUR, QUEUES};
-use super::model::{Answer, Body, Message, Place, Props, Refusal, STATES, State, Tag};
+use super::model::{Answer, Body, End, Message, Place, Props, Refusal, STATES, State, Tag};
 use super::{Tested, Writer, refused, store_state};
 use crate::error::{Error, Result};
 use crate::queue::config::QueueConfig;
@@ -33,7 +33,7 @@ impl System for Tested {
         self.now
     }
 
-    fn end(&mut self) {
+    fn finish(&mut self) {
         for number in 0..QUEUES {
             self.purge(number, &STATES, true);
             let mut drafts = Vec::new();
@@ -75,13 +75,15 @@ impl System for Tested {
             false => Ok(()),
         };
         self.answer(queue, admitted)?;
-        self.writers.insert(tag, Writer { new, limited: config.is_limited(), bytes: Vec::new(), seq: None });
+        let limited = config.is_limited();
+        self.writers.insert(tag, Writer { new, limited, unfinished: false, bytes: Vec::new(), seq: None });
         Ok(())
     }
 
     fn write(&mut self, tag: Tag, at: usize, bytes: &str) -> Answer<()> {
         let (now, writer) = (self.now, self.writers.get_mut(&tag).unwrap());
         assert_eq!(at, writer.bytes.len());
+        writer.unfinished = false;
         writer.bytes.extend(bytes.bytes());
         let (queue, id, length) = (writer.new.queue, writer.new.id, writer.bytes.len() as u64);
         let store = self.store.as_ref().unwrap();
@@ -99,14 +101,22 @@ impl System for Tested {
         refused(admitted)
     }
 
-    fn flush(&mut self, tag: Tag) {
+    fn flush(&mut self, tag: Tag) -> Answer<()> {
         let writer = &self.writers[&tag];
+        if writer.unfinished {
+            return Err(Refusal::Dropped);
+        }
         if writer.seq.is_none() && !writer.bytes.is_empty() {
             assert!(self.commit(tag).seq().is_some());
         }
+        Ok(())
     }
 
-    fn close(&mut self, tag: Tag) {
+    fn close(&mut self, tag: Tag) -> Answer<()> {
+        if self.writers[&tag].unfinished {
+            self.abort(tag);
+            return Err(Refusal::Dropped);
+        }
         let Writer { new, seq, .. } = &self.writers[&tag];
         let (queue, id) = (new.queue, new.id);
         let enqueued = match *seq {
@@ -122,15 +132,17 @@ impl System for Tested {
             }
         }
         self.writers.remove(&tag);
+        Ok(())
     }
 
-    fn abort(&mut self, tag: Tag) {
-        let Writer { new, seq, .. } = self.writers.remove(&tag).unwrap();
-        if let Some(seq) = seq {
-            self.store().retract(new.queue, seq, self.now).unwrap();
+    fn end(&mut self, tag: Tag, at: usize, bytes: &str, end: End, counts: bool) -> Answer<()> {
+        self.write(tag, at, bytes)?;
+        if counts && end == End::Killed {
+            self.abort(tag);
+        } else if counts {
+            self.writers.get_mut(&tag).unwrap().unfinished = true;
         }
-        self.store().count_aborted(new.queue, self.now).unwrap();
-        self.store().release(new.queue, new.id);
+        Ok(())
     }
 
     fn line(&mut self, queue: usize, tag: Tag, text: &str) -> Option<Answer<()>> {
@@ -309,6 +321,18 @@ impl System for Tested {
         let oldest = self.store().oldest_ready(self.queues[queue]).unwrap();
         stats.extend(oldest.map(|since| ("oldest_ready_age_ms".to_owned(), self.now.saturating_sub(since))));
         stats
+    }
+}
+
+impl Tested {
+    /// What is being written is dropped.
+    fn abort(&mut self, tag: Tag) {
+        let Writer { new, seq, .. } = self.writers.remove(&tag).unwrap();
+        if let Some(seq) = seq {
+            self.store().retract(new.queue, seq, self.now).unwrap();
+        }
+        self.store().count_aborted(new.queue, self.now).unwrap();
+        self.store().release(new.queue, new.id);
     }
 }
 

@@ -85,15 +85,19 @@ impl View {
         let mut writer = shared.lock();
         let enqueued = writer.enqueued;
         if !writer.parts.is_empty()
-            && self.workers.exiting(tid)
+            && let Some(end) = self.workers.ending(tid)
             && let Some(at) = writer.part_of(process::identity(tid))
         {
             let mut part = writer.parts.swap_remove(at);
-            let abort = self.store.config(writer.each.queue).is_ok_and(|config| config.abort_on == AbortOn::Killed);
-            if abort && self.workers.killed(tid) {
-                self.drop_line(&writer, &mut part, "its writer was killed");
-            } else {
-                self.finish_line(&mut writer, part);
+            // A queue that is gone takes no line anyway.
+            let abort_on = self.store.config(writer.each.queue).map_or(AbortOn::Killed, |config| config.abort_on);
+            match abort_on {
+                AbortOn::Killed | AbortOn::Failed | AbortOn::Unclosed if end.killed() => {
+                    self.drop_line(&writer, &mut part, "its writer was killed");
+                }
+                AbortOn::Failed if end.exit_code != 0 => self.drop_line(&writer, &mut part, "its writer failed"),
+                AbortOn::Unclosed => self.drop_line(&writer, &mut part, "its writer ended without closing"),
+                _ => self.finish_line(&mut writer, part),
             }
             self.count_parts(&mut writer);
         }

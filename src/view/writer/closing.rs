@@ -5,7 +5,6 @@ use std::sync::atomic::Ordering;
 
 use crate::clock;
 use crate::error::{Error, Result};
-use crate::queue::config::AbortOn;
 use crate::store::{Done, Enqueued, Patience};
 
 use super::super::{View, names, process};
@@ -27,10 +26,11 @@ impl View {
             if opened {
                 writer.session = writer.session.or_else(|| process::session(tid));
             }
-            if writer.config.abort_on == AbortOn::Killed && self.is_killed_writer(&writer, process, tid) {
-                tracing::warn!(queue = writer.queue, pid = process, "a writer was killed: its message is dropped");
-                self.abort(&mut writer, Reason::Failed);
+            if self.note_end(&mut writer, process, tid) {
                 return done(Ok(())); // to a dying process nothing is reported
+            }
+            if writer.unfinished.is_some() {
+                return done(if opened { writer.refuse_unfinished() } else { Ok(()) });
             }
         }
         match writer.state {
@@ -66,8 +66,8 @@ impl View {
                     let synced = view.store.bodies().sync(id, &file);
                     let mut writer = shared.lock();
                     match synced {
-                        // More was written meanwhile: a later close commits it.
-                        Ok(()) if writer.version != version => done(Ok(())),
+                        // More was written meanwhile, and a later close commits it; or whoever wrote has not finished.
+                        Ok(()) if writer.version != version => done(writer.refuse_unfinished()),
                         Ok(()) => view.commit(&mut writer, true, false, done),
                         Err(error) => {
                             view.abort(&mut writer, Reason::of(&error));
@@ -78,14 +78,6 @@ impl View {
             }
             _ => self.commit(&mut writer, false, true, done),
         }
-    }
-
-    /// Whether the thread `tid`, of the process of that number, closes because it is killed, and that process has opened or written
-    /// the message.
-    fn is_killed_writer(&self, writer: &Writer, process: u32, tid: u32) -> bool {
-        let killed = writer.authors.may_include(process) && self.workers.killed(tid);
-        // One that is on its way out waits for us, and does not run another program.
-        killed && process::identity(tid).is_some_and(|process| writer.authors.include(process))
     }
 
     /// Commits a message, hidden; `done` when it is as durable as its queue promises. `synced`: its body file has been synced.
@@ -187,6 +179,9 @@ impl View {
             return;
         }
         self.writers.lock().remove(&id);
+        if self.drop_if_unfinished(&mut writer) {
+            return;
+        }
         let promised = writer.is_promised();
         match self.finish(&mut writer) {
             Ok(Some(seq)) => {

@@ -88,10 +88,11 @@ impl View {
             Others::Some | Others::Unknown | Others::TooMany => done(Ok(())),
             Others::None => {
                 let mut writer = shared.lock();
-                // Another process has written meanwhile: a later close commits it.
+                // Another process has written meanwhile, and a later close commits it; or it has not finished.
                 if writer.version != version {
+                    let answer = writer.refuse_unfinished();
                     drop(writer);
-                    return done(Ok(()));
+                    return done(answer);
                 }
                 self.commit(&mut writer, false, serving, done);
             }
