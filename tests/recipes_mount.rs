@@ -98,7 +98,7 @@ fn upgrading_under_load() {
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_mqfs"), served.dir.path().join("mqfs")).unwrap();
     served.run("mqfs mount -o allow_other lib/mqfs srv/mq && mkdir srv/mq/jobs");
     let handled = || fs::read_to_string(served.dir.path().join("handled")).unwrap_or_default();
-    let _worker = served.spawn("while sleep 0.1; do mqfs consume -q srv/mq/jobs -- handle 2> worker || true; done");
+    let _worker = served.spawn("exec mqfs consume -q srv/mq/jobs -- handle 2> worker");
     let sends = recipe("Upgrading under load 2").replace("sleep 1", "sleep 0.05");
     let _producer = served.spawn(&format!(
         "for n in $(seq 300); do echo $n > report.csv; {{ {}; }} 2> producer; done",
@@ -187,4 +187,19 @@ fn bodies_of_dead_letters() {
     assert_eq!(served.run(bodies).trim_end(), "one");
     served.script(copies).status().unwrap();
     assert_eq!(served.run("mqfs export lib/mqfs-again | grep -c '\"type\":\"message\"'"), "2\n");
+}
+
+#[test]
+fn a_worker_of_cron() {
+    let served = Served::mounted();
+    let deliver = "#!/bin/sh\nread -r to\ncase $to in wrong) exit 65;; away) exit 75;; esac\n";
+    program(&served.dir.path().join("bin/deliver"), deliver);
+    served.run("cd srv/mq && mkdir urgent bulk && for to in wrong away there; do echo $to > bulk/$to; done");
+    served.run("echo there > srv/mq/urgent/there");
+    let ran = served.script(&format!("cd srv/mq\n{}", recipe("From .Xr cron 8"))).output().unwrap();
+    assert_eq!(ran.status.code(), Some(1), "it failed, so that cron mails what is said: {ran:?}");
+    assert_eq!(String::from_utf8_lossy(&ran.stderr).lines().count(), 2, "{ran:?}");
+    let left = served.run("cd srv/mq && ls urgent bulk bulk/.mq/delayed bulk/.mq/dead");
+    let left: Vec<&str> = left.lines().filter_map(|line| line.split_once('-').map(|(_, name)| name)).collect();
+    assert_eq!(left, ["wrong", "away"]);
 }

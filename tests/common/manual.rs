@@ -45,7 +45,7 @@ fn shown(line: &str) -> String {
 }
 
 /// Those of mqfs(7) and mqfs(1) that are run by a test, by the beginnings of their titles.
-pub const RUN: [&str; 24] = [
+pub const RUN: [&str; 25] = [
     "A worker that waits for messages",
     "The same with several messages",
     "Take one message",
@@ -70,6 +70,7 @@ pub const RUN: [&str; 24] = [
     "Enqueue what a program says",
     "A backup every hour",
     "The bodies of the dead letters",
+    "From .Xr cron 8",
 ];
 
 /// Configuration of other programs, and what needs a terminal. (`mount8.rs` has the line of fstab.)
