@@ -214,6 +214,43 @@ fn programs_that_destroy_or_claim_what_they_find() {
     assert_eq!(p.mount.stats("q")["acked_total"], 2);
 }
 
+/// Runs a batch of sftp's commands beside a server of its own.
+fn sftp(options: &str, commands: &str) -> String {
+    format!("exec sftp -q {options} -b - -D /usr/lib/openssh/sftp-server <<< $'{commands}'")
+}
+
+#[test]
+fn uploads_by_sftp() {
+    let p = Place::new();
+    p.mount.sh(&recipe("Uploads by SFTP")).ok();
+    let uploads = p.mount.path().join("uploads");
+    assert_eq!(mode(&uploads), 0o1733);
+    let body = "x".repeat(4 << 20);
+    fs::write(p.mount.scratch().join("big"), &body).unwrap();
+    fs::write(p.mount.scratch().join("half"), &body[..1 << 20]).unwrap();
+    p.mount.sh(&sftp("", &format!("put {}/big uploads/whole", p.mount.scratch().display()))).succeeds();
+    assert!(p.mount.bodies("uploads") == [body.as_str()], "whole");
+
+    // The client vanishes, and its server ends in order.
+    let vanishes = sftp("-l 8", &format!("put {}/big uploads/cut", p.mount.scratch().display()));
+    let client = p.mount.spawn(&vanishes);
+    wait_until(|| p.mount.stats("")["writers"] == 1);
+    client.signal(libc::SIGKILL);
+    wait_until(|| p.mount.stats("")["writers"] == 0);
+    assert_eq!(p.mount.bodies("uploads").len(), 1);
+    assert_eq!(p.mount.stats("uploads")["aborted_total"], 1);
+
+    // An upload that is interrupted, resumed, and renamed.
+    let scratch = p.mount.scratch();
+    let scratch = scratch.display();
+    p.mount.sh(&sftp("", &format!("put {scratch}/half uploads/.late"))).succeeds();
+    assert_eq!(p.mount.bodies("uploads").len(), 1);
+    let resumed = format!(r"reput {scratch}/big uploads/.late\nrename uploads/.late uploads/late");
+    p.mount.sh(&sftp("", &resumed)).succeeds();
+    assert!(p.mount.bodies("uploads") == [body.as_str(), body.as_str()], "resumed");
+    assert_eq!(producers(&uploads), ["whole", "late"]);
+}
+
 /// Those who share it see and read what is there, and claim nothing; its owner consumes.
 #[test]
 fn uploads_by_samba() {

@@ -45,7 +45,7 @@ fn shown(line: &str) -> String {
 }
 
 /// Those of mqfs(7) and mqfs(1) that are run by a test, by the beginnings of their titles.
-pub const RUN: [&str; 25] = [
+pub const RUN: [&str; 26] = [
     "A worker that waits for messages",
     "The same with several messages",
     "Take one message",
@@ -59,6 +59,7 @@ pub const RUN: [&str; 25] = [
     "A hot folder",
     "A Maildir",
     "Files of a directory, each once",
+    "Uploads by SFTP",
     "Uploads by Samba",
     "Several accounts that work on one queue",
     "When nothing is mounted",
@@ -74,8 +75,13 @@ pub const RUN: [&str; 25] = [
 ];
 
 /// Configuration of other programs, and what needs a terminal. (`mount8.rs` has the line of fstab.)
-pub const NOT_RUN: [&str; 4] =
-    ["Uploads by Samba 2", "The same as a service", "Watch the queues", "A queue for everybody on the machine"];
+pub const NOT_RUN: [&str; 5] = [
+    "Uploads by SFTP 2",
+    "Uploads by Samba 2",
+    "The same as a service",
+    "Watch the queues",
+    "A queue for everybody on the machine",
+];
 
 /// All of their examples and recipes, by their titles; those after the first of one title have a number.
 pub fn all() -> Vec<(String, String)> {
