@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use super::exit::{Exit, Failure};
 use super::interrupt;
 use super::snapshot::Snapshot;
+use super::text::printable;
 use crate::cli::BackupArgs;
 use crate::fuse::mountinfo;
 use crate::store::OpenError;
@@ -39,7 +40,7 @@ fn tell(path: &Path, manifest: &Manifest, copied: bool) -> Result<(), Failure> {
     let how = if copied { "copied, because it is on another filesystem" } else { "linked" };
     let line = format!(
         "{}: {messages} messages in {queues} queues, {drafts} drafts; {files} files, {bytes} bytes, {how}\n",
-        path.display()
+        printable(&path.to_string_lossy())
     );
     let written = io::stdout().write_all(line.as_bytes());
     written

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::text::printable;
+
 /// The exit codes. Scripts depend on them: a number keeps its meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -82,12 +84,12 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// Line breaks in `reason` (from paths, or from other programs' messages) are made blanks: it stays one line. The
-    /// number that the standard library appends to the system's words is left out.
+    /// Line breaks in `reason` (from paths, or from other programs' messages) are made blanks: it stays one line, and does
+    /// nothing to a terminal. The number that the standard library appends to the system's words is left out.
     pub fn new(exit: Exit, reason: impl fmt::Display) -> Failure {
         let text = reason.to_string();
         let line = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
-        Failure { exit, line: without_os_error(&line).to_owned() }
+        Failure { exit, line: printable(without_os_error(&line)) }
     }
 
     /// A failure of which all has been told, or nothing is to be told.
@@ -124,6 +126,7 @@ mod tests {
     #[test]
     fn a_failure_is_one_line() {
         assert_eq!(Failure::new(Exit::Failure, "a\nb\n").line(), "a b");
+        assert_eq!(Failure::new(Exit::Failure, "a\u{1b}[2J\u{202e}b").line(), "a\\u{1b}[2J\\u{202e}b");
     }
 
     #[test]

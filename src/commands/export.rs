@@ -16,7 +16,7 @@ use super::backup::exit_of;
 use super::exit::{Exit, Failure};
 use super::jsonl::{ClaimLine, DeathLine, Header, IdLine, Line, MessageLine, QueueLine, Text, VERSION};
 use super::snapshot::Snapshot;
-use super::text::printable;
+use super::text::{self, printable};
 use crate::cli::ExportArgs;
 use crate::clock::rfc3339;
 use crate::error::Error;
@@ -74,7 +74,7 @@ fn unreadable(source: &Path, why: &dyn std::fmt::Display) -> Failure {
 }
 
 fn complain(what: impl std::fmt::Display) {
-    let _ = writeln!(io::stderr(), "mqfs: {what}");
+    text::complain(&what.to_string());
 }
 
 /// The queues that are told of, by their numbers, and these in the order of the paths.
@@ -260,7 +260,7 @@ fn message_line(queue: &Queue, seq: u64, record: &MessageRecord) -> Line {
         mode: format!("{:04o}", record.mode),
         mtime_ns: Some(record.modified_ns),
         atime_ns: record.accessed_ns,
-        ready_since: time(record.ready_since),
+        since: time(record.since),
         retrying: record.retrying,
         deaths: record.deaths.iter().map(DeathLine::of).collect(),
         last_error: Text(record.last_error.clone()),

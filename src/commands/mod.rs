@@ -18,7 +18,6 @@ mod text;
 mod umount;
 
 use std::ffi::OsString;
-use std::io::Write;
 
 use clap::Parser;
 use clap::error::ErrorKind;
@@ -46,7 +45,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Err(failure) => {
             // Nobody to tell when standard error is gone; the exit code still says it.
             if !failure.line().is_empty() {
-                let _ = writeln!(std::io::stderr(), "mqfs: {}", failure.line());
+                text::complain(failure.line());
             }
             failure.exit
         }

@@ -5,7 +5,7 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -43,7 +43,7 @@ pub fn run(arguments: &MountArgs) -> Result<(), Failure> {
     if arguments.foreground {
         return serve(&plan, target, None);
     }
-    let keep = if let log::Target::File(file) = &target { vec![file.as_fd()] } else { Vec::new() };
+    let keep: Vec<BorrowedFd<'_>> = target.descriptor().into_iter().collect();
     match daemon::fork(&keep).map_err(cannot("go to the background"))? {
         Side::Caller(caller) => match caller.wait().map_err(cannot("learn whether the mount works"))? {
             Outcome::Started => Ok(()),
@@ -95,6 +95,7 @@ fn background(plan: &Plan, target: log::Target, report: Report) -> Result<(), Fa
 
 /// Everything that the serving process does. `report`, if there is somebody to report to, is taken when the mount works.
 fn serve(plan: &Plan, target: log::Target, report: Option<&mut Option<Report>>) -> Result<(), Failure> {
+    let hangup = target.on_hangup();
     log::init(target, plan.log_format)?;
     daemon::prepare_process();
     // Held until the process ends, in whatever way.
@@ -104,7 +105,7 @@ fn serve(plan: &Plan, target: log::Target, report: Option<&mut Option<Report>>) 
         }
         false => None,
     };
-    let control = Control::new(Exit::Interrupted.code()).map_err(cannot("take over signals"))?;
+    let control = Control::new(Exit::Interrupted.code(), hangup).map_err(cannot("take over signals"))?;
     let server = start(plan, control)?;
     if let Some(report) = report.and_then(Option::take)
         && report.succeed().is_err()

@@ -18,7 +18,7 @@ use super::filesystem::Filesystem;
 use super::mount::{self, MountError};
 use super::mountinfo;
 use super::options::{Access, MountOptions};
-use super::signals::{Serving, Signals};
+use super::signals::{Hangup, Serving, Signals};
 use super::spin::Spin;
 use crate::store::Store;
 use crate::view::{View, ViewOptions};
@@ -54,11 +54,11 @@ pub struct Control {
 
 impl Control {
     /// Takes the signals over; see [`Signals::handle`] for `hurried`.
-    pub fn new(hurried: u8) -> io::Result<Control> {
+    pub fn new(hurried: u8, hangup: Hangup) -> io::Result<Control> {
         let (sender, events) = channel();
         let asked = sender.clone();
         // The main thread is gone only when the process is ending anyway.
-        let serving = Signals::block()?.handle(hurried, move |signal| drop(asked.send(Event::Asked(signal))))?;
+        let serving = Signals::block(hangup)?.handle(hurried, move |signal| drop(asked.send(Event::Asked(signal))))?;
         Ok(Control { serving, sender, events })
     }
 }

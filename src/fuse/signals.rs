@@ -1,4 +1,5 @@
-//! SIGTERM, SIGINT and SIGHUP: the first asks the mount to go away, the second is obeyed at once.
+//! SIGTERM, SIGINT and SIGHUP: the first asks the mount to go away, the second is obeyed at once. SIGHUP may mean something
+//! else, see [`Hangup`].
 
 use std::io;
 use std::sync::Arc;
@@ -8,9 +9,17 @@ use std::thread;
 use super::daemon;
 
 /// Takes the signals off all threads that are made from now on, and handles them on one of its own.
-#[derive(Debug)]
 pub struct Signals {
     set: libc::sigset_t,
+    hangup: Hangup,
+}
+
+/// What SIGHUP is for.
+pub enum Hangup {
+    /// It ends the process as SIGTERM does, unless the caller ignores it, as nohup(1) does.
+    Ends,
+    /// This is done, whenever it comes.
+    Does(Box<dyn Fn() + Send>),
 }
 
 /// Whether there is a mount that must be taken off before the process may end.
@@ -28,25 +37,32 @@ impl Signals {
     /// Blocks the signals in this thread and those that it will make. To be called before any is made: a thread without
     /// the block would be killed by the signal, and the process with it.
     ///
-    /// SIGHUP is left alone where the caller ignores it, as nohup(1) does. SIGINT is not: shells ignore it for
+    /// SIGHUP is left alone where it would end the process and the caller ignores it. SIGINT is not: shells ignore it for
     /// everything that they start in the background, and `kill -INT` is to work there.
-    pub fn block() -> io::Result<Signals> {
+    pub fn block(hangup: Hangup) -> io::Result<Signals> {
+        let of_use = matches!(hangup, Hangup::Does(_));
         // SAFETY: sigset_t is plain data; it is initialised by sigemptyset before it is read.
         let set = unsafe {
             let mut set: libc::sigset_t = std::mem::zeroed();
             libc::sigemptyset(&raw mut set);
             libc::sigaddset(&raw mut set, libc::SIGTERM);
             libc::sigaddset(&raw mut set, libc::SIGINT);
-            if !is_ignored(libc::SIGHUP) {
+            if of_use || !is_ignored(libc::SIGHUP) {
                 libc::sigaddset(&raw mut set, libc::SIGHUP);
             }
             set
         };
         // SAFETY: both pointers are valid or null for the duration of the call.
         match unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) } {
-            0 => Ok(Signals { set }),
-            errno => Err(io::Error::from_raw_os_error(errno)),
+            0 => {}
+            errno => return Err(io::Error::from_raw_os_error(errno)),
         }
+        if of_use && is_ignored(libc::SIGHUP) {
+            // What is ignored cannot be waited for. It is blocked by now, so it ends nothing.
+            // SAFETY: the default action is no function.
+            unsafe { libc::signal(libc::SIGHUP, libc::SIG_DFL) };
+        }
+        Ok(Signals { set, hangup })
     }
 
     /// Starts the thread that waits for them. The first one while serving calls `asked`; any other ends the process at
@@ -67,12 +83,17 @@ impl Signals {
         Ok(serving)
     }
 
-    /// Waits for one of the signals and returns its number.
+    /// Waits for one of the signals that end the process and returns its number.
     fn wait(&self) -> i32 {
-        let mut signal = 0;
-        // SAFETY: both pointers are valid for the duration of the call.
-        while unsafe { libc::sigwait(&raw const self.set, &raw mut signal) } != 0 {}
-        signal
+        loop {
+            let mut signal = 0;
+            // SAFETY: both pointers are valid for the duration of the call.
+            while unsafe { libc::sigwait(&raw const self.set, &raw mut signal) } != 0 {}
+            match &self.hangup {
+                Hangup::Does(act) if signal == libc::SIGHUP => act(),
+                _ => return signal,
+            }
+        }
     }
 }
 

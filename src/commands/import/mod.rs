@@ -13,7 +13,7 @@ use super::backup::exit_of;
 use super::exit::{Exit, Failure};
 use super::interrupt;
 use super::jsonl::{Attributes, DeathLine, Header, IdLine, Line, MessageLine, QueueLine, VERSION};
-use super::text::printable;
+use super::text::{complain, printable};
 use crate::cli::ImportArgs;
 use crate::clock;
 use crate::error::Error;
@@ -68,7 +68,7 @@ pub fn run(arguments: &ImportArgs) -> Result<(), Failure> {
     let finished = store.finish_import().and_then(|()| store.close());
     let told = format!("{messages} messages and {made} queues imported");
     if !arguments.quiet {
-        let _ = writeln!(io::stdout(), "{}: {told}", dir.display());
+        let _ = writeln!(io::stdout(), "{}: {told}", printable(&dir.to_string_lossy()));
     }
     interrupt::die_if_told();
     let refused = refused.map_err(|failure| Failure::new(failure.exit, format_args!("{}; {told}", failure.line())))?;
@@ -118,7 +118,7 @@ impl Import<'_> {
             if let Err(why) = taken.map_err(stop)? {
                 wrong += 1;
                 if wrong <= TOLD {
-                    let _ = writeln!(io::stderr(), "mqfs: line {number}: {}", printable(&why));
+                    complain(&format!("line {number}: {why}"));
                 }
             }
         }
@@ -331,7 +331,7 @@ fn record(queue: u64, id: u64, line: MessageLine) -> Result<MessageRecord, Stop>
     record.deliveries = line.deliveries;
     record.due = line.due.as_deref().map_or(Ok(0), instant)?;
     record.expires = line.expires.as_deref().map_or(Ok(0), instant)?;
-    record.ready_since = line.ready_since.as_deref().map_or(Ok(record.ready_since), instant)?;
+    record.since = line.since.as_deref().map_or(Ok(record.since), instant)?;
     record.retrying = line.retrying;
     record.last_error = line.last_error.0;
     record.claim = line.claim.map(|claim| claim.claim(instant)).transpose()?;

@@ -17,6 +17,7 @@ use rustix::io::Errno;
 
 use super::exit::{Exit, Failure};
 use super::interrupt;
+use super::text::name_for_output;
 use crate::cli::PutArgs;
 use crate::queue::words;
 use source::Source;
@@ -171,7 +172,7 @@ fn told(sources: &[&Source], verbose: bool) -> Result<(), Failure> {
     }
     let mut names = Vec::new();
     for source in sources {
-        names.extend_from_slice(&source.name);
+        names.extend_from_slice(&name_for_output(&source.name));
         names.push(b'\n');
     }
     let mut out = io::stdout().lock();
