@@ -24,7 +24,8 @@ as_root() {
     fi
 }
 
-# need_packages NAME...: installs the Debian packages among NAME that are missing, and says which.
+# need_packages NAME...: installs the Debian packages among NAME that are missing, and says which. Of a package that is a
+# service, only the programs are wanted: nothing is started, now or at the next boot.
 need_packages() {
     command -v dpkg-query >/dev/null || {
         say "not a Debian system: make sure that you have what Debian calls $*"
@@ -37,7 +38,19 @@ need_packages() {
     [ ${#missing[@]} -gt 0 ] || return 0
     say "installing the missing Debian packages: ${missing[*]}"
     as_root apt-get update -q
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
+    local policy=/usr/sbin/policy-rc.d ours='' code=0
+    if [ ! -e $policy ]; then
+        printf '#!/bin/sh\nexit 101\n' | as_root tee $policy >/dev/null && as_root chmod 755 $policy
+        ours=yes
+    fi
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}" || code=$?
+    [ -z "$ours" ] || as_root rm -f $policy
+    for name in "${missing[@]}"; do
+        case $name in
+            prometheus*) as_root deb-systemd-helper disable "$name.service" >/dev/null 2>&1 || true ;;
+        esac
+    done
+    return $code
 }
 
 # need_rust: refuses a missing or an old Rust.

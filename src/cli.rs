@@ -42,6 +42,8 @@ pub enum Command {
     Consume(ConsumeArgs),
     /// Show the queues of a mount and what is in them
     Ls(LsArgs),
+    /// Show which messages are claimed, by whom, since when and until when
+    Claims(ClaimsArgs),
     /// Enqueue files, standard input, or what a command prints
     Put(PutArgs),
     /// Make a backup of a mounted store while it is in use
@@ -137,6 +139,16 @@ pub struct LsArgs {
     /// Measure for this long how many messages come and go each second
     #[arg(short, long, value_name = "DURATION", value_parser = interval)]
     pub interval: Option<Duration>,
+    /// Print an array of objects
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The arguments of `mqfs claims`.
+#[derive(Debug, Args)]
+pub struct ClaimsArgs {
+    /// A queue, or a mount point, with the queues in it; without it, every mqfs mount that is to be seen
+    pub queue: Option<PathBuf>,
     /// Print an array of objects
     #[arg(long)]
     pub json: bool,

@@ -53,8 +53,8 @@ fn a_table_of_a_mount() {
     let m = filled();
     let ran = ls(&m, &["."]);
     let rows = rows(ran.ok());
-    assert_eq!(rows[0], ["QUEUE", "READY", "CLAIMED", "DELAYED", "DEAD", "SIZE", "OLDEST"]);
-    assert_eq!(rows[1], ["mail", "0", "0", "0", "0", "0", "-"]);
+    assert_eq!(rows[0], ["QUEUE", "READY", "CLAIMED", "DELAYED", "DEAD", "SIZE", "OLDEST", "STATE"]);
+    assert_eq!(rows[1], ["mail", "0", "0", "0", "0", "0", "-", "-"]);
     assert_eq!(rows[2][..6], ["orders", "2", "1", "0", "1", "8"]);
     assert_eq!(rows[3][..6], ["orders/eu", "1", "0", "0", "0", "2.9K"]);
     assert_eq!(rows[4][..6], ["total", "3", "1", "0", "1", "2.9K"]);
@@ -85,7 +85,7 @@ fn json_has_what_stats_has() {
     for queue in &shown {
         let name = queue["queue"].as_str().unwrap();
         for (key, value) in m.stats(name).as_object().unwrap() {
-            if key == "oldest_ready_age_ms" {
+            if key.ends_with("_age_ms") {
                 assert_eq!(queue[key].is_u64(), value.is_u64(), "{name}");
             } else {
                 assert_eq!(&queue[key], value, "{name} {key}");
@@ -104,8 +104,8 @@ fn rates_are_measured() {
     wait_until(|| {
         let ran = ls(&m, &["-i", "300ms", "mail"]);
         let rows = rows(ran.ok());
-        assert_eq!(rows[0][7..], ["IN/S", "OUT/S"], "{ran:?}");
-        rows[1][7..].iter().all(|rate| rate.parse::<f64>().unwrap() > 0.0)
+        assert_eq!(rows[0][7..], ["IN/S", "OUT/S", "STATE"], "{ran:?}");
+        rows[1][7..9].iter().all(|rate| rate.parse::<f64>().unwrap() > 0.0)
     });
     drop(busy);
     let quiet = json(&m, &["--interval=10ms", "orders"]);
@@ -114,6 +114,35 @@ fn rates_are_measured() {
         (Some(0.0), Some(0.0))
     );
     ls(&m, &["--interval=0s", "."]).fails("more than 0");
+}
+
+/// Whether something gets in and out, and who waits for that; as it is when it is asked, whoever asked a moment before.
+#[test]
+fn the_state_says_what_is_not_as_usual() {
+    let m = Mount::new();
+    m.queue_with("usual", &["max_messages=2"]);
+    m.queue_with("both", &["paused=both"]);
+    let full = m.queue_with("full", &["max_messages=1", "overflow=block", "paused=out"]);
+    m.queue("hungry");
+    let state = |queue: &str| {
+        let ran = ls(&m, &[queue]);
+        ran.ok().lines().nth(1).unwrap().rsplit("  ").next().unwrap().to_owned()
+    };
+    assert_eq!(
+        (state("usual").as_str(), state("both").as_str(), state("full").as_str()),
+        ("-", "paused both", "paused out")
+    );
+    m.message(&full, "x", "1");
+    let producer = m.spawn("echo > full/y");
+    let consumers = [m.spawn("cat hungry/.mq/claim"), m.spawn("cat hungry/.mq/pop")];
+    wait_until(|| m.stats("full")["waiting_writers"] == 1 && m.stats("hungry")["waiting"] == 2);
+    assert_eq!(state("full"), "full, paused out, 1 producer waits");
+    assert_eq!(state("hungry"), "2 consumers wait");
+    assert_eq!(
+        (json(&m, &["full"])[0]["paused"].as_str(), json(&m, &["full"])[0]["fullness"].as_f64()),
+        (Some("out"), Some(1.0))
+    );
+    drop((producer, consumers));
 }
 
 #[test]
@@ -137,7 +166,7 @@ fn who_may_not_read_sees_that_there_is_something() {
     chmod(&closed, 0o700);
     let ran = m.run(&mut ann_with_mqfs("$MQFS ls ."));
     let rows = rows(ran.ok());
-    assert_eq!(rows[1], ["closed", "-", "-", "-", "-", "-", "-"]);
+    assert_eq!(rows[1], ["closed", "-", "-", "-", "-", "-", "-", "-"]);
     assert_eq!((rows[2][0], rows[3][0], rows.len()), ("open", "total", 4));
     m.run(&mut ann_with_mqfs("$MQFS ls closed/inner")).fails("Permission denied");
     let private = Mount::new();

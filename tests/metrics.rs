@@ -10,6 +10,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
+use std::process::Command;
+use std::time::{Instant, SystemTime};
 
 use common::*;
 use extra::*;
@@ -37,8 +39,11 @@ impl Metrics {
     }
 }
 
-/// Reads the text format strictly: each metric begins with its help and type, its samples follow, none is there twice.
+/// Reads the text format strictly: each metric begins with its help and type, its samples follow, none is there twice. All have
+/// the mount as their first label, which is left out here.
 fn parse(text: &str) -> Metrics {
+    let mount = text.split_once("{mount=\"").and_then(|(_, rest)| rest.split_once('"')).unwrap().0;
+    let mount = format!("{{mount=\"{mount}\"");
     let mut metrics = Metrics { samples: HashMap::new(), types: BTreeMap::new() };
     let (mut helped, mut current) = (String::new(), String::new());
     assert!(text.ends_with('\n'));
@@ -57,10 +62,14 @@ fn parse(text: &str) -> Metrics {
             let (sample, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("{line:?}"));
             let name = sample.split('{').next().unwrap();
             assert_eq!(name, current, "{line}: outside of its metric");
-            let labels = &sample[name.len()..];
-            assert!(labels.is_empty() || labels.starts_with('{') && labels.ends_with("\"}"), "{line}");
+            let labels = sample[name.len()..].strip_prefix(&mount).unwrap_or_else(|| panic!("{line}: no {mount}"));
+            assert!(labels == "}" || labels.starts_with(',') && labels.ends_with("\"}"), "{line}");
             let value: f64 = value.parse().unwrap_or_else(|error| panic!("{line}: {error}"));
-            assert!(metrics.samples.insert(sample.to_owned(), value).is_none(), "{line}: twice");
+            let sample = match labels.strip_prefix(',') {
+                Some(labels) => format!("{name}{{{labels}"),
+                None => name.to_owned(),
+            };
+            assert!(metrics.samples.insert(sample, value).is_none(), "{line}: twice");
         }
     }
     metrics
@@ -68,6 +77,20 @@ fn parse(text: &str) -> Metrics {
 
 fn metrics(m: &Mount) -> Metrics {
     parse(m.sh("cat .mq/metrics").ok())
+}
+
+/// The metrics when they say so: they may be of a second ago.
+#[track_caller]
+fn metrics_when(read: impl Fn() -> Metrics, condition: impl Fn(&Metrics) -> bool) -> Metrics {
+    let mut told = read();
+    wait_until(|| {
+        let holds = condition(&told);
+        if !holds {
+            told = read();
+        }
+        holds
+    });
+    told
 }
 
 #[test]
@@ -92,7 +115,16 @@ fn metrics_say_what_stats_say() {
             let metric = if bytes { "mqfs_message_bytes" } else { "mqfs_messages" };
             let sample = match state {
                 "ready" | "claimed" | "delayed" | "dead" => format!("{metric}{{queue=\"{label}\",state=\"{state}\"}}"),
-                "oldest_ready_age_ms" => continue,
+                "fullness" => {
+                    let sample = format!("mqfs_fullness_ratio{{queue=\"{label}\"}}");
+                    assert!(value.is_null() && !told.samples.contains_key(&sample), "there is no limit");
+                    continue;
+                }
+                "paused" => {
+                    assert_eq!(value, "no");
+                    continue;
+                }
+                age if age.ends_with("_age_ms") => continue,
                 _ => format!("mqfs_{key}{{queue=\"{label}\"}}"),
             };
             assert_eq!(told.get(&sample), value.as_f64().unwrap(), "{queue} {key}");
@@ -101,8 +133,13 @@ fn metrics_say_what_stats_say() {
     }
     assert_eq!(told.get(r#"mqfs_messages{queue="orders",state="ready"}"#), 2.0);
     assert_eq!(told.of("oldest_ready_age_seconds", "empty"), 0.0);
-    let ms = m.stats("orders/eu")["oldest_ready_age_ms"].as_f64().unwrap();
-    assert!(told.of("oldest_ready_age_seconds", "orders/eu") * 1000.0 <= ms);
+    for (state, queue) in [("ready", "orders/eu"), ("claimed", "orders"), ("dead", "orders")] {
+        let ms = m.stats(queue)[format!("oldest_{state}_age_ms")].as_f64().unwrap();
+        let seconds = told.of(&format!("oldest_{state}_age_seconds"), queue);
+        assert!(seconds * 1000.0 <= ms, "{state}: {seconds} s, {ms} ms");
+    }
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64();
+    assert!((now - 300.0..=now).contains(&told.get("mqfs_timestamp_seconds")));
     assert_eq!(told.get(&format!("mqfs_info{{version=\"{}\"}}", env!("CARGO_PKG_VERSION"))), 1.0);
     assert!(told.get("mqfs_requests_total") > 10.0);
     let (free, size) = (told.get("mqfs_store_free_bytes"), told.get("mqfs_store_size_bytes"));
@@ -154,15 +191,23 @@ fn everybody_is_told_what_they_may_know() {
     m.sh("chgrp 4242 closed && chmod 750 closed").ok();
     let told = parse(m.run_as_with_groups(ANN, ANN, "4242", "cat .mq/metrics").ok());
     assert_eq!(told.of("queue_readable", "closed/inner"), 1.0);
-    chmod(m.path(), 0o711);
     let told = parse(m.run_as(ANN, ANN, "cat .mq/metrics").ok());
-    assert!(told.names().contains("mqfs_info") && !told.names().contains("mqfs_queue_readable"));
+    assert!(
+        !told.samples.contains_key("mqfs_queue_readable{queue=\"closed/inner\"}"),
+        "told to those of another group"
+    );
+    chmod(m.path(), 0o711);
+    let told = metrics_when(
+        || parse(m.run_as(ANN, ANN, "cat .mq/metrics").ok()),
+        |told| !told.names().contains("mqfs_queue_readable"),
+    );
+    assert!(told.names().contains("mqfs_info"));
 }
 
 #[test]
 fn every_metric_is_documented() {
     let m = Mount::new();
-    m.queue("q");
+    m.queue_with("q", &["max_messages=5"]);
     let page = fs::read_to_string("man/mqfs.5").unwrap();
     let items = page.lines().filter_map(|line| line.strip_prefix(".It Va mqfs_"));
     let documented: BTreeSet<String> =
@@ -174,7 +219,7 @@ fn every_metric_is_documented() {
 #[test]
 fn the_alerts_are_on_metrics_that_exist() {
     let m = Mount::new();
-    m.queue("q");
+    m.queue_with("q", &["max_messages=5"]);
     let program = r#"
 import re, sys
 try:
@@ -191,11 +236,159 @@ for expr in exprs:
     print(" ".join(re.findall(r"mqfs_\w+", expr)))
 "#;
     let rules = concat!(env!("CARGO_MANIFEST_DIR"), "/contrib/alerts.yml");
-    let ran = m.run(std::process::Command::new("python3").args(["-c", program, rules]));
+    let ran = m.run(Command::new("python3").args(["-c", program, rules]));
     let known = metrics(&m).names();
     let used: Vec<Vec<&str>> = ran.ok().lines().map(|line| line.split(' ').collect()).collect();
     assert!(used.len() >= 8, "{used:?}");
     for name in used.into_iter().flatten() {
         assert!(known.contains(name), "{name} is not among {known:?}");
     }
+}
+
+/// `promtool test rules` of the tests beside the rules: among others, `MqfsGone` fires for a mount whose file is not written any
+/// more.
+#[test]
+fn the_alerts_fire_when_they_are_to() {
+    let m = Mount::new();
+    for (command, file) in [(["check", "rules"], "alerts.yml"), (["test", "rules"], "alerts_test.yml")] {
+        let path = format!("{}/contrib/{file}", env!("CARGO_MANIFEST_DIR"));
+        m.run(Command::new("promtool").args(command).arg(path)).succeeds();
+    }
+}
+
+/// As the manual sets it up: the metrics of two mounts, each in a file of the textfile collector of node_exporter, which puts them
+/// together. The linter of Prometheus has no complaint about the result.
+#[test]
+fn two_mounts_go_together() {
+    let (m, other) = (Mount::new(), Mount::new());
+    let files = m.scratch().join("node-exporter");
+    fs::create_dir(&files).unwrap();
+    for (mount, name) in [(&m, "one"), (&other, "two")] {
+        let q = mount.queue_with("q", &["max_messages=5"]);
+        mount.fill(&q, 3);
+        let to = files.join(name).display().to_string();
+        mount.sh(&format!("cat .mq/metrics > {to}.tmp && mv {to}.tmp {to}.prom")).ok();
+        mount.sh("promtool check metrics < .mq/metrics").ok();
+    }
+    // Which port is free shows when it is tried; another program may be faster.
+    let script = "
+from urllib.request import urlopen
+import socket, subprocess, sys
+for attempt in range(20):
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        port = probe.getsockname()[1]
+    exporter = subprocess.Popen(['prometheus-node-exporter', '--collector.disable-defaults', '--collector.textfile',
+        '--collector.textfile.directory=' + sys.argv[1], f'--web.listen-address=127.0.0.1:{port}',
+        '--web.disable-exporter-metrics'], stderr=subprocess.PIPE, text=True)
+    try:
+        # It says that it listens, or ends.
+        if any('istening on' in line for line in exporter.stderr):
+            print(urlopen(f'http://127.0.0.1:{port}/metrics').read().decode(), end='')
+            break
+    finally:
+        exporter.kill()
+        exporter.wait()
+";
+    let together = m.run(Command::new("python3").args(["-c", script]).arg(&files));
+    let together = together.ok();
+    assert!(together.contains("node_textfile_scrape_error 0\n"), "{together}");
+    for mount in [&m, &other] {
+        let mount = mount.path().display();
+        let sample = format!("mqfs_messages{{mount=\"{mount}\",queue=\"q\",state=\"ready\"}} 3\n");
+        assert!(together.contains(&sample), "{sample} is not in {together}");
+    }
+    let own: Vec<&str> = together.lines().filter(|line| line.contains("mqfs_")).collect();
+    fs::write(m.scratch().join("together"), own.join("\n") + "\n").unwrap();
+    m.sh("promtool check metrics < $T/together").ok();
+}
+
+/// What copies by length copies all of it, whatever changes meanwhile.
+#[test]
+fn it_has_the_length_of_what_is_read() {
+    let m = Mount::new();
+    m.fill(&m.queue("q"), 3);
+    for file in [".mq/metrics", ".mq/stats", "q/.mq/stats", ".mq/version"] {
+        assert!(fs::metadata(m.path().join(file)).unwrap().len() > 0, "{file}");
+        let program = format!(
+            "
+import os
+for i in range(50):
+    with open({file:?}, 'rb') as f:
+        size = os.fstat(f.fileno()).st_size
+        open('q/x%d' % i, 'w').close()
+        again = os.fstat(f.fileno()).st_size
+        text = f.read()
+        assert len(text) == size == again, (i, len(text), size, again)"
+        );
+        m.python(&program).ok();
+    }
+    m.sh("rsync .mq/metrics .mq/stats $T/").ok();
+    let copy = parse(&fs::read_to_string(m.scratch().join("metrics")).unwrap());
+    assert_eq!(copy.get(r#"mqfs_messages{queue="q",state="dead"}"#), 0.0);
+    let copy = fs::read_to_string(m.scratch().join("stats")).unwrap();
+    assert!(serde_json::from_str::<serde_json::Value>(&copy).unwrap()["ready"].is_u64());
+    // A web server tells the length before it sends.
+    let program = "
+import http.server, threading, urllib.request
+server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), http.server.SimpleHTTPRequestHandler)
+server.RequestHandlerClass.log_message = lambda *_: None
+threading.Thread(target=server.serve_forever, daemon=True).start()
+for i in range(20):
+    open('q/y%d' % i, 'w').close()
+    with urllib.request.urlopen('http://127.0.0.1:%d/.mq/metrics' % server.server_port) as answer:
+        text = answer.read()
+        assert len(text) == int(answer.headers['Content-Length']) > 1000
+print(text.decode(), end='')
+server.shutdown()";
+    parse(m.python(program).ok());
+}
+
+/// Many readers of one second are told the same, at the price of one.
+#[test]
+fn it_is_put_together_at_most_once_a_second() {
+    let m = Mount::new();
+    m.queue("q");
+    let begun = Instant::now();
+    let script = "for i in {1..200}; do cat .mq/metrics; touch q/x$i; done | grep -h ^mqfs_timestamp | sort -u | wc -l";
+    let renderings: u64 = m.sh(script).ok().trim().parse().unwrap();
+    let seconds = begun.elapsed().as_secs();
+    assert!(renderings <= seconds + 1, "{renderings} in {seconds} s");
+    let told = metrics_when(|| metrics(&m), |told| told.get(r#"mqfs_messages{queue="q",state="ready"}"#) == 200.0);
+    assert_eq!(told.of("enqueued_total", "q"), 200.0);
+}
+
+/// Whether a queue is open, how full it is, and what fills it.
+#[test]
+fn limits_pauses_and_retries_are_told() {
+    let m = Mount::new();
+    let q = m.queue_with("q", &["max_messages=4", "max_bytes=1000", "paused=out"]);
+    m.fill(&q, 2);
+    m.queue_with("free", &["paused=in"]);
+    let told = metrics(&m);
+    assert_eq!((told.of("max_messages", "q"), told.of("max_bytes", "q")), (4.0, 1000.0));
+    assert_eq!((told.of("max_bytes", "free"), told.of("fullness_ratio", "q")), (0.0, 0.5));
+    assert!(!told.samples.contains_key("mqfs_fullness_ratio{queue=\"free\"}"));
+    for (queue, into, out) in [("q", 0.0, 1.0), ("free", 1.0, 0.0)] {
+        let paused = |way: &str| told.get(&format!("mqfs_paused{{queue=\"{queue}\",direction=\"{way}\"}}"));
+        assert_eq!((paused("in"), paused("out")), (into, out), "{queue}");
+    }
+    let stats = m.stats("q");
+    assert_eq!((&stats["paused"], &stats["max_messages"], &stats["fullness"]), (&"out".into(), &4.into(), &0.5.into()));
+    assert_eq!(xattr(&q, "user.mq.fullness").as_deref(), Some("0.5"));
+    assert_eq!(xattr(m.path().join("free"), "user.mq.fullness"), None);
+    m.sh("head -c 900 /dev/zero > q/large").ok();
+    assert!(m.stats("q")["fullness"].as_f64().unwrap() > 0.9, "of bytes");
+    // One that its producer delayed, and one that a worker has given back for later, twice delivered.
+    m.set(&q, "paused=no\nmax_messages=0\nmax_bytes=0");
+    m.sh("echo > q/.x && setfattr -n user.mq.delay -v 1h q/.x && mv q/.x q/x").ok();
+    let first = q.join(&listing(&q)[0]);
+    let claimed = transition(&q, "claimed", &first);
+    fs::rename(&claimed, &first).unwrap();
+    let claimed = transition(&q, "claimed", &first);
+    fs::rename(&claimed, within(&q, "delayed", &first)).unwrap();
+    let stats = m.stats("q");
+    assert_eq!((&stats["delayed"], &stats["retrying"], &stats["redelivered_total"]), (&2.into(), &1.into(), &1.into()));
+    let told = metrics_when(|| metrics(&m), |told| told.of("retrying", "q") == 1.0);
+    assert_eq!(told.of("redelivered_total", "q"), 1.0);
 }

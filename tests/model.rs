@@ -357,7 +357,8 @@ impl System for Mounted {
 
     fn stats(&mut self, queue: usize) -> BTreeMap<String, u64> {
         let stats = self.mount.stats(self.dir(queue));
-        let numbers = stats.as_object().unwrap().iter();
+        // Not what is set.
+        let numbers = stats.as_object().unwrap().iter().filter(|(name, _)| !name.starts_with("max_"));
         numbers.filter_map(|(name, value)| Some((name.clone(), value.as_u64()?))).collect()
     }
 }

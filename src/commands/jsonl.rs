@@ -162,9 +162,9 @@ pub struct MessageLine {
     /// Its time of access, if one was set, in nanoseconds since the epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub atime_ns: Option<i64>,
-    /// When it last became ready, RFC 3339; when it was enqueued if it is not given.
+    /// Since when it is in its state, RFC 3339; since it was enqueued if it is not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ready_since: Option<String>,
+    pub since: Option<String>,
     /// While it is delayed: because it was delivered before.
     #[serde(default, skip_serializing_if = "is_false")]
     pub retrying: bool,

@@ -2,6 +2,7 @@
 
 mod backup;
 mod check;
+mod claims;
 mod consume;
 pub mod exit;
 mod export;
@@ -11,9 +12,11 @@ mod jsonl;
 mod log;
 mod ls;
 mod mount;
+mod numbers;
 mod put;
 mod restore;
 mod snapshot;
+mod targets;
 mod text;
 mod umount;
 
@@ -32,6 +35,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Ok(Cli { command: Command::Umount(arguments) }) => umount::run(&arguments),
         Ok(Cli { command: Command::Consume(arguments) }) => consume::run(&arguments),
         Ok(Cli { command: Command::Ls(arguments) }) => ls::run(&arguments),
+        Ok(Cli { command: Command::Claims(arguments) }) => claims::run(&arguments),
         Ok(Cli { command: Command::Put(arguments) }) => put::run(&arguments),
         Ok(Cli { command: Command::Backup(arguments) }) => backup::run(&arguments),
         Ok(Cli { command: Command::Restore(arguments) }) => restore::run(&arguments),

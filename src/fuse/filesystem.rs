@@ -114,7 +114,8 @@ impl fuser::Filesystem for Filesystem {
         match self.view.lookup(&caller, parent, name) {
             Err(Error::NotFound) => self.view.await_name(&caller, parent, name, |found| entry(reply, found)),
             Ok(shown) if shown.node.inode() != shown.node.id() => self.kernel.found(req, &shown, reply),
-            found => entry(reply, found),
+            Ok(shown) => self.view.measure(&caller, shown, |found| entry(reply, found)),
+            Err(error) => entry(reply, Err(error)),
         }
     }
 
@@ -124,9 +125,12 @@ impl fuser::Filesystem for Filesystem {
         }
     }
 
-    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         self.begin();
-        attr(reply, node(ino).and_then(|node| self.view.attributes(node)));
+        match node(ino).and_then(|node| self.view.attributes(node)) {
+            Ok(shown) => self.view.measure(&caller(req), shown, |found| attr(reply, found)),
+            Err(error) => attr(reply, Err(error)),
+        }
     }
 
     fn setattr(

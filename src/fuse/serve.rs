@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -21,7 +22,7 @@ use super::options::{Access, MountOptions};
 use super::signals::{Hangup, Serving, Signals};
 use super::spin::Spin;
 use crate::store::Store;
-use crate::view::{View, ViewOptions};
+use crate::view::{View, ViewOptions, metrics};
 
 /// How long open files are served after the mount was taken off.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -81,8 +82,13 @@ pub fn start(
     source: &OsStr,
     options: &MountOptions,
 ) -> Result<Server, MountError> {
-    let view_options =
-        ViewOptions { read_only: options.read_only(), uid: options.uid, gid: options.gid, umask: options.umask };
+    let view_options = ViewOptions {
+        mount: metrics::label(point.as_os_str().as_bytes()),
+        read_only: options.read_only(),
+        uid: options.uid,
+        gid: options.gid,
+        umask: options.umask,
+    };
     let view =
         View::new(store, view_options).map_err(|error| MountError::Other(format!("cannot start serving: {error}")))?;
     match start_session(&control, &view, point, source, options) {

@@ -330,6 +330,7 @@ impl Store {
         let record = self.record(seq)?;
         let mut last = record.clone();
         last.modified_ns = modified_ns.unwrap_or_else(|| state.stamp(now));
+        last.since = now;
         let mut batch = self.db.batch();
         let new = self.renumber(&mut state, &mut batch, seq, &record, &mut last)?;
         state.commit(&self.db, batch, now)?;
@@ -397,7 +398,6 @@ fn apply_properties(record: &mut MessageRecord, config: &QueueConfig, now: u64) 
     if let Some(due) = properties.due(now) {
         record.set_state(State::Delayed);
         record.due = due;
-        record.ready_since = 0;
     }
     record.expires = properties.expires(now.max(record.due), config.message_ttl);
 }

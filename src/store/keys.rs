@@ -23,6 +23,7 @@
 //! | `messages` | sequence number | [`MessageRecord`](super::record::MessageRecord) |
 //! | `bodies` | body | the bytes of a small body |
 //! | `index` | queue state order seq | the producer's name: the listing of a state, in delivery order |
+//! | `index` | queue state + 16 since (ms) seq | empty: the messages in a state by since when, see [`super::oldest`] |
 //! | `deadlines` | due (ms) kind id | empty; for a deduplication id, its `h` key |
 //!
 //! Queues, batches, bodies and drafts take their numbers from `next_id`, messages their sequence numbers from `next_seq`.
@@ -325,6 +326,34 @@ pub fn indexed_order(queue: u64, state: State, order: u8) -> [u8; 10] {
     key
 }
 
+/// Added to the number of a state in the keys of [`aged`].
+const AGED: u8 = 16;
+
+/// A message among those of its state by since when (ms) it is in it.
+pub fn aged(queue: u64, state: State, since: u64, seq: u64) -> [u8; 25] {
+    let mut key = [0; 25];
+    key[..9].copy_from_slice(&all_aged(queue, state));
+    key[9..17].copy_from_slice(&since.to_be_bytes());
+    key[17..].copy_from_slice(&seq.to_be_bytes());
+    key
+}
+
+/// All messages of a queue in one state by since when: the prefix of [`aged`].
+pub fn all_aged(queue: u64, state: State) -> [u8; 9] {
+    let mut key = indexed(queue, state);
+    key[8] += AGED;
+    key
+}
+
+/// The queue, state, since when (ms) and sequence number in a key that [`aged`] made; `None` when the key is not of that form.
+pub fn parse_aged(key: &[u8]) -> Option<(u64, State, u64, u64)> {
+    if key.len() != 25 {
+        return None;
+    }
+    let state = State::from_u8(key[8].checked_sub(AGED)?)?;
+    Some((last_number(&key[..8])?, state, last_number(&key[..17])?, last_number(key)?))
+}
+
 /// A deadline. `due` is in milliseconds since the epoch.
 pub fn deadline(due: u64, kind: DeadlineKind, id: u64) -> [u8; 17] {
     let mut key = [0; 17];
@@ -373,6 +402,16 @@ mod tests {
         let key = deadline(77, DeadlineKind::Draft, 5);
         assert_eq!(parse_deadline(&key), Some((77, DeadlineKind::Draft, 5)));
         assert_eq!(parse_deadline(&key[1..]), None);
+    }
+
+    #[test]
+    fn ages_parse_back_and_are_no_places_in_a_listing() {
+        let key = aged(7, State::Claimed, 1000, 42);
+        assert_eq!(parse_aged(&key), Some((7, State::Claimed, 1000, 42)));
+        assert_eq!(indexed_position(&key), None);
+        assert_eq!(parse_aged(&index(7, State::Claimed, 42)), None);
+        assert!(index(7, State::Dead, LAST_POSITION)[..] < key[..] && key[..] < index(8, State::Ready, 0)[..]);
+        assert!(aged(7, State::Dead, 9, 500) < aged(7, State::Dead, 10, 1));
     }
 
     #[test]

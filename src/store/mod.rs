@@ -28,6 +28,7 @@ mod kept;
 #[cfg(test)]
 mod kept_tests;
 pub(crate) mod keys;
+mod labels;
 mod limits;
 mod lines;
 mod listener;

@@ -92,6 +92,7 @@ impl Store {
         for purged in states {
             record.purged[*purged as usize - 1] = until;
             batch.delete_prefix(Family::Index, &keys::indexed(queue, *purged));
+            batch.delete_prefix(Family::Index, &keys::all_aged(queue, *purged));
             batch.put(Family::Meta, &keys::purge(queue, *purged), b"");
             count += shown.count(*purged);
             let (messages, bytes) = remembered.counters.tally(*purged);

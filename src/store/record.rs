@@ -6,7 +6,7 @@
 //! in the new version when it is next changed.
 //!
 //! Version 1: the first. Version 2: what priorities, delays, times to live, purges and batches need. Version 3: the identity of
-//! deliveries, the history of deaths, times that programs set, and since when a message is ready.
+//! deliveries, the history of deaths, times that programs set, and since when a message is in its state.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -91,8 +91,8 @@ pub struct MessageRecord {
     pub accessed_ns: Option<i64>,
     /// Who holds it, when it is claimed.
     pub claim: Option<Claim>,
-    /// When it last became ready, in milliseconds since the epoch; 0: it never was.
-    pub ready_since: u64,
+    /// Since when it is in its state, in milliseconds since the epoch; 0: nobody remembers.
+    pub since: u64,
     /// It is delayed because it was delivered before, and not because its producer said so.
     pub retrying: bool,
     /// When it becomes ready, when it is delayed, in milliseconds since the epoch.
@@ -156,7 +156,7 @@ impl MessageRecord {
             producer_pid: new.producer_pid,
             accessed_ns: new.accessed_ns,
             claim: None,
-            ready_since: now,
+            since: now,
             retrying: false,
             due: 0,
             expires: 0,

@@ -14,6 +14,7 @@ use super::db::{Batch, Db, Family};
 use super::kept::{HeldNames, enter_name, leave_name};
 use super::keys::{self, DeadlineKind};
 use super::limits::Dropped;
+use super::oldest::{Ages, aged};
 use super::outdated::Outdated;
 use super::record::{self, Counters, MessageRecord, QueueRecord};
 use super::reservations::{Reservations, RoomWatch};
@@ -25,7 +26,7 @@ const QUEUES_REMEMBERED: usize = 4096;
 const RESERVED: u64 = 4096;
 
 /// A queue has at most so many priorities.
-const PRIORITIES: usize = HIGHEST_PRIORITY as usize + 1;
+pub(super) const PRIORITIES: usize = HIGHEST_PRIORITY as usize + 1;
 
 /// A queue in use.
 pub struct Queue {
@@ -47,6 +48,8 @@ pub struct Queue {
     pub heads: [u64; PRIORITIES],
     /// Ready messages whose time to live is over.
     pub outdated: Outdated,
+    /// Where searches for the oldest messages begin.
+    pub ages: Ages,
     /// Room that is kept for messages that are being written.
     pub reserved: Reservations,
     /// What was dropped to make room.
@@ -160,6 +163,7 @@ impl Queue {
             placed: 0,
             heads: [0; PRIORITIES],
             outdated: Outdated::default(),
+            ages: Ages::default(),
             reserved: Reservations::default(),
             dropped: Dropped::default(),
         })
@@ -389,12 +393,16 @@ impl State {
         for (at, kind) in deadlines(record) {
             batch.put(Family::Deadlines, &keys::deadline(at, kind, seq), b"");
         }
+        if let Some(since) = aged(record) {
+            batch.put(Family::Index, &keys::aged(record.queue, state, since, seq), b"");
+        }
         self.placed += 1;
         let placed = self.placed;
         let queue = self.changing(db, record.queue)?;
         if queue.config.names == Names::Keep {
             enter_name(batch, seq, record);
         }
+        queue.ages.placed(record, position);
         if state == MessageState::Ready {
             queue.counters.head = queue.counters.head.min(position);
             let head = &mut queue.heads[usize::from(record.order)];
@@ -416,6 +424,9 @@ impl State {
         batch.delete(Family::Index, &keys::index(record.queue, record.state(), position));
         for (at, kind) in deadlines(record) {
             batch.delete(Family::Deadlines, &keys::deadline(at, kind, seq));
+        }
+        if let Some(since) = aged(record) {
+            batch.delete(Family::Index, &keys::aged(record.queue, record.state(), since, seq));
         }
         let queue = self.changing(db, record.queue)?;
         if queue.config.names == Names::Keep {

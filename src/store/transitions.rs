@@ -340,7 +340,7 @@ impl Store {
         record.set_state(MessageState::Ready);
         record.deliveries = 0;
         record.claim = None;
-        record.ready_since = now;
+        record.since = now;
         record.retrying = false;
         record.due = 0;
         let of_its_own = if own_ttl { properties } else { Properties::default() };
@@ -482,6 +482,7 @@ fn claim(record: &mut MessageRecord, holder: &mut Queue, (taker, delivery): (Tak
         return Err(Error::Paused);
     }
     record.set_state(to);
+    record.since = now;
     record.deliveries = deliveries;
     record.claim = Some(claim_of(taker, delivery, now, after(now, holder.config.visibility_timeout)));
     holder.counters.claims_total += 1;
@@ -500,11 +501,10 @@ pub(super) fn give_back(record: &mut MessageRecord, holder: &mut Queue, event: E
         Event::NackLater => config.later_after(deliveries),
         _ => config.retry_after(deliveries),
     };
+    // What nobody has delivered in time has been waiting since it was due.
+    record.since = if event == Event::Deliver { now.min(record.due) } else { now };
     record.retrying = to == MessageState::Delayed;
     record.due = if record.retrying { after(now, delay) } else { 0 };
-    if to == MessageState::Ready {
-        record.ready_since = now;
-    }
     record.set_state(to);
     record.deliveries = deliveries;
     record.claim = None;

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use crate::queue::delivery::Delivery;
+use crate::queue::state::State;
 use crate::queue::worker::ProcessId;
 
 use super::record::{BodyPlace, Claim, Counters, MessageRecord, QueueRecord};
@@ -216,7 +217,8 @@ impl From<Message2> for MessageRecord {
             producer_pid: old.producer_pid,
             accessed_ns: None,
             claim: old.claim.map(Claim::from),
-            ready_since: old.enqueued_at.max(old.due),
+            // Of other states it was not kept.
+            since: if old.state == State::Ready as u8 { old.enqueued_at } else { 0 },
             retrying: false,
             due: old.due,
             expires: old.expires,

@@ -193,10 +193,10 @@ impl View {
         let readable = owner.mode & 0o444;
         let (kind, mode, size) = match node {
             Node::Config(_) => (Kind::File, readable | 0o200, self.config_text(id)?.len()),
-            // Not worth going through all queues for.
+            // It takes long to make it, see `View::measure`.
             Node::Stats(ROOT) => (Kind::File, readable, 0),
             Node::Stats(_) | Node::Version => (Kind::File, readable, self.status_text(node)?.len()),
-            // Each reader finds in it what they may know.
+            // Each reader finds in it what they may know; its length is theirs as well.
             Node::Metrics => (Kind::File, 0o444, 0),
             Node::Backup => (Kind::File, 0o400, 0),
             // Those who may consume: who has all three, and in a sticky queue its owner.

@@ -1,6 +1,6 @@
 //! Open files.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,7 +10,6 @@ use parking_lot::Mutex;
 use crate::error::{Error, Result};
 use crate::queue::worker::ProcessId;
 
-use super::Attributes;
 use super::access::Caller;
 use super::backup::Backup;
 use super::control::ConfigEdit;
@@ -22,6 +21,7 @@ use super::nack::Nacker;
 use super::open_body::OpenBody;
 use super::purge::Purger;
 use super::take::Take;
+use super::{Attributes, Node, process};
 
 /// What an open file is.
 pub enum Handle {
@@ -40,10 +40,10 @@ pub enum Handle {
     },
     /// A control file, as it was when it was opened.
     Text {
-        /// Its bytes.
-        text: Vec<u8>,
-        /// What they hold of the memory that there is for all texts.
-        _held: Held,
+        /// What is read.
+        text: Arc<Text>,
+        /// What it is, and the process that opened it; 0 when that is not visible from here.
+        of: (Node, u32),
     },
     /// A queue's `.mq/claim` or `.mq/pop`.
     Take(Arc<Take>),
@@ -59,6 +59,20 @@ pub enum Handle {
     LineWriter(Arc<Mutex<LineWriter>>),
     /// A queue's lines, open for reading.
     LineReader(Arc<LineReader>),
+}
+
+/// What a control file reads as; several open files may share it.
+pub struct Text {
+    bytes: Vec<u8>,
+    /// What they hold of the memory that there is for all texts.
+    _held: Held,
+}
+
+impl Text {
+    /// What is read.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 /// An open message. It can be read for as long as it is open, whatever happens to the message.
@@ -153,7 +167,12 @@ struct Open {
     bound: HashMap<u64, Vec<u64>>,
     /// How many those are.
     held: usize,
+    /// The control files that each process has open, by their numbers: who opened which, and its length.
+    texts: HashMap<(Node, u32), BTreeMap<u64, (u32, u64)>>,
 }
+
+/// Of the control files of one kind that a process has open, so many are looked at for the one that its thread has opened.
+const LOOKED_AT: usize = 64;
 
 impl Open {
     fn counts(&mut self, uid: u32, more: usize) {
@@ -167,6 +186,15 @@ impl Open {
             *count -= less;
             if *count == 0 {
                 self.by_user.remove(&uid);
+            }
+        }
+    }
+
+    fn forget_text(&mut self, number: u64, of: (Node, u32)) {
+        if let Some(texts) = self.texts.get_mut(&of) {
+            texts.remove(&number);
+            if texts.is_empty() {
+                self.texts.remove(&of);
             }
         }
     }
@@ -206,10 +234,34 @@ impl Handles {
         if of_all < most && of_caller < own { Ok(()) } else { Err(Error::TooManyOpen) }
     }
 
-    /// Enters a text, unless those that are open are very long already.
-    pub fn add_text(&self, caller: &Caller, text: String) -> Result<u64> {
+    /// A text to be read, unless those that there are are very long already.
+    pub fn text(&self, caller: &Caller, text: String) -> Result<Arc<Text>> {
         let held = self.texts.hold(caller.uid, text.len())?;
-        Ok(self.add(caller, Handle::Text { text: text.into_bytes(), _held: held }))
+        Ok(Arc::new(Text { bytes: text.into_bytes(), _held: held }))
+    }
+
+    /// Enters a control file that reads as this text; gives its number.
+    pub fn add_text(&self, caller: &Caller, node: Node, text: Arc<Text>) -> u64 {
+        let (tid, length) = (caller.pid, text.bytes.len() as u64);
+        let of = (node, if tid == 0 { 0 } else { process::tgid(tid) });
+        let number = self.add(caller, Handle::Text { text, of });
+        if tid != 0 {
+            self.open.lock().texts.entry(of).or_default().insert(number, (tid, length));
+        }
+        number
+    }
+
+    /// The length of what a thread reads from the control file `node` that it has open; else of what the newest reads that its
+    /// process has open. `None` when there is none.
+    pub fn length_open(&self, node: Node, tid: u32) -> Option<u64> {
+        if tid == 0 {
+            return None; // nobody knows who it is
+        }
+        let process = process::tgid(tid);
+        let open = self.open.lock();
+        let newest = open.texts.get(&(node, process))?.values().rev().take(LOOKED_AT);
+        let own = newest.clone().find(|(opener, _)| *opener == tid);
+        own.or_else(|| newest.clone().next()).map(|(_, length)| *length)
     }
 
     /// Enters a file that `caller` opens; gives its number.
@@ -280,6 +332,9 @@ impl Handles {
     pub fn remove(&self, number: u64) -> Option<Arc<Handle>> {
         let mut open = self.open.lock();
         let Entry { handle, uid } = open.by_number.remove(&number)?;
+        if let Handle::Text { of, .. } = &*handle {
+            open.forget_text(number, *of);
+        }
         let bound = open.bound.remove(&number);
         let held = bound.as_ref().map_or(0, Vec::len);
         open.held -= held;
@@ -383,8 +438,12 @@ mod tests {
     const BOB: Caller = Caller { uid: 2, gid: 2, pid: 0 };
     const ROOT: Caller = Caller { uid: 0, gid: 0, pid: 0 };
 
+    fn add_text(handles: &Handles, caller: &Caller, text: String) -> Result<u64> {
+        Ok(handles.add_text(caller, Node::Version, handles.text(caller, text)?))
+    }
+
     fn text(handles: &Handles) -> u64 {
-        handles.add_text(&ROOT, "text".into()).unwrap()
+        add_text(handles, &ROOT, "text".into()).unwrap()
     }
 
     #[test]
@@ -401,6 +460,27 @@ mod tests {
         numbers.iter().for_each(|number| drop(handles.remove(*number)));
         let open = handles.open.lock();
         assert_eq!((open.by_number.len(), open.by_user.len(), open.held), (0, 0, 0));
+    }
+
+    /// Of several that are open, the asking thread's own; of a process none of whose are, nothing.
+    #[test]
+    fn the_length_of_an_open_text_is_that_of_who_asks() {
+        let handles = Handles::new(64, 0);
+        let here = Caller { pid: std::process::id(), ..ROOT };
+        let there = Caller { pid: 1, ..ROOT };
+        let open = |caller: &Caller, length: usize| {
+            handles.add_text(caller, Node::Metrics, handles.text(caller, "x".repeat(length)).unwrap())
+        };
+        let (first, other, second) = (open(&here, 3), open(&there, 5), open(&here, 7));
+        assert_eq!(handles.length_open(Node::Metrics, here.pid), Some(7));
+        assert_eq!(handles.length_open(Node::Metrics, there.pid), Some(5));
+        assert_eq!(handles.length_open(Node::Version, here.pid), None);
+        handles.remove(second);
+        assert_eq!(handles.length_open(Node::Metrics, here.pid), Some(3));
+        handles.remove(first);
+        handles.remove(other);
+        assert_eq!(handles.length_open(Node::Metrics, here.pid), None);
+        assert!(handles.open.lock().texts.is_empty());
     }
 
     #[test]
@@ -428,7 +508,7 @@ mod tests {
     fn texts_are_bounded_and_nobody_takes_the_others_share() {
         let handles = Handles::new(1 << 20, 0);
         assert_eq!(handles.most, MOST);
-        let add = |caller, bytes| handles.add_text(caller, "x".repeat(bytes));
+        let add = |caller, bytes| add_text(&handles, caller, "x".repeat(bytes));
         let number = add(&ANN, TEXTS / 4 * 3).unwrap();
         assert!(matches!(add(&ANN, 1), Err(Error::TooManyOpen)));
         add(&BOB, TEXTS / 16 * 3).unwrap();

@@ -9,12 +9,13 @@ use std::fmt::{Display, Write};
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::queue::state::State;
-use crate::store::ROOT;
 use crate::store::record::Counters;
+use crate::store::{QueueInfo, ROOT};
 
 use super::View;
-use super::access::{Caller, EXEC, READ};
-use super::stats::COUNTERS;
+use super::access::{EXEC, READ};
+use super::stats::{COUNTERS, fullness};
+use super::telling::Audience;
 use super::waiters::Line;
 
 /// Of a longer path, in bytes, no queue is told: no program could name it.
@@ -33,11 +34,23 @@ struct Series {
 }
 
 struct Numbers {
-    counters: Counters,
-    oldest_ready_at: Option<u64>,
+    info: QueueInfo,
+    /// Since when the oldest message of each state has been in it, in the order of [`State::ALL`].
+    oldest: [Option<u64>; 4],
     waiting: usize,
     waiting_writers: usize,
 }
+
+/// The ages of the oldest, in the order of [`State::ALL`].
+const OLDEST: [(&str, &str); 4] = [
+    (
+        "mqfs_oldest_ready_age_seconds",
+        "How long the oldest ready message has been waiting since it became ready; 0 when nothing is ready.",
+    ),
+    ("mqfs_oldest_delayed_age_seconds", "For how long the oldest delayed message has been delayed; 0 without any."),
+    ("mqfs_oldest_claimed_age_seconds", "For how long the oldest claim has been held; 0 when nothing is claimed."),
+    ("mqfs_oldest_dead_age_seconds", "For how long the oldest dead letter has been dead; 0 without any."),
+];
 
 /// A metric's name, whether it only grows, and what it says.
 type Family<'a> = (&'a str, Kind, &'a str);
@@ -49,41 +62,41 @@ enum Kind {
 }
 
 impl Numbers {
-    fn of(view: &View, queue: u64, counters: Counters) -> Result<Self> {
+    fn of(view: &View, queue: u64, info: QueueInfo) -> Result<Self> {
+        let mut oldest = [None; 4];
+        for (oldest, state) in oldest.iter_mut().zip(State::ALL) {
+            *oldest = view.store.oldest(queue, state)?;
+        }
         Ok(Self {
-            counters,
-            oldest_ready_at: view.store.oldest_ready(queue)?,
+            info,
+            oldest,
             waiting: view.waiters.waiting(Line::Message(queue)),
             waiting_writers: view.waiters.waiting_for_room(queue),
         })
     }
-
-    /// For how long the oldest ready message has been waiting, in seconds.
-    fn oldest_seconds(&self, now: u64) -> f64 {
-        let ms = self.oldest_ready_at.map_or(0, |since| now.saturating_sub(since));
-        ms as f64 / 1000.0
-    }
 }
 
 impl View {
-    pub(super) fn metrics(&self, caller: &Caller) -> Result<String> {
-        let (mut queues, untold) = self.visible_queues(caller)?;
+    /// What may be told to these. Goes through all queues.
+    pub(super) fn metrics(&self, audience: &Audience) -> Result<String> {
+        let (mut queues, untold) = self.visible_queues(audience)?;
         queues.sort_by(|a, b| a.label.cmp(&b.label));
-        let mut out = Exposition(String::new());
-        out.of_mount(self)?;
+        let mut out = Exposition::of(&self.options.mount);
+        let now = clock::now_ms();
+        out.of_mount(self, now)?;
         out.begin((
             "mqfs_queues_untold",
             Kind::Gauge,
             "Queues left out, with all in them, because the paths are too long.",
         ));
         out.sample("mqfs_queues_untold", &[], untold);
-        out.of_queues(&queues, clock::now_ms());
-        Ok(out.0)
+        out.of_queues(&queues, now);
+        Ok(out.text)
     }
 
-    /// The queues below the root that the caller can list, and how many of them are left out. Those at the top come first, so
+    /// The queues below the root that they can list, and how many of them are left out. Those at the top come first, so
     /// that nobody who nests queues without end crowds out the others'.
-    fn visible_queues(&self, caller: &Caller) -> Result<(Vec<Series>, usize)> {
+    fn visible_queues(&self, audience: &Audience) -> Result<(Vec<Series>, usize)> {
         let (mut found, mut untold, mut labels) = (Vec::new(), 0, 0);
         let mut left = VecDeque::from([(ROOT, String::new())]);
         while let Some((queue, path)) = left.pop_front() {
@@ -91,7 +104,7 @@ impl View {
                 Err(Error::NotFound) => continue, // removed meanwhile
                 info => info?,
             };
-            let readable = self.owner(&info).allows(caller, READ | EXEC);
+            let readable = audience.allows(&self.owner(&info), READ | EXEC);
             if readable {
                 self.store.list_queues(queue, 0, |nested| {
                     let name = label(nested.name);
@@ -106,7 +119,7 @@ impl View {
                 })?;
             }
             if queue != ROOT {
-                let numbers = readable.then(|| Numbers::of(self, queue, info.counters)).transpose()?;
+                let numbers = readable.then(|| Numbers::of(self, queue, info)).transpose()?;
                 found.push(Series { label: path, numbers });
             }
         }
@@ -115,13 +128,25 @@ impl View {
 }
 
 /// The text, as it grows. Writing to a string does not fail.
-struct Exposition(String);
+struct Exposition {
+    text: String,
+    /// The label that all samples have: `mount="..."`.
+    mount: String,
+}
 
 impl Exposition {
-    fn of_mount(&mut self, view: &View) -> Result<()> {
+    fn of(mount: &str) -> Self {
+        let mut label = String::new();
+        push_label(&mut label, "mount", mount);
+        Self { text: String::new(), mount: label }
+    }
+
+    fn of_mount(&mut self, view: &View, now: u64) -> Result<()> {
         let usage = view.usage()?;
         self.begin(("mqfs_info", Kind::Gauge, "The version of mqfs; always 1."));
         self.sample("mqfs_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
+        self.begin(("mqfs_timestamp_seconds", Kind::Gauge, "When all this was so, in seconds since the epoch."));
+        self.sample("mqfs_timestamp_seconds", &[], now as f64 / 1000.0);
         let numbers: [(Family<'_>, u64); 6] = [
             (("mqfs_writers", Kind::Gauge, "Messages that are being written."), view.open_writers() as u64),
             (("mqfs_open_files", Kind::Gauge, "Files that are open."), view.open_files() as u64),
@@ -143,47 +168,78 @@ impl Exposition {
         Ok(())
     }
 
+    /// A gauge of each queue whose numbers are told.
+    fn gauge<T: Display>(
+        &mut self,
+        queues: &[Series],
+        (name, help): (&str, &str),
+        value: impl Fn(&Numbers) -> Option<T>,
+    ) {
+        self.begin((name, Kind::Gauge, help));
+        for (label, numbers) in readable(queues) {
+            if let Some(value) = value(numbers) {
+                self.sample(name, &[("queue", label)], value);
+            }
+        }
+    }
+
     fn of_queues(&mut self, queues: &[Series], now: u64) {
         let name = "mqfs_queue_readable";
         self.begin((name, Kind::Gauge, "1 when the numbers of the queue are told to this reader."));
         for queue in queues {
             self.sample(name, &[("queue", &queue.label)], u8::from(queue.numbers.is_some()));
         }
-        let readable = || queues.iter().filter_map(|queue| Some((queue.label.as_str(), queue.numbers.as_ref()?)));
-        let name = "mqfs_oldest_ready_age_seconds";
-        self.begin((name, Kind::Gauge, "How long the oldest ready message has been waiting; 0 when nothing is ready."));
-        for (label, numbers) in readable() {
-            self.sample(name, &[("queue", label)], numbers.oldest_seconds(now));
+        for (at, (name, help)) in OLDEST.into_iter().enumerate() {
+            self.gauge(queues, (name, help), |numbers| {
+                let ms = numbers.oldest[at].map_or(0, |since| now.saturating_sub(since));
+                Some(ms as f64 / 1000.0)
+            });
         }
-        let name = "mqfs_waiting";
-        self.begin((name, Kind::Gauge, "Readers that wait for a message."));
-        for (label, numbers) in readable() {
-            self.sample(name, &[("queue", label)], numbers.waiting);
-        }
-        let name = "mqfs_waiting_writers";
-        self.begin((name, Kind::Gauge, "Writers that wait for room."));
-        for (label, numbers) in readable() {
-            self.sample(name, &[("queue", label)], numbers.waiting_writers);
-        }
-        for (name, help, suffix) in [
-            ("mqfs_messages", "Messages of the queue in each state.", ""),
-            ("mqfs_message_bytes", "Bytes of their bodies.", "_bytes"),
-        ] {
-            self.begin((name, Kind::Gauge, help));
-            for (label, numbers) in readable() {
-                for state in State::ALL.map(State::word) {
-                    let value = value(&numbers.counters, &format!("{state}{suffix}"));
-                    self.sample(name, &[("queue", label), ("state", state)], value);
-                }
-            }
-        }
+        self.gauge(queues, ("mqfs_waiting", "Readers that wait for a message."), |numbers| Some(numbers.waiting));
+        self.gauge(queues, ("mqfs_waiting_writers", "Writers that wait for room."), |numbers| {
+            Some(numbers.waiting_writers)
+        });
+        let help = "How full the queue is, by its limits: 1 when it takes no more; missing without limits.";
+        self.gauge(queues, ("mqfs_fullness_ratio", help), |numbers| fullness(&numbers.info));
+        let help = "How many messages the queue takes; 0 without such a limit.";
+        self.gauge(queues, ("mqfs_max_messages", help), |numbers| Some(numbers.info.config.max_messages));
+        let help = "How many bytes the queue takes; 0 without such a limit.";
+        self.gauge(queues, ("mqfs_max_bytes", help), |numbers| Some(numbers.info.config.max_bytes));
+        self.of_pauses(queues);
+        self.of_states(queues);
         let of_states = |name: &str| State::ALL.iter().any(|state| name.trim_end_matches("_bytes") == state.word());
         for (counter, help, value) in COUNTERS.iter().filter(|(name, ..)| !of_states(name)) {
             let name = format!("mqfs_{counter}");
             let kind = if counter.ends_with("_total") { Kind::Counter } else { Kind::Gauge };
             self.begin((&name, kind, help));
-            for (label, numbers) in readable() {
-                self.sample(&name, &[("queue", label)], value(&numbers.counters));
+            for (label, numbers) in readable(queues) {
+                self.sample(&name, &[("queue", label)], value(&numbers.info.counters));
+            }
+        }
+    }
+
+    fn of_pauses(&mut self, queues: &[Series]) {
+        let name = "mqfs_paused";
+        self.begin((name, Kind::Gauge, "1 when nothing is enqueued (in) or claimed (out) for the time being."));
+        for (label, numbers) in readable(queues) {
+            let config = &numbers.info.config;
+            for (direction, paused) in [("in", config.paused_in()), ("out", config.paused_out())] {
+                self.sample(name, &[("queue", label), ("direction", direction)], u8::from(paused));
+            }
+        }
+    }
+
+    fn of_states(&mut self, queues: &[Series]) {
+        for (name, help, suffix) in [
+            ("mqfs_messages", "Messages of the queue in each state.", ""),
+            ("mqfs_message_bytes", "Bytes of their bodies.", "_bytes"),
+        ] {
+            self.begin((name, Kind::Gauge, help));
+            for (label, numbers) in readable(queues) {
+                for state in State::ALL.map(State::word) {
+                    let value = value(&numbers.info.counters, &format!("{state}{suffix}"));
+                    self.sample(name, &[("queue", label), ("state", state)], value);
+                }
             }
         }
     }
@@ -193,25 +249,36 @@ impl Exposition {
             Kind::Counter => "counter",
             Kind::Gauge => "gauge",
         };
-        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
     }
 
     fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
-        self.0.push_str(name);
-        for (at, (label, text)) in labels.iter().enumerate() {
-            let _ = write!(self.0, "{}{label}=\"", if at == 0 { '{' } else { ',' });
-            for c in text.chars() {
-                match c {
-                    '\\' => self.0.push_str("\\\\"),
-                    '"' => self.0.push_str("\\\""),
-                    '\n' => self.0.push_str("\\n"),
-                    c => self.0.push(c),
-                }
-            }
-            self.0.push('"');
+        let _ = write!(self.text, "{name}{{{}", self.mount);
+        for (label, text) in labels {
+            self.text.push(',');
+            push_label(&mut self.text, label, text);
         }
-        let _ = writeln!(self.0, "{} {value}", if labels.is_empty() { "" } else { "}" });
+        let _ = writeln!(self.text, "}} {value}");
     }
+}
+
+/// The queues whose numbers are told.
+fn readable(queues: &[Series]) -> impl Iterator<Item = (&str, &Numbers)> {
+    queues.iter().filter_map(|queue| Some((queue.label.as_str(), queue.numbers.as_ref()?)))
+}
+
+/// Adds `LABEL="TEXT"`, escaped.
+fn push_label(out: &mut String, label: &str, text: &str) {
+    let _ = write!(out, "{label}=\"");
+    for c in text.chars() {
+        match c {
+            '\\' => out.push_str("\\\\"),
+            '"' => out.push_str("\\\""),
+            '\n' => out.push_str("\\n"),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
 }
 
 fn value(counters: &Counters, name: &str) -> u64 {
@@ -236,10 +303,12 @@ mod tests {
 
     #[test]
     fn samples_are_escaped() {
-        let mut out = Exposition(String::new());
+        let mut out = Exposition::of("/srv/m\"q");
         out.sample("a", &[("queue", "x\"y\\z\n"), ("state", "ready")], 7);
         out.sample("b", &[], 0.5);
-        assert_eq!(out.0, "a{queue=\"x\\\"y\\\\z\\n\",state=\"ready\"} 7\nb 0.5\n");
+        let mount = r#"mount="/srv/m\"q""#;
+        let expected = format!("a{{{mount},queue=\"x\\\"y\\\\z\\n\",state=\"ready\"}} 7\nb{{{mount}}} 0.5\n");
+        assert_eq!(out.text, expected);
     }
 
     #[test]

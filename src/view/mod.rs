@@ -49,6 +49,7 @@ mod settled;
 mod staging;
 mod stats;
 mod take;
+mod telling;
 mod waiters;
 mod watch;
 mod with;
@@ -81,6 +82,7 @@ use locking::Locking;
 use look::Look;
 use names::BareNames;
 use offload::Offload;
+use telling::Telling;
 use waiters::Waiters;
 use with::Givens;
 use workers::Workers;
@@ -90,8 +92,10 @@ use writer::Writer;
 const LONG: u64 = 64 << 20;
 
 /// How a mount differs from the default.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct ViewOptions {
+    /// Where it is mounted, as text: what metrics are told apart by.
+    pub mount: String,
     /// Nothing is changed and reading never claims.
     pub read_only: bool,
     /// Show this user as the owner of everything.
@@ -129,7 +133,7 @@ pub struct View {
     /// For the sync of directories, which takes as long as the disk needs for all that is there.
     directories: Offload,
     /// Puts together what tells of all queues. Closes do not wait for that.
-    telling: Offload,
+    telling: Telling,
     waiters: Arc<Waiters>,
     /// Counts the nodes given out for the lines of queues that let their producers wait.
     lanes: AtomicU32,
@@ -172,7 +176,7 @@ impl View {
             offload: Offload::start(&alarm, "mqfs-body", 2)?,
             long: Offload::start(&alarm, "mqfs-long", 4)?,
             directories: Offload::start(&alarm, "mqfs-fsync", 2)?,
-            telling: Offload::start(&alarm, "mqfs-telling", 1)?,
+            telling: Telling::start(&alarm)?,
             waiters: Arc::default(),
             lanes: AtomicU32::new(0),
             activity: AtomicU64::new(0),
@@ -185,7 +189,7 @@ impl View {
         });
         let waiters = view.waiters.clone();
         view.store.watch_room(Box::new(move |queue| waiters.room_came(queue)));
-        if !options.read_only {
+        if !view.options.read_only {
             let threads: [(_, fn(&View)); 3] = [
                 ("mqfs-deadlines", Self::keep_deadlines),
                 ("mqfs-sweep", Self::sweep),

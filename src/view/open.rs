@@ -9,7 +9,7 @@ use crate::queue::config::ClaimMode;
 use crate::queue::state::State;
 use crate::queue::worker::{ProcessId, Processes, Share, Worker};
 use crate::store::record::{Claim, MessageRecord};
-use crate::store::{QueueInfo, ROOT, Taker};
+use crate::store::{QueueInfo, Taker};
 
 use super::access::{Caller, READ};
 use super::control::ConfigEdit;
@@ -18,6 +18,7 @@ use super::locking::Again;
 use super::look::Look;
 use super::open_body::Room;
 use super::take::Answer;
+use super::telling::{Audience, Subject};
 use super::{Node, Via, View, process};
 
 /// The flags of `open(2)`.
@@ -117,12 +118,16 @@ impl View {
         flags: i32,
         done: impl FnOnce(Result<Opened>) + Send + 'static,
     ) {
-        let slow = matches!(node, Node::Metrics | Node::Stats(ROOT)) && !Flags(flags).writes();
-        if !slow {
+        if Flags(flags).writes() {
             return done(self.open(caller, node, flags));
         }
-        let (view, caller) = (self.clone(), *caller);
-        self.telling.run(Box::new(move || done(view.open(&caller, node, flags))));
+        let caller = *caller;
+        self.when_told(&caller, node, true, move |view, subject| {
+            done(match subject {
+                Some(subject @ Subject::Metrics(_)) => view.open_told(&caller, node, subject),
+                _ => view.open(&caller, node, flags),
+            });
+        });
     }
 
     /// Opens a file.
@@ -169,18 +174,27 @@ impl View {
             {
                 Err(Error::NotPermitted("this control file is read-only"))
             }
-            Node::Config(queue) => self.open_text(caller, self.config_text(queue)?),
-            Node::Stats(_) | Node::Version => self.open_text(caller, self.status_text(node)?),
+            Node::Config(queue) => self.open_text(caller, node, self.config_text(queue)?),
+            Node::Stats(_) | Node::Version => self.open_text(caller, node, self.status_text(node)?),
             Node::Backup => self.open_backup(caller),
-            Node::Metrics => self.open_text(caller, self.metrics(caller)?),
+            Node::Metrics => self.open_told(caller, node, Subject::Metrics(Audience::of(caller))),
             Node::Claim(queue) => self.open_take(caller, queue, Answer::Path),
             Node::Pop(queue) => self.open_take(caller, queue, Answer::Body),
             _ => Err(Error::IsDirectory),
         }
     }
 
-    fn open_text(&self, caller: &Caller, text: String) -> Result<Opened> {
-        Ok(Opened { direct: true, ..Opened::plain(self.handles.add_text(caller, text)?) })
+    fn open_text(&self, caller: &Caller, node: Node, text: String) -> Result<Opened> {
+        let text = self.handles.text(caller, text)?;
+        Ok(Opened { direct: true, ..Opened::plain(self.handles.add_text(caller, node, text)) })
+    }
+
+    /// Opens what tells of all queues.
+    fn open_told(&self, caller: &Caller, node: Node, subject: Subject) -> Result<Opened> {
+        self.refuse_when_going_away()?;
+        self.handles.admit(caller, true)?;
+        let text = self.tell(caller, subject)?;
+        Ok(Opened { direct: true, ..Opened::plain(self.handles.add_text(caller, node, text)) })
     }
 
     /// A committed message never changes. Under its bare name it does not stand in the way of a new one: the name is

@@ -74,7 +74,7 @@ impl View {
                 with(&bytes);
             }
             Handle::Draft { file, .. } => with(&read_file_at(file, offset, size)?),
-            Handle::Text { text, .. } => with(window(text, offset, size)),
+            Handle::Text { text, .. } => with(window(text.bytes(), offset, size)),
             Handle::Backup(backup) => with(window(&backup.text(), offset, size)),
             Handle::LineWriter(_) => return Err(Error::NotPermitted("not open for reading")),
             Handle::Config(edit) => {

@@ -4,6 +4,7 @@ use serde_json::Map;
 
 use crate::clock;
 use crate::error::Result;
+use crate::queue::state::State;
 use crate::store::record::Counters;
 use crate::store::{QueueInfo, ROOT};
 
@@ -48,18 +49,36 @@ pub const COUNTERS: &[(&str, &str, Value)] = &[
     ("rejected_total", "Enqueues refused because the queue was full or paused.", |c| c.rejected_total),
 ];
 
-/// How long the oldest ready message has been waiting, in milliseconds; not there when nothing is ready.
-pub const OLDEST: &str = "oldest_ready_age_ms";
+/// What a queue tells besides its counters, in the order of `stats`. None of it can be set.
+pub const GAUGES: &[&str] = &[
+    "oldest_ready_age_ms",
+    "oldest_delayed_age_ms",
+    "oldest_claimed_age_ms",
+    "oldest_dead_age_ms",
+    "waiting",
+    "waiting_writers",
+    "fullness",
+];
 
-/// Readers that wait for a message now.
-pub const WAITING: &str = "waiting";
-
-/// Writers that wait for room now.
-pub const WAITING_WRITERS: &str = "waiting_writers";
+/// What `stats` tells of the configuration: what one has to know to understand the rest.
+const SETTINGS: &[&str] = &["paused", "max_messages", "max_bytes"];
 
 /// The value of one counter.
 pub fn counter(queue: &QueueInfo, name: &str) -> Option<u64> {
     COUNTERS.iter().find(|(known, ..)| *known == name).map(|(.., value)| value(&queue.counters))
+}
+
+/// How full a queue is: 1 when it takes no more messages, or no more bytes, whichever it is nearer to. `None` without limits. Dead
+/// letters do not count; nor does what is being written.
+pub fn fullness(queue: &QueueInfo) -> Option<f64> {
+    let c = &queue.counters;
+    let messages = c.ready.saturating_add(c.claimed).saturating_add(c.delayed);
+    let bytes = c.ready_bytes.saturating_add(c.claimed_bytes).saturating_add(c.delayed_bytes);
+    let of = |used: u64, limit: u64| (limit > 0).then(|| used as f64 / limit as f64);
+    let fullest = [of(messages, queue.config.max_messages), of(bytes, queue.config.max_bytes)];
+    let fullest = fullest.into_iter().flatten().reduce(f64::max)?;
+    // Not rounded up to what would say that it is full.
+    Some((fullest * 10_000.0).floor() / 10_000.0)
 }
 
 fn json(counters: impl Fn(&str, Value) -> u64) -> Object {
@@ -77,9 +96,14 @@ impl View {
             Node::Stats(queue) => {
                 let info = self.store.queue(queue)?;
                 let mut numbers = json(|_, value| value(&info.counters));
-                numbers.insert(OLDEST.into(), self.oldest_ready_age(queue)?.into());
-                numbers.insert(WAITING.into(), self.waiters.waiting(Line::Message(queue)).into());
-                numbers.insert(WAITING_WRITERS.into(), self.waiters.waiting_for_room(queue).into());
+                for name in GAUGES {
+                    numbers.insert((*name).into(), self.gauge(queue, &info, name)?.into());
+                }
+                for name in SETTINGS {
+                    let value = info.config.get(name).unwrap_or_default();
+                    let value = value.parse::<u64>().map_or_else(|_| value.into(), serde_json::Value::from);
+                    numbers.insert((*name).into(), value);
+                }
                 numbers
             }
             _ => return Ok(format!("mqfs {}\n", env!("CARGO_PKG_VERSION"))),
@@ -89,30 +113,62 @@ impl View {
         Ok(text)
     }
 
-    /// How long the oldest ready message of a queue has been waiting, in milliseconds; `None` when nothing is ready.
-    pub(super) fn oldest_ready_age(&self, queue: u64) -> Result<Option<u64>> {
-        Ok(self.store.oldest_ready(queue)?.map(|since| clock::now_ms().saturating_sub(since)))
+    /// The value of one of [`GAUGES`]; `None` when there is nothing to tell, or no such gauge.
+    pub(super) fn gauge(&self, queue: u64, info: &QueueInfo, name: &str) -> Result<Option<serde_json::Number>> {
+        let oldest = State::ALL.into_iter().find(|state| {
+            name.strip_prefix("oldest_").and_then(|rest| rest.strip_suffix("_age_ms")) == Some(state.word())
+        });
+        if let Some(state) = oldest {
+            return Ok(self.oldest_age(queue, state)?.map(Into::into));
+        }
+        Ok(match name {
+            "waiting" => Some(self.waiters.waiting(Line::Message(queue)).into()),
+            "waiting_writers" => Some(self.waiters.waiting_for_room(queue).into()),
+            "fullness" => fullness(info).and_then(serde_json::Number::from_f64),
+            _ => None,
+        })
+    }
+
+    /// For how long the oldest message of a state has been in it, in milliseconds; `None` when there is none.
+    pub(super) fn oldest_age(&self, queue: u64, state: State) -> Result<Option<u64>> {
+        Ok(self.store.oldest(queue, state)?.map(|since| clock::now_ms().saturating_sub(since)))
     }
 
     /// The sums over all queues, and what belongs to no queue.
     fn mount_stats(&self) -> Result<Object> {
         let mut infos = Vec::new();
-        let mut oldest = None;
+        let mut oldest = [None; 4];
         for queue in self.store.all_queues()? {
             // A queue may vanish while they are gone through.
             if let Ok(info) = self.store.queue(queue) {
                 infos.push(info.counters);
-                oldest = oldest.max(self.oldest_ready_age(queue).ok().flatten());
+                for (oldest, state) in oldest.iter_mut().zip(State::ALL) {
+                    *oldest = (*oldest).max(self.oldest_age(queue, state).ok().flatten());
+                }
             }
         }
         let mut sums = json(|_, value| infos.iter().map(value).fold(0, u64::saturating_add));
-        sums.insert(OLDEST.into(), oldest.into());
-        sums.insert(WAITING.into(), self.waiters.all_waiting(|line| matches!(line, Line::Message(_))).into());
-        sums.insert(WAITING_WRITERS.into(), self.waiters.all_waiting_for_room().into());
+        for (oldest, state) in oldest.into_iter().zip(State::ALL) {
+            sums.insert(format!("oldest_{}_age_ms", state.word()), oldest.into());
+        }
+        sums.insert("waiting".into(), self.waiters.all_waiting(|line| matches!(line, Line::Message(_))).into());
+        sums.insert("waiting_writers".into(), self.waiters.all_waiting_for_room().into());
         sums.insert("writers".into(), self.open_writers().into());
         sums.insert("open_files".into(), self.open_files().into());
         sums.insert("syncs_total".into(), self.store.syncs().into());
         sums.insert("requests_total".into(), self.activity().into());
         Ok(sums)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_a_gauge_for_the_age_in_each_state() {
+        for state in State::ALL.map(State::word) {
+            assert!(GAUGES.contains(&format!("oldest_{state}_age_ms").as_str()), "{state}");
+        }
     }
 }

@@ -11,8 +11,7 @@ use crate::store::ROOT;
 use crate::store::record::MessageRecord;
 
 use super::access::Caller;
-use super::stats::{COUNTERS, OLDEST, WAITING, WAITING_WRITERS, counter};
-use super::waiters::Line;
+use super::stats::{COUNTERS, GAUGES, counter};
 use super::{Node, View};
 
 /// What a message tells about itself; set by mqfs only.
@@ -24,6 +23,7 @@ pub const MESSAGE_ATTRIBUTES: &[&str] = &[
     "enqueued_at",
     "deliveries",
     "claimed_by",
+    "claimed_at",
     "deadline",
     SETTLED,
     "due",
@@ -150,6 +150,7 @@ fn own_attribute(seq: u64, message: &MessageRecord, name: &str) -> Option<Vec<u8
             let claim = claim?;
             format!("pid={} uid={}", claim.process.map_or(0, |process| process.tgid), claim.uid)
         }
+        "claimed_at" => clock::rfc3339(claim?.at),
         "deadline" => clock::rfc3339(claim?.deadline),
         "due" if message.state() == State::Delayed => clock::rfc3339(message.due),
         "expires" if message.expires > 0 => clock::rfc3339(message.expires),
@@ -179,18 +180,11 @@ impl View {
             Node::Draft(id) => find(&self.store.draft(id)?.attributes, name),
             Node::Queue(ROOT) if name == DAEMON_PID => Ok(std::process::id().to_string().into_bytes()),
             Node::Queue(queue) => match own {
-                Some(WAITING) if queue != ROOT => {
-                    Ok(self.waiters.waiting(Line::Message(queue)).to_string().into_bytes())
-                }
-                Some(WAITING_WRITERS) if queue != ROOT => {
-                    Ok(self.waiters.waiting_for_room(queue).to_string().into_bytes())
-                }
-                Some(OLDEST) if queue != ROOT => {
-                    let age = self.oldest_ready_age(queue)?.ok_or(Error::NoAttribute)?;
-                    Ok(age.to_string().into_bytes())
-                }
                 Some(own) if queue != ROOT => {
                     let info = self.store.queue(queue)?;
+                    if let Some(value) = self.gauge(queue, &info, own)? {
+                        return Ok(value.to_string().into_bytes());
+                    }
                     let value = info.config.get(own).or_else(|| counter(&info, own).map(|value| value.to_string()));
                     value.map(String::into_bytes).ok_or(Error::NoAttribute)
                 }
@@ -217,8 +211,10 @@ impl View {
             Node::Queue(ROOT) => vec![DAEMON_PID.to_owned()],
             Node::Queue(queue) => {
                 let mut counters: Vec<&str> = counter_names().collect();
-                counters.extend(self.oldest_ready_age(queue)?.map(|_| OLDEST));
-                counters.extend([WAITING, WAITING_WRITERS]);
+                let info = self.store.queue(queue)?;
+                for gauge in GAUGES {
+                    counters.extend(self.gauge(queue, &info, gauge)?.map(|_| *gauge));
+                }
                 let mut all: Vec<String> = KEYS.iter().chain(&counters).map(own).collect();
                 all.extend(names(self.store.queue_record(queue)?.attributes));
                 all
@@ -265,7 +261,7 @@ impl View {
     /// Sets a configuration key of a queue.
     fn set_key(&self, caller: &Caller, queue: u64, key: &str, value: &[u8]) -> Result<()> {
         let info = self.store.queue(queue)?;
-        if counter(&info, key).is_some() || [OLDEST, WAITING, WAITING_WRITERS].contains(&key) {
+        if counter(&info, key).is_some() || GAUGES.contains(&key) {
             return Err(Error::NotPermitted("a counter cannot be set"));
         }
         if !self.owner(&info).is_owner(caller) {

@@ -65,11 +65,10 @@ impl Model {
             let (messages, length) = sum(self.list(queue, state).into_iter().map(Message::size));
             stats.extend([(count, messages), (bytes, length)]);
         }
-        // Of each priority, the first in delivery order counts as the oldest.
-        let ready = self.list(queue, State::Ready);
-        let first = ready.iter().enumerate().filter(|(at, m)| *at == 0 || self.order(ready[at - 1]) < self.order(m));
-        let oldest = first.map(|(_, m)| m.since).min();
-        stats.extend(oldest.map(|since| ("oldest_ready_age_ms", self.now.saturating_sub(since))));
+        for (state, age) in STATES.into_iter().zip(AGES) {
+            let oldest = self.list(queue, state).iter().map(|m| m.since).min();
+            stats.extend(oldest.map(|since| (age, self.now.saturating_sub(since))));
+        }
         stats.insert("retrying", self.list(queue, State::Delayed).iter().filter(|m| m.retrying).count() as u64);
         stats.insert("drafts", self.drafts.values().filter(|draft| draft.queue == queue).count() as u64);
         stats
@@ -143,7 +142,7 @@ impl Model {
         let due = props.deliver_at.max(now + props.delay);
         let (state, due) = if due > now { (State::Delayed, due) } else { (State::Ready, 0) };
         let expires = end_of_life(now.max(due), props.ttl, config.message_ttl);
-        let (since, seq) = (now.max(due), self.number());
+        let (since, seq) = (now, self.number());
         let (deliveries, retrying, claimed, lease, died) = (0, false, 0, 0, None);
         Some(Message {
             tag,
@@ -255,9 +254,9 @@ impl Model {
             return Err(Refusal::Dropped);
         }
         let Writer { queue, props, len, promised, .. } = self.writers.remove(&tag).expect("an open writer");
-        let seq = self.number();
+        let (since, seq) = (self.now, self.number());
         let message = match promised {
-            Some(message) => Some(Message { seq, ..message }),
+            Some(message) => Some(Message { seq, since, ..message }),
             None => self.make(queue, tag, Body { of: tag, len }, props),
         };
         if let Some(message) = message {
@@ -308,7 +307,7 @@ impl Model {
         let message = self.message(tag);
         message.state = State::Claimed;
         message.deliveries += 1;
-        (message.claimed, message.lease) = (now, now + visibility_timeout);
+        (message.since, message.claimed, message.lease) = (now, now, now + visibility_timeout);
         Ok(())
     }
 
@@ -372,8 +371,11 @@ impl Model {
         Ok(())
     }
 
+    /// What is delivered late has been waiting since it was due.
     fn become_ready(&mut self, tag: Tag) {
+        let now = self.now;
         let message = self.message(tag);
+        message.since = if message.state == State::Delayed { now.min(message.due) } else { now };
         (message.state, message.due, message.retrying) = (State::Ready, 0, false);
     }
 
@@ -393,14 +395,15 @@ impl Model {
         self.become_ready(tag);
         if delay > 0 {
             let message = self.message(tag);
-            (message.state, message.due, message.retrying) = (State::Delayed, now + delay, true);
+            (message.state, message.since, message.due, message.retrying) = (State::Delayed, now, now + delay, true);
         }
     }
 
     /// It is dead, and stays in its queue.
     fn bury(&mut self, tag: Tag) {
+        let now = self.now;
         let message = self.message(tag);
-        (message.state, message.due, message.retrying) = (State::Dead, 0, false);
+        (message.state, message.since, message.due, message.retrying) = (State::Dead, now, 0, false);
         let queue = message.queue;
         self.count(queue, "dead_lettered_total");
     }
@@ -420,7 +423,7 @@ impl Model {
         let (now, seq, message_ttl) = (self.now, self.number(), self.queues[queue].config.message_ttl);
         self.become_ready(tag);
         let message = self.message(tag);
-        (message.queue, message.seq, message.deliveries) = (queue, seq, 0);
+        (message.queue, message.seq, message.deliveries, message.since) = (queue, seq, 0, now);
         message.expires = end_of_life(now, if lives { message.props.ttl } else { 0 }, message_ttl);
         self.count(queue, "enqueued_total");
     }

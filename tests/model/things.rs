@@ -18,6 +18,10 @@ pub enum State {
 
 pub const STATES: [State; 4] = [State::Ready, State::Delayed, State::Claimed, State::Dead];
 
+/// What tells for how long the oldest message of each state has been in it.
+pub const AGES: [&str; 4] =
+    ["oldest_ready_age_ms", "oldest_delayed_age_ms", "oldest_claimed_age_ms", "oldest_dead_age_ms"];
+
 /// Why an operation is refused. Nothing has changed then, except that a counter may say so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
@@ -70,7 +74,7 @@ pub struct Message {
     pub body: Body,
     pub props: Props,
     pub deliveries: u32,
-    /// When it was enqueued or, if its producer delayed it, due.
+    /// Since when it is in its state.
     pub since: u64,
     /// While delayed: when it is ready.
     pub due: u64,

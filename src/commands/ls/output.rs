@@ -6,8 +6,8 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, ContentArrangement, Table};
 use serde_json::{Value, json};
 
+use super::super::numbers::{Numbers, Queue, STATES, count};
 use super::super::text::printable;
-use super::numbers::{Numbers, Queue, count};
 
 /// The queues of one mount.
 pub struct Block {
@@ -15,6 +15,8 @@ pub struct Block {
     pub point: PathBuf,
     /// Sorted by their paths.
     pub queues: Vec<Queue>,
+    /// When this was so, in seconds since the epoch.
+    pub at: f64,
     /// Rates were measured.
     pub rates: bool,
 }
@@ -34,7 +36,6 @@ const COLUMNS: [(&str, Cell); 6] = [
 ];
 const RATES: [(&str, Cell); 2] =
     [("IN/S", |numbers| rate(numbers, "enqueued_per_second")), ("OUT/S", |numbers| rate(numbers, "acked_per_second"))];
-const STATES: [&str; 4] = ["ready", "claimed", "delayed", "dead"];
 
 fn none() -> String {
     "-".to_owned()
@@ -68,23 +69,44 @@ fn table(block: &Block) -> String {
     let columns: Vec<&(&str, Cell)> = COLUMNS.iter().chain(RATES.iter().filter(|_| block.rates)).collect();
     let mut table = Table::new();
     table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(["QUEUE"].into_iter().chain(columns.iter().map(|(title, _)| *title)));
-    let mut row = |name: String, numbers: Option<&Numbers>| {
+    table.set_header(["QUEUE"].into_iter().chain(columns.iter().map(|(title, _)| *title)).chain(["STATE"]));
+    let mut row = |name: String, numbers: Option<&Numbers>, state: String| {
         let cell = |(_, cell): &&(&str, Cell)| numbers.map_or_else(none, cell);
-        table.add_row([name].into_iter().chain(columns.iter().map(cell)));
+        table.add_row([name].into_iter().chain(columns.iter().map(cell)).chain([state]));
     };
     for queue in &block.queues {
-        row(printable(&queue.label), queue.numbers.as_ref());
+        row(printable(&queue.label), queue.numbers.as_ref(), queue.numbers.as_ref().map_or_else(none, state));
     }
     if block.queues.len() > 1 {
-        row("total".to_owned(), Some(&total(&block.queues)));
+        row("total".to_owned(), Some(&total(&block.queues)), String::new());
     }
     for (at, column) in table.column_iter_mut().enumerate() {
+        let last = columns.len() + 1;
         // No space at the left margin, two between columns.
-        column.set_padding((if at == 0 { 0 } else { 1 }, if at == columns.len() { 0 } else { 1 }));
-        column.set_cell_alignment(if at == 0 { CellAlignment::Left } else { CellAlignment::Right });
+        column.set_padding((if at == 0 { 0 } else { 1 }, if at == last { 0 } else { 1 }));
+        column.set_cell_alignment(if at == 0 || at == last { CellAlignment::Left } else { CellAlignment::Right });
     }
     table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
+}
+
+/// What is not as usual with a queue: that nothing gets in or out, and who waits for that.
+fn state(numbers: &Numbers) -> String {
+    let mut words = Vec::new();
+    if numbers.get("fullness").and_then(Value::as_f64).is_some_and(|fullness| fullness >= 1.0) {
+        words.push("full".to_owned());
+    }
+    match numbers.get("paused").and_then(Value::as_str) {
+        None | Some("no") => {}
+        Some(way) => words.push(format!("paused {way}")),
+    }
+    for (name, who) in [("waiting", "consumer"), ("waiting_writers", "producer")] {
+        match count(numbers, name) {
+            0 => {}
+            1 => words.push(format!("1 {who} waits")),
+            many => words.push(format!("{many} {who}s wait")),
+        }
+    }
+    if words.is_empty() { none() } else { words.join(", ") }
 }
 
 /// The sums of all, and the largest age.
@@ -93,7 +115,7 @@ fn total(queues: &[Queue]) -> Numbers {
     for (name, value) in queues.iter().filter_map(|queue| queue.numbers.as_ref()).flatten() {
         let sum = total.entry(name.clone()).or_insert(Value::Null);
         *sum = match (name.as_str(), sum.as_u64(), value.as_u64()) {
-            ("oldest_ready_age_ms", so_far, age) => so_far.max(age).into(),
+            (name, so_far, age) if name.ends_with("_age_ms") => so_far.max(age).into(),
             (_, so_far, Some(value)) => (so_far.unwrap_or(0) + value).into(),
             _ => (sum.as_f64().unwrap_or(0.0) + value.as_f64().unwrap_or(0.0)).into(),
         };
@@ -117,7 +139,7 @@ fn size(bytes: u64) -> String {
 }
 
 /// An age in its two largest units.
-fn age(ms: u64) -> String {
+pub fn age(ms: u64) -> String {
     let seconds = ms / 1000;
     let parts = [("d", seconds / 86_400), ("h", seconds / 3600 % 24), ("m", seconds / 60 % 60), ("s", seconds % 60)];
     let first = parts.iter().position(|(_, value)| *value > 0).unwrap_or(3);
@@ -145,6 +167,17 @@ mod tests {
         assert_eq!(shown, ["0s", "0s", "1s", "1m1s", "1h", "1h1m", "1d1h", "100d"]);
     }
 
+    #[test]
+    fn a_state_says_what_is_not_as_usual() {
+        let of = |numbers: Value| state(numbers.as_object().unwrap());
+        assert_eq!(of(json!({"fullness": 0.99, "paused": "no", "waiting": 0})), "-");
+        assert_eq!(
+            of(json!({"paused": "both", "waiting": 1, "waiting_writers": 1})),
+            "paused both, 1 consumer waits, 1 producer waits"
+        );
+        assert_eq!(of(json!({"fullness": 1.0, "waiting": 3})), "full, 3 consumers wait");
+    }
+
     fn queue(label: &str, numbers: Option<Value>) -> Queue {
         Queue { label: label.into(), numbers: numbers.map(|numbers| numbers.as_object().unwrap().clone()) }
     }
@@ -153,14 +186,15 @@ mod tests {
     fn a_table_is_aligned_and_ends_in_the_total() {
         let first =
             json!({"ready": 10, "dead": 1, "ready_bytes": 2048, "oldest_ready_age_ms": 5000, "acked_per_second": 1.5});
-        let second = json!({"ready": 5, "dead": 0, "oldest_ready_age_ms": null, "acked_per_second": 2.0});
+        let second = json!({"ready": 5, "dead": 0, "oldest_ready_age_ms": null, "acked_per_second": 2.0,
+            "paused": "in", "fullness": 1.5, "waiting_writers": 2});
         let queues = vec![queue("größe", Some(first)), queue("secret", None), queue("z", Some(second))];
-        let shown = table(&Block { point: "/mnt".into(), queues, rates: true });
+        let shown = table(&Block { point: "/mnt".into(), queues, at: 1.0, rates: true });
         let expected = "\
-QUEUE   READY  CLAIMED  DELAYED  DEAD  SIZE  OLDEST  IN/S  OUT/S
-größe      10        0        0     1  2.0K      5s     -    1.5
-secret      -        -        -     -     -       -     -      -
-z           5        0        0     0     0       -     -    2.0
+QUEUE   READY  CLAIMED  DELAYED  DEAD  SIZE  OLDEST  IN/S  OUT/S  STATE
+größe      10        0        0     1  2.0K      5s     -    1.5  -
+secret      -        -        -     -     -       -     -      -  -
+z           5        0        0     0     0       -     -    2.0  full, paused in, 2 producers wait
 total      15        0        0     1  2.0K      5s     -    3.5
 ";
         assert_eq!(shown, expected);

@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::queue::state::State as MessageState;
 use crate::store::db::Family;
 use crate::store::keys::{self, DeadlineKind};
+use crate::store::oldest::aged;
 use crate::store::record::{self, BodyPlace, DraftRecord, MessageRecord};
 use crate::store::state::deadlines;
 
@@ -21,6 +22,14 @@ impl Check<'_> {
     pub(super) fn indexed(&mut self) -> Result<()> {
         let db = self.db.clone();
         db.scan(Family::Index, b"", b"", |key, name| {
+            if let Some((queue, state, since, seq)) = keys::parse_aged(key) {
+                let of = |record: MessageRecord| (record.queue, record.state(), aged(&record));
+                if self.record(seq)?.map(of) != Some((queue, state, Some(since))) {
+                    let text = format!("{}: the age of message {seq:016}", self.label(queue));
+                    self.leads_nowhere(Family::Index, key, &text);
+                }
+                return Ok(true);
+            }
             let position = keys::indexed_position(key);
             let queue = key.get(..8).and_then(keys::last_number);
             let state = key.get(8).and_then(|state| MessageState::from_u8(*state));

@@ -9,6 +9,7 @@ use crate::store::body::Body;
 use crate::store::db::Family;
 use crate::store::dead_letters::DEAD_HEADERS;
 use crate::store::keys;
+use crate::store::oldest::aged;
 use crate::store::record::{self, BodyPlace, MessageRecord};
 use crate::store::state::deadlines;
 
@@ -72,6 +73,10 @@ impl Check<'_> {
         for (at, kind) in deadlines(&record) {
             self.expect(Family::Deadlines, &keys::deadline(at, kind, seq), b"", &format!("{label}: a deadline"))?;
         }
+        if let Some(since) = aged(&record) {
+            let key = keys::aged(record.queue, record.state(), since, seq);
+            self.expect(Family::Index, &key, b"", &format!("{label}: its age"))?;
+        }
         if self.queues[&record.queue].keeps_names() {
             let key = keys::message_by_name(record.queue, &record.name);
             self.expect(Family::Meta, &key, &seq.to_be_bytes(), &format!("{label}: its name"))?;
@@ -119,6 +124,9 @@ impl Check<'_> {
         let before = record.clone();
         let position = keys::position(record.order, seq);
         let mut fixes = vec![Fix::Delete(Family::Index, keys::index(record.queue, record.state(), position).to_vec())];
+        if let Some(since) = aged(record) {
+            fixes.push(Fix::Delete(Family::Index, keys::aged(record.queue, record.state(), since, seq).to_vec()));
+        }
         for (at, kind) in deadlines(record) {
             fixes.push(Fix::Delete(Family::Deadlines, keys::deadline(at, kind, seq).to_vec()));
         }
@@ -127,6 +135,7 @@ impl Check<'_> {
             fixes.push(Fix::Delete(Family::Meta, keys::unsynced_body(id).to_vec()));
         }
         record.set_state(MessageState::Dead);
+        record.since = clock::now_ms();
         // It comes after whatever was purged there.
         let purged = self.queues.get(&record.queue).map_or(0, |known| known.purged_from(MessageState::Dead));
         record.placed = record.placed.max(purged + 1);
@@ -139,6 +148,8 @@ impl Check<'_> {
         }
         let listed = keys::index(record.queue, MessageState::Dead, position);
         fixes.push(Fix::Put(Family::Index, listed.to_vec(), record.name.clone()));
+        let since = keys::aged(record.queue, MessageState::Dead, record.since, seq);
+        fixes.push(Fix::Put(Family::Index, since.to_vec(), Vec::new()));
         fixes.push(Fix::Put(Family::Messages, keys::message(seq).to_vec(), record::encode(record)));
         fixes.extend(self.recount(record.queue, |counters| {
             let (count, bytes) = counters.tally(before.state());

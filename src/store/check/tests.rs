@@ -129,7 +129,7 @@ fn a_record_that_cannot_be_read_holds_up_nobody() {
     for &seq in &seqs[4..9] {
         assert!(store.has_ready(q, 3000).unwrap());
         assert_eq!(store.claim_next(q, Taker { worker: None, uid: 0 }, 3000).unwrap().0, seq);
-        store.oldest_ready(q).unwrap();
+        store.oldest(q, MessageState::Ready).unwrap();
     }
     assert!(!store.has_ready(q, 3000).unwrap());
     let more = store.enqueue(message(&store, q, "more"), NewBody::Inline(b"x"), false, 3001).unwrap().seq().unwrap();

@@ -318,8 +318,11 @@ impl System for Tested {
         let counters = self.store().queue(self.queues[queue]).unwrap().counters;
         let counters = Counters { head: 0, changed: 0, ..counters }; // nobody is shown these
         let mut stats: BTreeMap<_, _> = serde_json::from_value(serde_json::to_value(counters).unwrap()).unwrap();
-        let oldest = self.store().oldest_ready(self.queues[queue]).unwrap();
-        stats.extend(oldest.map(|since| ("oldest_ready_age_ms".to_owned(), self.now.saturating_sub(since))));
+        for state in STATES.map(store_state) {
+            let oldest = self.store().oldest(self.queues[queue], state).unwrap();
+            let name = format!("oldest_{}_age_ms", state.word());
+            stats.extend(oldest.map(|since| (name, self.now.saturating_sub(since))));
+        }
         stats
     }
 }

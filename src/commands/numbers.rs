@@ -37,6 +37,12 @@ pub fn count(numbers: &Numbers, name: &str) -> u64 {
     numbers.get(name).and_then(Value::as_u64).unwrap_or(0)
 }
 
+/// When all this was so, in seconds since the epoch.
+pub fn timestamp(text: &str) -> Option<f64> {
+    let found = text.lines().filter_map(sample).find(|(name, ..)| *name == "timestamp_seconds");
+    found.and_then(|(.., value)| value.parse().ok())
+}
+
 /// Reads the metrics of queues, sorted by their paths; other metrics are passed over.
 pub fn parse(text: &str) -> Vec<Queue> {
     let mut queues: BTreeMap<String, Option<Numbers>> = BTreeMap::new();
@@ -44,17 +50,44 @@ pub fn parse(text: &str) -> Vec<Queue> {
         let Some((name, labels, value)) = sample(line) else { continue };
         let Some(queue) = labels.get("queue") else { continue };
         let numbers = queues.entry(queue.clone()).or_default();
-        if name != "queue_readable" {
-            let (name, value) = entry(name, labels.get("state"), value);
-            numbers.get_or_insert_default().insert(name, value);
+        match name {
+            "queue_readable" => {}
+            "paused" => pause(numbers.get_or_insert_default(), labels.get("direction"), value),
+            _ => {
+                let (name, value) = entry(name, labels.get("state"), value);
+                numbers.get_or_insert_default().insert(name, value);
+            }
         }
     }
     for numbers in queues.values_mut().flatten() {
-        if count(numbers, "ready") == 0 {
-            numbers.insert("oldest_ready_age_ms".to_owned(), Value::Null);
+        for state in STATES {
+            if count(numbers, state) == 0 {
+                numbers.insert(format!("oldest_{state}_age_ms"), Value::Null);
+            }
         }
+        numbers.entry("fullness").or_insert(Value::Null);
     }
     queues.into_iter().map(|(label, numbers)| Queue { label, numbers }).collect()
+}
+
+/// The states of messages.
+pub const STATES: [&str; 4] = ["ready", "claimed", "delayed", "dead"];
+
+/// Enters whether one way through the queue is closed, as `.mq/stats` has it for both.
+fn pause(numbers: &mut Numbers, direction: Option<&String>, value: &str) {
+    let before = numbers.get("paused").and_then(Value::as_str).unwrap_or("no");
+    let now = match direction {
+        Some(direction) if value == "1" => {
+            if before == "no" {
+                direction
+            } else {
+                "both"
+            }
+        }
+        _ => before,
+    };
+    let now = Value::from(now);
+    numbers.insert("paused".to_owned(), now);
 }
 
 /// A metric under the name that `.mq/stats` has for it.
@@ -62,11 +95,14 @@ fn entry(metric: &str, state: Option<&String>, value: &str) -> (String, Value) {
     match (metric, state) {
         ("messages", Some(state)) => (state.clone(), number(value)),
         ("message_bytes", Some(state)) => (format!("{state}_bytes"), number(value)),
-        ("oldest_ready_age_seconds", _) => {
-            let ms = value.parse::<f64>().map_or(0.0, |seconds| (seconds * 1000.0).round());
-            ("oldest_ready_age_ms".to_owned(), Value::from(ms as u64))
-        }
-        (metric, _) => (metric.to_owned(), number(value)),
+        ("fullness_ratio", _) => ("fullness".to_owned(), value.parse::<f64>().map_or(Value::Null, Value::from)),
+        (metric, _) => match metric.strip_suffix("_age_seconds") {
+            Some(of) => {
+                let ms = value.parse::<f64>().map_or(0.0, |seconds| (seconds * 1000.0).round());
+                (format!("{of}_age_ms"), Value::from(ms as u64))
+            }
+            None => (metric.to_owned(), number(value)),
+        },
     }
 }
 
@@ -124,12 +160,32 @@ mod tests {
         let queues = parse(
             "# HELP x y\nmqfs_writers 3\nmqfs_queue_readable{queue=\"b\"} 0\nmqfs_queue_readable{queue=\"a\"} 1\n\
              mqfs_messages{queue=\"a\",state=\"ready\"} 2\nmqfs_message_bytes{queue=\"a\",state=\"dead\"} 5\n\
-             mqfs_oldest_ready_age_seconds{queue=\"a\"} 1.5\nmqfs_acked_total{queue=\"a\"} 9\n",
+             mqfs_oldest_ready_age_seconds{queue=\"a\"} 1.5\nmqfs_acked_total{queue=\"a\"} 9\n\
+             mqfs_paused{mount=\"/m\",queue=\"a\",direction=\"in\"} 1\n\
+             mqfs_paused{mount=\"/m\",queue=\"a\",direction=\"out\"} 1\nmqfs_fullness_ratio{queue=\"a\"} 0.25\n\
+             mqfs_oldest_dead_age_seconds{queue=\"a\"} 0\n",
         );
         assert_eq!(queues.iter().map(|queue| queue.label.as_str()).collect::<Vec<_>>(), ["a", "b"]);
-        let numbers = serde_json::json!({"ready": 2, "dead_bytes": 5, "oldest_ready_age_ms": 1500, "acked_total": 9});
+        let numbers = serde_json::json!({"ready": 2, "dead_bytes": 5, "oldest_ready_age_ms": 1500, "acked_total": 9, "paused": "both",
+            "fullness": 0.25, "oldest_claimed_age_ms": null, "oldest_delayed_age_ms": null, "oldest_dead_age_ms": null});
         assert_eq!(queues[0].numbers.as_ref(), numbers.as_object());
         assert!(queues[1].numbers.is_none());
+    }
+
+    #[test]
+    fn a_pause_has_one_word() {
+        let mut numbers = Numbers::new();
+        let mut then = |direction: &str, value| {
+            pause(&mut numbers, Some(&direction.to_owned()), value);
+            numbers["paused"].as_str().unwrap().to_owned()
+        };
+        assert_eq!([then("in", "0"), then("out", "1"), then("in", "1")], ["no", "out", "both"]);
+    }
+
+    #[test]
+    fn the_time_of_all_is_found() {
+        assert_eq!(timestamp("# x\nmqfs_info{a=\"b\"} 1\nmqfs_timestamp_seconds{mount=\"m\"} 17.5\n"), Some(17.5));
+        assert_eq!(timestamp("mqfs_info 1\n"), None);
     }
 
     #[test]
