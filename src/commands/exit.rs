@@ -31,7 +31,7 @@ pub enum Exit {
     Queue = 9,
     /// Not for the time being: the queue is full or paused, a disk is full, or another backup is being made.
     Refused = 10,
-    /// The command that was to be run for each message is not there, or cannot be run.
+    /// The command that was to be run is not there, or cannot be run.
     Command = 11,
     /// The directory that is to be made is there already and not empty, or cannot be made.
     Destination = 12,

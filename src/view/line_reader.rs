@@ -14,17 +14,17 @@ use parking_lot::Mutex;
 
 use crate::clock;
 use crate::error::{Error, Result};
-use crate::queue::worker::{ProcessId, Worker};
 use crate::store::record::MessageRecord;
 use crate::store::{Altered, ClaimEnd, Taker};
 
+use super::View;
 use super::access::Caller;
 use super::handles::{Handle, Lease};
+use super::holders::{Holders, Opener};
 use super::line_cut::LINES_AT_ONCE;
 use super::open::Opened;
 use super::open_body::{OpenBody, Room};
 use super::waiters::{Line, Turn};
-use super::{View, process};
 
 /// The kernel divides a read that is longer than what it asks for at once, which is no less than this many bytes, and goes on when
 /// it got all that it asked for. Then its next request would acknowledge what the reader has not got yet, and might wait. So
@@ -37,8 +37,8 @@ const DAMAGED_AT_ONCE: usize = 64;
 /// An open file on `.mq/lines`.
 pub struct LineReader {
     queue: u64,
-    /// The thread that opened it, and its process.
-    opener: (u32, Option<Worker>),
+    /// Who opened it.
+    opener: Opener,
     held: Mutex<Held>,
 }
 
@@ -47,7 +47,7 @@ pub struct LineReader {
 struct Held {
     messages: VecDeque<Message>,
     /// The processes that read them, and the one that opened the file: while one of them lives, so do the leases.
-    holders: Vec<Option<ProcessId>>,
+    holders: Holders,
 }
 
 struct Message {
@@ -88,10 +88,6 @@ impl Held {
         self.messages.back().is_some_and(|message| message.left() > 0)
     }
 
-    fn is_held_by(&self, tgid: u32) -> bool {
-        self.holders.iter().flatten().any(|process| process.tgid == tgid)
-    }
-
     /// The next bytes of what was taken, at most `room`: of the first message as many as fit, of others all or nothing.
     fn hand_out(&mut self, room: usize) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
@@ -116,8 +112,8 @@ impl LineReader {
         let held = self.held.lock();
         let of = |message: &Message| {
             let Message { claim, deadline, timeout, .. } = *message;
-            let lease = move |process: &Option<ProcessId>| Lease { process: *process, claim, deadline, timeout };
-            held.holders.iter().map(lease).collect::<Vec<_>>()
+            let lease = move |process| Lease { process, claim, deadline, timeout };
+            held.holders.processes().map(lease).collect::<Vec<_>>()
         };
         held.messages.iter().flat_map(of).collect()
     }
@@ -138,7 +134,7 @@ impl View {
     pub(super) fn open_line_reader(&self, caller: &Caller, queue: u64) -> Result<Opened> {
         self.refuse_read_only()?;
         self.refuse_consuming(caller, queue)?;
-        let opener = (caller.pid, self.workers.worker(caller.pid));
+        let opener = Opener::new(caller.pid, self.workers.worker(caller.pid));
         let reader = LineReader { queue, opener, held: Mutex::default() };
         Ok(Opened { stream: true, ..Opened::plain(self.handles.add(caller, Handle::LineReader(reader.into()))) })
     }
@@ -227,9 +223,10 @@ impl View {
     /// A close of one descriptor by the thread `tid`. When its process fails or is killed, and has read what is held, or opened
     /// the file, it has not done with it.
     pub(super) fn close_line_reader(&self, handle: u64, reader: &LineReader, tid: u32) {
+        reader.opener.closes();
         let concerned = {
             let held = reader.held.lock();
-            !held.messages.is_empty() && held.is_held_by(process::tgid(tid))
+            !held.messages.is_empty() && held.holders.include(tid)
         };
         if concerned && self.workers.failed(tid) {
             self.give_lines_back(handle, reader);
@@ -250,10 +247,7 @@ impl View {
         if !held.has_more() {
             self.take_lines(caller, handle, reader, &mut held, room)?;
         }
-        let tgid = process::tgid(caller.pid);
-        if tgid != 0 && !held.is_held_by(tgid) {
-            held.holders.extend(process::identity(caller.pid).map(Some));
-        }
+        held.holders.read_by(caller.pid);
         held.hand_out(room).inspect_err(|error| {
             // Its lease ends, and in the end it is dead-lettered.
             if let Some(at) = held.messages.iter().position(|message| message.left() > 0)
@@ -277,13 +271,9 @@ impl View {
         self.refuse_when_going_away()?;
         self.refuse_consuming(caller, reader.queue)?;
         self.handles.admit(caller, false)?;
-        let (opener, opened_by) = reader.opener;
-        let worker = if caller.pid == opener { opened_by } else { self.workers.worker(caller.pid) };
+        let worker = reader.opener.worker_of(caller.pid, |tid| self.workers.worker(tid));
         if held.messages.is_empty() {
-            held.holders = vec![worker.map(|worker| worker.process)];
-            if caller.pid != opener {
-                held.holders.extend(opened_by.map(|worker| Some(worker.process)));
-            }
+            held.holders = Holders::new(worker, &reader.opener);
         }
         let config = self.store.config(reader.queue)?;
         let timeout = u64::try_from(config.visibility_timeout.as_millis()).unwrap_or(u64::MAX);

@@ -20,6 +20,7 @@ mod descriptors;
 mod draft;
 mod handles;
 mod held;
+mod holders;
 mod kept;
 mod limits;
 mod line;

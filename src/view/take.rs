@@ -10,17 +10,17 @@ use parking_lot::Mutex;
 
 use crate::clock;
 use crate::error::{Error, Result};
-use crate::queue::worker::{ProcessId, Worker};
 use crate::store::record::MessageRecord;
 use crate::store::{ClaimEnd, Taker};
 
+use super::View;
 use super::access::Caller;
 use super::handles::{Handle, Lease};
+use super::holders::{Holders, Opener};
 use super::lookup::listed_name;
 use super::open::Opened;
 use super::open_body::{OpenBody, Room};
 use super::waiters::{Line, Notify, Turn};
-use super::{View, process};
 
 /// What is answered of the message that is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +36,7 @@ pub struct Take {
     queue: u64,
     answer: Answer,
     /// The thread that opened it, and its process.
-    opener: (u32, Option<Worker>),
+    opener: Opener,
     taken: Mutex<Option<Taken>>,
 }
 
@@ -53,7 +53,7 @@ struct Taken {
     /// So much of it was handed out.
     given: u64,
     /// The processes that read it, or opened the file: while one of them lives, so does the lease.
-    holders: Vec<Option<ProcessId>>,
+    holders: Holders,
     /// A reader was killed: it will not do the work.
     failed: bool,
     /// The bytes could not be read: for the time being nobody can do the work.
@@ -63,11 +63,7 @@ struct Taken {
 impl Taken {
     fn leases(&self) -> impl Iterator<Item = Lease> {
         let Taken { claim, deadline, timeout, .. } = *self;
-        self.holders.iter().map(move |process| Lease { process: *process, claim, deadline, timeout })
-    }
-
-    fn is_held_by(&self, tgid: u32) -> bool {
-        self.holders.iter().flatten().any(|process| process.tgid == tgid)
+        self.holders.processes().map(move |process| Lease { process, claim, deadline, timeout })
     }
 }
 
@@ -87,8 +83,12 @@ impl View {
     pub(super) fn open_take(&self, caller: &Caller, queue: u64, answer: Answer) -> Result<Opened> {
         self.refuse_read_only()?;
         self.refuse_consuming(caller, queue)?;
-        let take =
-            Take { queue, answer, opener: (caller.pid, self.workers.worker(caller.pid)), taken: Mutex::default() };
+        let take = Take {
+            queue,
+            answer,
+            opener: Opener::new(caller.pid, self.workers.worker(caller.pid)),
+            taken: Mutex::default(),
+        };
         Ok(Opened { stream: true, ..Opened::plain(self.handles.add(caller, Handle::Take(take.into()))) })
     }
 
@@ -141,13 +141,9 @@ impl View {
         self.refuse_consuming(caller, take.queue)?;
         self.handles.admit(caller, false)?;
         let room = Room::of_any(&self.handles.bodies, caller.uid)?;
-        let (opener, opened_by) = take.opener;
-        let worker = if caller.pid == opener { opened_by } else { self.workers.worker(caller.pid) };
+        let worker = take.opener.worker_of(caller.pid, |tid| self.workers.worker(tid));
         let (seq, message) = self.store.claim_next(take.queue, Taker { worker, uid: caller.uid }, clock::now_ms())?;
-        let mut holders = vec![worker.map(|worker| worker.process)];
-        if caller.pid != opener {
-            holders.extend(opened_by.map(|worker| Some(worker.process)));
-        }
+        let holders = Holders::new(worker, &take.opener);
         let got = self.taken(take, room, (seq, &message), holders).inspect_err(|error| {
             // What is short for a moment must not keep the message until its lease expires.
             let claim = message.claim.as_ref().map_or(0, |claim| claim.at);
@@ -163,13 +159,7 @@ impl View {
         Ok(())
     }
 
-    fn taken(
-        &self,
-        take: &Take,
-        room: Room,
-        (seq, message): (u64, &MessageRecord),
-        holders: Vec<Option<ProcessId>>,
-    ) -> Result<Taken> {
+    fn taken(&self, take: &Take, room: Room, (seq, message): (u64, &MessageRecord), holders: Holders) -> Result<Taken> {
         let config = self.store.config(take.queue)?;
         let bytes = match take.answer {
             Answer::Path => {
@@ -219,10 +209,7 @@ impl View {
             let Some(taken) = &mut *taken else { return reply(Err(Error::Aborted)) };
             let from = taken.given;
             taken.given = taken.length.min(from.saturating_add(size as u64));
-            let reader = process::tgid(tid);
-            if reader != 0 && !taken.is_held_by(reader) {
-                taken.holders.extend(process::identity(tid).map(Some));
-            }
+            taken.holders.read_by(tid);
             (taken.seq, taken.bytes.clone(), from)
         };
         let mut reply = Some(reply);
@@ -242,9 +229,10 @@ impl View {
 
     /// A close of one descriptor by the thread `tid`: those of a reader that is being killed count.
     pub(super) fn close_taken(&self, take: &Take, tid: u32) {
+        take.opener.closes();
         let mut taken = take.taken.lock();
         if let Some(taken) = &mut *taken
-            && taken.is_held_by(process::tgid(tid))
+            && taken.holders.include(tid)
             && self.workers.killed(tid)
         {
             taken.failed = true;
