@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use super::duration;
+use super::patterns::Patterns;
 use crate::error::{Error, Result};
 
 /// How messages are named in the listing.
@@ -49,6 +50,16 @@ pub enum AbortOn {
     Unclosed,
     /// Nothing: whatever was written is enqueued.
     Never,
+}
+
+/// What makes a message of a file that was created in a queue's directory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Publish {
+    /// Its last close.
+    #[default]
+    Close,
+    /// A rename or link: it is a draft before, whatever its name.
+    Rename,
 }
 
 /// How the wait before a retry grows with the delivery count.
@@ -108,6 +119,10 @@ pub struct QueueConfig {
     pub durability: Durability,
     /// What drops a message that is being written.
     pub abort_on: AbortOn,
+    /// What makes a message of a file.
+    pub publish: Publish,
+    /// The names of drafts.
+    pub drafts: Patterns,
     /// How long a claim lasts without being renewed; above 0.
     pub visibility_timeout: Duration,
     /// How long a claim that is being renewed may last in all.
@@ -203,6 +218,8 @@ impl Default for QueueConfig {
             claim: ClaimMode::default(),
             durability: Durability::default(),
             abort_on: AbortOn::default(),
+            publish: Publish::default(),
+            drafts: Patterns::parse(".*").unwrap_or_default(),
             visibility_timeout: Duration::from_secs(30),
             max_lease: Duration::from_secs(12 * 60 * 60),
             max_deliveries: 20,
@@ -243,6 +260,7 @@ const ABORT_ON: &[(&str, AbortOn)] = &[
     ("unclosed", AbortOn::Unclosed),
     ("never", AbortOn::Never),
 ];
+const PUBLISH: &[(&str, Publish)] = &[("close", Publish::Close), ("rename", Publish::Rename)];
 const RETRY_BACKOFF: &[(&str, RetryBackoff)] =
     &[("fixed", RetryBackoff::Fixed), ("exponential", RetryBackoff::Exponential)];
 const EXPIRED: &[(&str, Expired)] = &[("dead", Expired::Dead), ("drop", Expired::Drop)];
@@ -275,6 +293,18 @@ const TABLE: &[Key] = &[
         allowed: "killed, failed, unclosed or never",
         get: |config| word(ABORT_ON, config.abort_on),
         set: |config, text| put(&mut config.abort_on, choice(ABORT_ON, text)),
+    },
+    Key {
+        name: "publish",
+        allowed: "close or rename",
+        get: |config| word(PUBLISH, config.publish),
+        set: |config, text| put(&mut config.publish, choice(PUBLISH, text)),
+    },
+    Key {
+        name: "drafts",
+        allowed: "patterns of names such as .* *.part, with * and ? only, and none that every name fits (that is `publish = rename`)",
+        get: |config| config.drafts.to_string(),
+        set: |config, text| put(&mut config.drafts, Patterns::parse(text)),
     },
     Key {
         name: "visibility_timeout",

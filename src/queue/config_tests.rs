@@ -12,7 +12,7 @@ fn refusal(result: Result<()>) -> String {
 
 #[test]
 fn the_defaults_are_those_that_are_documented() {
-    let expected = "names = sequence\nclaim = read\ndurability = sync\nabort_on = killed\nvisibility_timeout = 30s\n\
+    let expected = "names = sequence\nclaim = read\ndurability = sync\nabort_on = killed\npublish = close\ndrafts = .*\nvisibility_timeout = 30s\n\
                     max_lease = 12h\nmax_deliveries = 20\nretry_delay = 0s\nretry_backoff = fixed\ndead_letter = \n\
                     message_ttl = 0s\nexpired = dead\nmax_messages = 0\nmax_bytes = 0\nmax_message_bytes = 0\n\
                     overflow = reject\npriorities = 1\ndedup_window = 0s\ndraft_ttl = 0s\nlines_batch = 1\npaused = no\n";
@@ -27,6 +27,7 @@ fn the_words_that_are_allowed_are_those_that_are_understood() {
         ("claim", CLAIM.iter().map(|(word, _)| *word).collect()),
         ("durability", DURABILITY.iter().map(|(word, _)| *word).collect()),
         ("abort_on", ABORT_ON.iter().map(|(word, _)| *word).collect()),
+        ("publish", PUBLISH.iter().map(|(word, _)| *word).collect()),
         ("retry_backoff", RETRY_BACKOFF.iter().map(|(word, _)| *word).collect()),
         ("expired", EXPIRED.iter().map(|(word, _)| *word).collect()),
         ("overflow", OVERFLOW.iter().map(|(word, _)| *word).collect()),
@@ -61,6 +62,8 @@ fn each_key_changes_its_own_field() {
         ("claim", "rename"),
         ("durability", "async"),
         ("abort_on", "never"),
+        ("publish", "rename"),
+        ("drafts", "*.part  ~*"),
         ("visibility_timeout", "1500ms"),
         ("max_lease", " 90s\n"),
         ("max_deliveries", "0"),
@@ -86,6 +89,8 @@ fn each_key_changes_its_own_field() {
         claim: ClaimMode::Rename,
         durability: Durability::Async,
         abort_on: AbortOn::Never,
+        publish: Publish::Rename,
+        drafts: Patterns::parse("*.part ~*").unwrap(),
         visibility_timeout: Duration::from_millis(1_500),
         max_lease: Duration::from_secs(90),
         max_deliveries: 0,
@@ -112,6 +117,9 @@ fn bad_values_are_refused_with_key_value_and_what_is_allowed() {
     let mut config = QueueConfig::default();
     for (key, value) in [
         ("names", "kept"),
+        ("publish", "open"),
+        ("drafts", ".* *"),
+        ("drafts", "a/b"),
         ("dead_letter", "a//b"),
         ("dead_letter", "a /"),
         ("dead_letter", "../b"),
@@ -199,12 +207,13 @@ fn the_wait_before_a_retry_grows_as_configured() {
 proptest! {
     #[test]
     fn what_is_rendered_is_applied_back(
-        modes in any::<[bool; 8]>(),
+        modes in any::<[bool; 9]>(),
         times in prop::array::uniform6(1..=duration::LONGEST.as_millis() as u64),
         max_deliveries: u32,
         sizes: [u64; 3],
         numbers in (1..=10_u8, 1..=100_000_u32),
         abort_on in prop::sample::select(ABORT_ON),
+        drafts in "(([.*?]?[a-z~]{1,5}[*?]?) {0,2}){0,3}",
         dead_letter in "([a-z]{1,5}(/[a-z .]{1,5}x){0,2})?",
     ) {
         let config = QueueConfig {
@@ -212,6 +221,8 @@ proptest! {
             claim: if modes[0] { ClaimMode::Read } else { ClaimMode::Rename },
             durability: if modes[1] { Durability::Sync } else { Durability::Async },
             abort_on: abort_on.1,
+            publish: if modes[8] { Publish::Close } else { Publish::Rename },
+            drafts: Patterns::parse(&drafts).unwrap(),
             visibility_timeout: Duration::from_millis(times[0]),
             max_lease: Duration::from_millis(times[1]),
             max_deliveries,

@@ -7,6 +7,7 @@ pub mod config;
 pub mod delivery;
 pub mod duration;
 pub mod name;
+pub mod patterns;
 pub mod properties;
 pub mod state;
 pub mod words;

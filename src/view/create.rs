@@ -5,7 +5,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
-use crate::queue::config::Names;
+use crate::queue::config::{Names, Publish, QueueConfig};
 use crate::queue::name::{MAX_KEPT_NAME, Name, check_entry_name, check_producer_name, classify, stripped};
 use crate::store::record::NewMessage;
 use crate::store::{Onto, QueueInfo, ROOT};
@@ -14,12 +14,27 @@ use super::access::Caller;
 use super::attributes::FILE_MODE;
 use super::handles::Handle;
 use super::open::{Flags, Opened};
+use super::with::is_draft_given;
 use super::writer::Writer;
 use super::xattr::{Pairs, memory};
 use super::{Attributes, Node, View};
 
 /// Every open writer is sure of this much room before its first byte.
 const ROOM_FOR_ONE: u64 = 64 * 1024;
+
+/// Whether a file that is created under that name is a draft.
+fn is_new_draft(config: &QueueConfig, directory: Node, name: &[u8]) -> bool {
+    is_draft_name(config, directory, name)
+        || config.publish == Publish::Rename && matches!(directory, Node::Queue(_))
+}
+
+/// Whether a draft that gets that name stays one.
+pub(super) fn is_draft_name(config: &QueueConfig, directory: Node, name: &[u8]) -> bool {
+    match directory {
+        Node::Given(_) => is_draft_given(name),
+        _ => config.drafts.fit(name),
+    }
+}
 
 impl View {
     /// The group of what a caller makes in a queue: that of a set-group-id queue, the caller's elsewhere.
@@ -69,15 +84,22 @@ impl View {
         if matches!(directory, Node::Given(_)) && self.store.find_queue(queue, name).is_ok() {
             return Err(Error::IsDirectory);
         }
+        let config = self.store.config(queue)?;
         match self.kind(name) {
             Name::Control => Err(Error::IsDirectory),
-            Name::Draft(name) => self.create_or_open_draft(caller, (queue, name), mode, flags, properties),
+            kind if is_new_draft(&config, directory, name) => match kind {
+                // It would be taken for a message's.
+                Name::Sequence { .. } if config.names != Names::Keep => {
+                    Err(Error::NotPermitted("a draft has no name in the form of a message's"))
+                }
+                _ => self.create_or_open_draft(caller, (queue, name), mode, flags, properties),
+            },
             // `touch` of a message that somebody has just taken must not make another.
             Name::Sequence { seq, .. }
                 if !flags.exclusive()
                     && !flags.truncates()
                     && self.store.gave_out(seq)
-                    && !self.store.keeps_names(queue)? =>
+                    && config.names != Names::Keep =>
             {
                 Err(Error::NotFound)
             }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::queue::config::{Durability, Names};
-use crate::queue::name::{Name, classify};
 use crate::queue::state::State;
 use crate::store::record::{MessageRecord, NewMessage};
 use crate::store::{Body, Done, Enqueued, Holder, NewBody, Onto, QueueInfo, ROOT, Room};
@@ -32,14 +31,17 @@ struct Copy {
 impl View {
     /// What a name in the directory of a queue that keeps names means to a caller. A message is found in every state: a name
     /// that is taken can be seen.
-    pub(super) fn find_kept(&self, caller: &Caller, queue: u64, name: &[u8]) -> Result<Found> {
+    pub(super) fn find_kept(&self, caller: &Caller, queue: u64, name: &[u8], drafts: bool) -> Result<Found> {
         match self.store.find_queue(queue, name) {
             Ok(nested) => return Ok(Found::Queue(nested)),
             Err(Error::NotFound) => {}
             Err(error) => return Err(error),
         }
-        if let Name::Draft(name) = classify(name) {
-            return self.find_draft(queue, name);
+        if drafts {
+            match self.find_draft(queue, name) {
+                Err(Error::NotFound) => {}
+                found => return found,
+            }
         }
         let (seq, _) = self.store.message_named(queue, name)?;
         let info = self.store.queue(queue)?;
@@ -173,6 +175,7 @@ impl View {
         if !self.owner(&self.store.queue(queue)?).may_consume(caller) {
             return Err(Error::AccessDenied);
         }
+        self.refuse_name_of_draft(queue, name)?;
         let name = self.producer_name(queue, name)?;
         let state = self.kept_state(caller, message, Node::Queue(queue))?;
         let onto = self.onto(caller, queue, name, keep)?;

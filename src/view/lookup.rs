@@ -120,12 +120,17 @@ impl View {
 
     /// What a name in a queue's directory, or the root, means to a caller.
     pub(super) fn find(&self, caller: &Caller, queue: u64, name: &[u8]) -> Result<Found> {
+        self.find_with(caller, queue, name, true)
+    }
+
+    /// As [`View::find`], with or without drafts.
+    pub(super) fn find_with(&self, caller: &Caller, queue: u64, name: &[u8], drafts: bool) -> Result<Found> {
         let kind = self.kind(name);
         if kind == Name::Control {
             return Ok(Found::Control);
         }
         if self.store.keeps_names(queue)? {
-            return self.find_kept(caller, queue, name);
+            return self.find_kept(caller, queue, name, drafts);
         }
         if let Name::Sequence { seq, name: called } = kind
             && queue != ROOT
@@ -143,14 +148,20 @@ impl View {
             Err(Error::NotFound) if queue != ROOT => {}
             Err(error) => return Err(error),
         }
-        if let Name::Draft(name) = kind {
-            return self.find_draft(queue, name);
+        if drafts && queue != ROOT {
+            match self.find_draft(queue, name) {
+                Err(Error::NotFound) => {}
+                found => return found,
+            }
         }
         self.resolve_bare(caller, queue, name)
     }
 
-    /// The draft of a name.
+    /// The draft of a name. What was made a draft is one as long as it is there, whatever the queue is configured to now.
     pub(super) fn find_draft(&self, queue: u64, name: &[u8]) -> Result<Found> {
+        if self.store.queue(queue)?.counters.drafts == 0 {
+            return Err(Error::NotFound);
+        }
         let draft = self.store.find_draft(queue, name)?;
         // A draft that was renamed while it is open for writing is no draft any more.
         if self.is_publishing(draft) { Err(Error::NotFound) } else { Ok(Found::Draft(draft)) }

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use crate::clock;
 use crate::error::{Error, Result};
+use crate::queue::config::Names;
 use crate::queue::name::{Name, check_entry_name, check_queue_name, classify};
 use crate::queue::state::State;
 use crate::store::record::{DraftRecord, MessageRecord};
 use crate::store::{Done, Published, ROOT, Taker};
 
 use super::access::Caller;
+use super::create::is_draft_name;
 use super::draft::Target;
 use super::lookup::Found;
 use super::names::Writer;
@@ -144,6 +146,7 @@ impl View {
             }
             (_, Node::Queue(ROOT)) => Err(Error::NotPermitted("the root of the mount holds queues only")),
             (_, Node::Queue(target)) if target != queue => {
+                self.refuse_name_of_draft(target, to.1)?;
                 let name = self.producer_name(target, to.1)?;
                 let onto = self.onto(caller, target, name, keep)?;
                 let config = self.store.config(target)?;
@@ -223,16 +226,72 @@ impl View {
         if let Node::Batch(batch) = to.0 {
             return done(self.rename_into_batch(draft, (batch, to.1), keep));
         }
-        match (self.entrance(to.0), classify(to.1)) {
-            (Ok((target, properties)), Name::Draft(name)) if target != ROOT => {
-                let change = |draft: &mut DraftRecord| merge(&mut draft.attributes, &properties);
-                let rename = || self.store.rename_draft(draft, (target, name), keep, clock::now_ms(), change);
-                done(check_entry_name(name).and_then(|()| rename()).map(drop));
+        match self.stays_draft(draft, to, keep) {
+            Ok(true) => return done(Ok(())),
+            Ok(false) => {}
+            Err(error) => return done(Err(error)),
+        }
+        match self.target(caller, draft, to, Published::Gone, keep).and_then(|target| {
+            let replaced = self.replaced_draft((target.queue, to), draft, keep)?;
+            Ok((target, replaced))
+        }) {
+            Ok((target, None)) => self.publish(draft, target, done),
+            Ok((target, Some(replaced))) => {
+                let view = self.clone();
+                let done: Done = Box::new(move |published| {
+                    let removed = published.and_then(|()| match view.store.remove_draft(replaced, clock::now_ms()) {
+                        Err(Error::NotFound) => Ok(()),
+                        removed => removed,
+                    });
+                    done(removed);
+                });
+                self.publish(draft, target, done);
             }
-            _ => match self.target(caller, draft, to, Published::Gone, keep) {
-                Ok(target) => self.publish(draft, target, done),
-                Err(error) => done(Err(error)),
-            },
+            Err(error) => done(Err(error)),
+        }
+    }
+
+    /// Refuses to give a message the name of a draft, which would hide it.
+    pub(super) fn refuse_name_of_draft(&self, queue: u64, name: &[u8]) -> Result<()> {
+        if self.find_draft(queue, name).is_ok() { Err(Error::Exists) } else { Ok(()) }
+    }
+
+    /// Refuses a name under which a link would have to be a draft.
+    fn refuse_draft_name(&self, to: (Node, &[u8])) -> Result<()> {
+        let (queue, _) = self.entrance(to.0)?;
+        if is_draft_name(&*self.store.config(queue)?, to.0, to.1) {
+            return Err(Error::NotPermitted("a link publishes, and a draft has this name"));
+        }
+        Ok(())
+    }
+
+    /// Gives a draft another draft's name, if that is one.
+    fn stays_draft(&self, draft: u64, to: (Node, &[u8]), keep: bool) -> Result<bool> {
+        let Ok((target, properties)) = self.entrance(to.0) else { return Ok(false) };
+        let kind = self.kind(to.1);
+        if target == ROOT || kind == Name::Control {
+            return Ok(false);
+        }
+        let config = self.store.config(target)?;
+        if !is_draft_name(&config, to.0, to.1) {
+            return Ok(false);
+        }
+        if matches!(kind, Name::Sequence { .. }) && config.names != Names::Keep {
+            return Err(Error::NotPermitted("a draft has no name in the form of a message's"));
+        }
+        check_entry_name(to.1)?;
+        let change = |draft: &mut DraftRecord| merge(&mut draft.attributes, &properties);
+        self.store.rename_draft(draft, (target, to.1), keep, clock::now_ms(), change)?;
+        Ok(true)
+    }
+
+    /// The draft that has the name which another one is published under: a rename replaces it, as any file.
+    fn replaced_draft(&self, (queue, to): (u64, (Node, &[u8])), draft: u64, keep: bool) -> Result<Option<u64>> {
+        match (to.0, self.find_draft(queue, to.1)) {
+            (Node::Queue(_), Ok(Found::Draft(other))) if other != draft => {
+                if keep { Err(Error::Exists) } else { Ok(Some(other)) }
+            }
+            _ => Ok(None),
         }
     }
 
@@ -268,6 +327,7 @@ impl View {
     ) {
         let checked = self.refuse_read_only().and_then(|()| match node {
             Node::Draft(draft) => {
+                self.refuse_draft_name(to)?;
                 // The kernel is told of the draft's node: the new name is looked up again before it is used.
                 Ok((draft, self.target(caller, draft, to, Published::Stays, true)?, self.attributes(node)?))
             }

@@ -79,6 +79,12 @@ impl Givens {
     }
 }
 
+/// Whether a file of that name is a draft in a directory of properties. All others are messages there, whatever the queue is
+/// configured to.
+pub(super) fn is_draft_given(name: &[u8]) -> bool {
+    name.starts_with(b".")
+}
+
 impl View {
     /// Looks up a directory of properties.
     pub(super) fn lookup_given(&self, queue: u64, name: &[u8]) -> Result<Attributes> {
@@ -117,7 +123,7 @@ impl View {
     /// What a name in a directory of properties means: a draft of the queue's, or what the caller's session wrote. So what was
     /// written there is found there by those who wrote it, and programs that go on to set its mode succeed.
     pub(super) fn find_given(&self, caller: &Caller, queue: u64, name: &[u8]) -> Result<Found> {
-        match self.find(caller, queue, name)? {
+        match self.find_with(caller, queue, name, is_draft_given(name))? {
             found @ (Found::Draft(_) | Found::Bare(..)) => Ok(found),
             found @ Found::Message(..) if self.store.keeps_names(queue)? => Ok(found),
             _ => Err(Error::NotFound),

@@ -185,7 +185,8 @@ impl View {
                     if let Some(value) = self.gauge(queue, &info, own)? {
                         return Ok(value.to_string().into_bytes());
                     }
-                    let value = info.config.get(own).or_else(|| counter(&info, own).map(|value| value.to_string()));
+                    // `drafts` is a counter and a key, and the counter was there first.
+                    let value = counter(&info, own).map(|value| value.to_string()).or_else(|| info.config.get(own));
                     value.map(String::into_bytes).ok_or(Error::NoAttribute)
                 }
                 _ => find(&self.store.queue_record(queue)?.attributes, name),
@@ -215,7 +216,8 @@ impl View {
                 for gauge in GAUGES {
                     counters.extend(self.gauge(queue, &info, gauge)?.map(|_| *gauge));
                 }
-                let mut all: Vec<String> = KEYS.iter().chain(&counters).map(own).collect();
+                let keys = KEYS.iter().filter(|key| !counters.contains(key));
+                let mut all: Vec<String> = keys.chain(&counters).map(own).collect();
                 all.extend(names(self.store.queue_record(queue)?.attributes));
                 all
             }

@@ -36,6 +36,8 @@ type Attributes = Vec<(String, Vec<u8>)>;
 /// A queue on a mount.
 struct Queue {
     path: PathBuf,
+    /// The directory in which files are drafts if their names begin with a dot, and only then.
+    entrance: PathBuf,
     /// It has `names = keep`, as far as the user may know.
     keeps_names: bool,
 }
@@ -48,7 +50,7 @@ pub fn run(arguments: &PutArgs) -> Result<(), Failure> {
     if one_id && sources.len() > 1 {
         return Err(usage("a property `id` for several files would enqueue one of them"));
     }
-    let queue = Queue::open(&arguments.queue)?;
+    let queue = Queue::open(&arguments.queue, &attributes)?;
     interrupt::catch();
     let put = if arguments.batch {
         put_together(&queue, &sources, &attributes, arguments.verbose)
@@ -77,9 +79,16 @@ fn attributes(arguments: &PutArgs) -> Result<Attributes, Failure> {
     Ok(attributes)
 }
 
+/// The name of a directory of properties that gives a message no other priority than it has. There names are as ever, whatever the
+/// queue takes for those of drafts.
+fn priority(attributes: &Attributes) -> String {
+    let given = attributes.iter().find(|(name, _)| name == "user.mq.priority");
+    format!("priority={}", given.map_or("0".into(), |(_, value)| String::from_utf8_lossy(value)))
+}
+
 impl Queue {
     /// Makes sure that it is one: in another directory a file of the same name would be overwritten.
-    fn open(path: &Path) -> Result<Queue, Failure> {
+    fn open(path: &Path, attributes: &Attributes) -> Result<Queue, Failure> {
         let failed =
             |why: &dyn std::fmt::Display| Failure::new(Exit::Queue, format_args!("queue {}: {why}", path.display()));
         std::fs::metadata(path).map_err(|error| failed(&error))?;
@@ -93,8 +102,13 @@ impl Queue {
             }
             _ => return Err(failed(&"not a queue of an mqfs mount")),
         }
-        let mut queue = Queue { path: path.to_owned(), keeps_names: false };
+        let mut queue = Queue { path: path.to_owned(), entrance: path.to_owned(), keeps_names: false };
         queue.keeps_names = queue.attribute("user.mq.names").is_some_and(|names| names == b"keep");
+        // Who may not know it takes the way that is always right.
+        let config = std::fs::read_to_string(path.join(".mq/config")).unwrap_or_default();
+        if !config.lines().any(|line| line == "drafts = .*") {
+            queue.entrance = path.join(".mq/with").join(priority(attributes));
+        }
         Ok(queue)
     }
 

@@ -46,7 +46,7 @@ impl Draft {
         let mode = source.mode()?;
         let refused = |error: io::Error| queue.refused(source, &error);
         let made = unique(|name| {
-            let path = queue.path.join(format!(".{name}"));
+            let path = queue.entrance.join(format!(".{name}"));
             create(&path, mode).map(|file| (path, file))
         });
         let (path, to) = made.map_err(refused)?;
@@ -57,7 +57,7 @@ impl Draft {
 
     /// Gives it its name, which enqueues it.
     pub fn publish(self, queue: &Queue) -> io::Result<()> {
-        let to = queue.path.join(OsStr::from_bytes(&published(&self.name)));
+        let to = queue.entrance.join(OsStr::from_bytes(&published(&self.name)));
         // Where names are kept, a message that has this one would be replaced.
         let flags = if queue.keeps_names { RenameFlags::NOREPLACE } else { RenameFlags::empty() };
         queue.enqueue(|| rustix::fs::renameat_with(CWD, &self.path, CWD, &to, flags))?;
