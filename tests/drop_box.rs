@@ -137,3 +137,55 @@ fn a_drop_box_with_a_consuming_group() {
     assert_eq!(m.run_as_with_groups(BOB, BOB, &STAFF.to_string(), "cat q/*").ok(), "letter\n");
     assert_eq!(deliveries(&q, &q.join(&name)), 2);
 }
+
+/// "Drafts in a drop box are their owner's": others neither find them nor are in their way, and its owner sees all.
+#[test]
+fn drafts_in_a_drop_box_are_their_owners() {
+    let (mut m, q) = mount(0o1733);
+    m.set("q", "drafts = .* *.part");
+    ann(&m, "umask 0; echo ann > q/.d; echo half > q/x.part; chmod 666 q/.d").ok();
+    for script in [
+        "cat q/.d",
+        "stat q/.d",
+        "cat q/x.part",
+        "echo more >> q/x.part && test $(wc -c < q/x.part) -gt 9",
+        "rm q/.d",
+        "ln q/.d q/got",
+    ] {
+        assert!(!bob(&m, script).status.success(), "{script}");
+    }
+    bob(&m, "rm -f q/x.part; set -C; echo bob > q/.d && cat q/.d && mv q/.d q/letter").ok();
+    bob(&m, "umask 0; mkdir q/x.part").fails("File exists");
+    bob(&m, "echo bobs > q/x.part").ok();
+    assert_eq!(ann(&m, "cat q/.d q/x.part").ok(), "ann\nhalf\n");
+    m.kill9_and_remount();
+    assert_eq!(bob(&m, "cat q/x.part").ok(), "bobs\n");
+    assert_eq!(m.stats(&q)["drafts"], 3);
+    // Who may list finds all, each of them where nobody else has the name; and what goes to a user is that user's.
+    assert_eq!(m.sh("ls -A q | grep -v letter | sort; cat q/.d").ok(), ".d\nx.part\nx.part\nann\n");
+    m.sh("chown 65534 q/.d").ok();
+    ann(&m, "cat q/.d").fails(GONE);
+    assert_eq!(bob(&m, "cat q/.d && mv q/.d q/x.part && cat q/x.part").ok(), "ann\nann\n");
+    ann(&m, "mv q/x.part q/x").ok();
+    bob(&m, "mv q/x.part q/x").ok();
+    assert_eq!(m.bodies(&q), ["bob\n", "half\n", "ann\n"]);
+    assert_eq!(m.stats(&q)["drafts"], 0);
+    m.stop();
+    let checked = std::process::Command::new(env!("CARGO_BIN_EXE_mqfs")).arg("check").arg(m.store()).output().unwrap();
+    assert!(checked.status.success(), "{checked:?}");
+}
+
+/// In other queues there is one name space, as in any directory.
+#[test]
+fn where_all_may_list_drafts_are_found_by_all() {
+    let (m, q) = mount(0o1777);
+    ann(&m, "umask 022; echo ann > q/.d").ok();
+    assert_eq!(bob(&m, "cat q/.d").ok(), "ann\n");
+    bob(&m, "echo bob > q/.d").fails(DENIED);
+    bob(&m, "set -C; echo bob > q/.d").fails("cannot overwrite");
+    bob(&m, "echo bob > q/.e; mv q/.e q/.d").fails("");
+    assert_eq!(ann(&m, "cat q/.d").ok(), "ann\n");
+    assert_eq!(listing(&q), [".d", ".e"]);
+    bob(&m, "mkdir q/.mq/batch/b; echo x > q/.mq/batch/b/f; chmod 755 q/.mq/batch/b").ok();
+    assert_eq!(ann(&m, "cat q/.mq/batch/b/f").ok(), "x\n", "of a batch as well");
+}

@@ -98,7 +98,8 @@ impl Store {
         let prefix = keys::draft_names(batch);
         let mut files = Vec::new();
         self.db.scan(Family::Meta, &prefix, &prefix, |key, draft| {
-            files.extend(keys::last_number(draft).map(|draft| (draft, key[prefix.len()..].to_vec())));
+            let name = keys::draft_name(key).map(<[u8]>::to_vec);
+            files.extend(keys::last_number(draft).zip(name));
             Ok(true)
         })?;
         Ok(files)

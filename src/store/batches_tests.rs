@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::batches::{BATCH_MAX, BatchFile};
 use super::record::DraftRecord;
 use super::sums::Sums;
-use super::{Entry, NewBody, NewQueue, ROOT, Store};
+use super::{Entry, NewBody, NewQueue, ROOT, Seen, Store};
 use crate::error::Error;
 use crate::queue::config::QueueConfig;
 use crate::queue::state::State;
@@ -34,9 +34,9 @@ fn file(draft: u64) -> BatchFile<'static> {
 #[test]
 fn what_is_not_the_whole_batch_is_not_enqueued() {
     let (_dir, store, queue, batch) = store();
-    let (first, _) = store.make_draft(draft(batch, b"1")).unwrap();
-    let (second, _) = store.make_draft(draft(batch, b"2")).unwrap();
-    let (other, _) = store.make_draft(draft(queue, b".3")).unwrap();
+    let (first, _) = store.make_draft(draft(batch, b"1"), Seen::ALL).unwrap();
+    let (second, _) = store.make_draft(draft(batch, b"2"), Seen::ALL).unwrap();
+    let (other, _) = store.make_draft(draft(queue, b".3"), Seen::ALL).unwrap();
     let publish = |files: &[u64]| {
         let files: Vec<_> = files.iter().map(|id| file(*id)).collect();
         store.publish_batch(batch, queue, &files, 9, |_| Ok(()))
@@ -59,12 +59,15 @@ fn what_is_not_the_whole_batch_is_not_enqueued() {
 fn a_batch_has_so_many_files_and_no_more() {
     let (_dir, store, queue, batch) = store();
     store.lock().queue(&store.db, batch).unwrap().counters.drafts = BATCH_MAX - 1;
-    let (last, _) = store.make_draft(draft(batch, b"last")).unwrap();
-    assert!(matches!(store.make_draft(draft(batch, b"more")), Err(Error::NoSpace)));
-    let (other, _) = store.make_draft(draft(queue, b".other")).unwrap();
-    assert!(matches!(store.rename_draft(other, (batch, b"other"), false, 9, |_| Ok(())), Err(Error::NoSpace)));
+    let (last, _) = store.make_draft(draft(batch, b"last"), Seen::ALL).unwrap();
+    assert!(matches!(store.make_draft(draft(batch, b"more"), Seen::ALL), Err(Error::NoSpace)));
+    let (other, _) = store.make_draft(draft(queue, b".other"), Seen::ALL).unwrap();
+    assert!(matches!(
+        store.rename_draft(other, (batch, b"other"), (Seen::ALL, false), 9, |_| Ok(())),
+        Err(Error::NoSpace)
+    ));
     store.remove_draft(last, 9).unwrap();
-    store.rename_draft(other, (batch, b"other"), false, 9, |_| Ok(())).unwrap();
+    store.rename_draft(other, (batch, b"other"), (Seen::ALL, false), 9, |_| Ok(())).unwrap();
 }
 
 #[test]
@@ -84,7 +87,7 @@ fn a_batch_is_not_among_the_queues() {
 #[test]
 fn the_sweep_takes_no_body_before_its_acknowledgement_is_durable() {
     let (dir, store, queue, batch) = store();
-    let draft = store.make_draft(draft(batch, b"a")).unwrap().0;
+    let draft = store.make_draft(draft(batch, b"a"), Seen::ALL).unwrap().0;
     let (sums, path) = (Sums::default(), store.bodies().path(draft));
     let body = NewBody::File { id: draft, size: 0, synced: true, sums: &sums };
     store.publish_batch(batch, queue, &[BatchFile { body, ..file(draft) }], 9, |_| Ok(())).unwrap();
@@ -116,7 +119,7 @@ fn the_sweep_takes_no_body_before_its_acknowledgement_is_durable() {
 fn the_sweep_takes_no_file_that_becomes_a_message_meanwhile() {
     for _ in 0..8 {
         let (dir, store, queue, batch) = store();
-        let make = |n: u32| store.make_draft(draft(batch, n.to_string().as_bytes())).unwrap().0;
+        let make = |n: u32| store.make_draft(draft(batch, n.to_string().as_bytes()), Seen::ALL).unwrap().0;
         let drafts: Vec<u64> = (0..1000).map(make).collect();
         store.close().unwrap();
         drop(store);

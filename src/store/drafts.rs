@@ -15,6 +15,7 @@ use super::enqueue::Added;
 use super::kept::enter_name;
 use super::keys::{self, DeadlineKind};
 use super::limits::Room;
+use super::named_drafts::{Seen, named_by};
 use super::record::{self, DraftRecord, NewMessage};
 use super::state::State;
 use super::{Enqueued, NewBody, Onto, Store};
@@ -29,12 +30,12 @@ pub enum Published {
 }
 
 impl Store {
-    /// Makes a draft with an empty file, which is removed when its queue says; [`Error::Exists`] when the name is taken. Gives
-    /// its number and the open file.
-    pub fn make_draft(&self, mut record: DraftRecord) -> Result<(u64, File)> {
+    /// Makes a draft with an empty file, which is removed when its queue says; [`Error::Exists`] when its owner, who has `seen` so
+    /// much, finds something of that name. Gives its number and the open file.
+    pub fn make_draft(&self, mut record: DraftRecord, seen: Seen) -> Result<(u64, File)> {
         let id = self.next_id()?;
         let file = self.bodies.create(id)?;
-        let made = self.enter_draft(id, &mut record);
+        let made = self.enter_draft(id, &mut record, seen);
         if made.is_err() {
             super::bodies::remove(&self.bodies.path(id));
         } else if record.due > 0 {
@@ -43,23 +44,18 @@ impl Store {
         made.map(|()| (id, file))
     }
 
-    fn enter_draft(&self, id: u64, record: &mut DraftRecord) -> Result<()> {
+    fn enter_draft(&self, id: u64, record: &mut DraftRecord, seen: Seen) -> Result<()> {
         let mut state = self.lock();
         let holder = state.queue(&self.db, record.queue)?;
-        record.due = if holder.record.batch { 0 } else { draft_due(&holder.config, record.created) };
-        if self.name_taken(&mut state, record.queue, &record.name)? {
+        let in_batch = holder.record.batch;
+        record.due = if in_batch { 0 } else { draft_due(&holder.config, record.created) };
+        if self.drafts_name_taken(&mut state, record.queue, &record.name, seen)? {
             return Err(Error::Exists);
         }
         self.count_draft(&mut state, record.queue)?;
         let mut batch = self.db.batch();
-        put_draft(&mut batch, id, record);
+        put_draft(&mut batch, id, record, in_batch);
         state.commit(&self.db, batch, record.created)
-    }
-
-    /// The draft of a name.
-    pub fn find_draft(&self, queue: u64, name: &[u8]) -> Result<u64> {
-        let found = self.db.get(Family::Meta, &keys::draft_by_name(queue, name))?;
-        found.and_then(|id| keys::last_number(&id)).ok_or(Error::NotFound)
     }
 
     /// A draft's record.
@@ -67,13 +63,25 @@ impl Store {
         record::decode_draft(&self.db.get(Family::Meta, &keys::draft(id))?.ok_or(Error::NotFound)?)
     }
 
-    /// Changes a draft's record, its place and name excepted.
+    /// Changes a draft's record, its place and name excepted. [`Error::Exists`] when it goes to an owner who has one of that name.
     pub fn alter_draft(&self, id: u64, change: impl FnOnce(&mut DraftRecord) -> Result<()>) -> Result<DraftRecord> {
-        let _state = self.lock();
-        let mut draft = self.draft(id)?;
+        let mut state = self.lock();
+        let before = self.draft(id)?;
+        let mut draft = before.clone();
         change(&mut draft)?;
         let mut batch = self.db.batch();
         batch.put(Family::Meta, &keys::draft(id), &record::encode(&draft));
+        if draft.uid != before.uid {
+            let in_batch = state.queue(&self.db, draft.queue)?.record.batch;
+            let (from, to) = (named_by(&before, in_batch), named_by(&draft, in_batch));
+            if from != to {
+                if self.db.get(Family::Meta, &to)?.is_some() {
+                    return Err(Error::Exists);
+                }
+                batch.delete(Family::Meta, &from);
+                batch.put(Family::Meta, &to, &id.to_be_bytes());
+            }
+        }
         self.db.write(batch)?;
         Ok(draft)
     }
@@ -81,12 +89,13 @@ impl Store {
     /// Gives a draft a later end.
     pub fn postpone_draft(&self, id: u64, due: u64) -> Result<()> {
         {
-            let _state = self.lock();
+            let mut state = self.lock();
             let mut draft = self.draft(id)?;
+            let in_batch = state.queue(&self.db, draft.queue)?.record.batch;
             let mut batch = self.db.batch();
             batch.delete(Family::Deadlines, &keys::deadline(draft.due, DeadlineKind::Draft, id));
             draft.due = due;
-            put_draft(&mut batch, id, &draft);
+            put_draft(&mut batch, id, &draft, in_batch);
             self.db.write(batch)?;
         }
         self.deadlines.note(due);
@@ -137,22 +146,23 @@ impl Store {
     ) -> Result<()> {
         batch.delete(Family::Meta, &keys::draft(id));
         batch.delete(Family::Meta, &keys::draft_entry(draft.queue, id));
-        batch.delete(Family::Meta, &keys::draft_by_name(draft.queue, &draft.name));
         if draft.due > 0 {
             batch.delete(Family::Deadlines, &keys::deadline(draft.due, DeadlineKind::Draft, id));
         }
-        let drafts = &mut state.changing(&self.db, draft.queue)?.counters.drafts;
+        let holder = state.changing(&self.db, draft.queue)?;
+        batch.delete(Family::Meta, &named_by(draft, holder.record.batch));
+        let drafts = &mut holder.counters.drafts;
         *drafts = drafts.saturating_sub(1);
         Ok(())
     }
 
-    /// Renames a draft to another draft's name, maybe in another queue, and changes it by `change`. A draft of that name is
-    /// replaced unless `keep`; its number is given.
+    /// Renames a draft to another draft's name, maybe in another queue, and changes it by `change`. A draft that is `seen` under that
+    /// name is replaced unless `keep`; its number is given.
     pub fn rename_draft(
         &self,
         id: u64,
         (queue, name): (u64, &[u8]),
-        keep: bool,
+        (seen, keep): (Seen, bool),
         now: u64,
         change: impl FnOnce(&mut DraftRecord) -> Result<()>,
     ) -> Result<Option<u64>> {
@@ -161,7 +171,7 @@ impl Store {
         let mut after = DraftRecord { queue, name: name.to_vec(), ..before.clone() };
         change(&mut after)?;
         let mut batch = self.db.batch();
-        let replaced = match self.find_draft(queue, name) {
+        let replaced = match self.find_draft(queue, name, seen) {
             Ok(same) if same == id => None,
             Ok(_) if keep => return Err(Error::Exists),
             Ok(other) => {
@@ -169,14 +179,23 @@ impl Store {
                 self.drop_draft(&mut state, &mut batch, other, &record)?;
                 Some(other)
             }
-            Err(Error::NotFound) if self.name_taken(&mut state, queue, name)? => return Err(Error::Exists),
+            Err(Error::NotFound) if self.name_taken_but_by_draft(&mut state, queue, name)? => {
+                return Err(Error::Exists);
+            }
             Err(Error::NotFound) => None,
             Err(error) => return Err(error),
         };
+        let in_batch = state.queue(&self.db, queue)?.record.batch;
+        // Who renames it need not be its owner, who may have another of that name.
+        let owners =
+            self.db.get(Family::Meta, &named_by(&after, in_batch))?.and_then(|other| keys::last_number(&other));
+        if owners.is_some_and(|other| other != id && Some(other) != replaced) {
+            return Err(Error::Exists);
+        }
         self.drop_draft(&mut state, &mut batch, id, &before)?;
         self.count_draft(&mut state, queue)?;
         after.due = self.due_elsewhere(&mut state, &before, queue, now)?;
-        put_draft(&mut batch, id, &after);
+        put_draft(&mut batch, id, &after, in_batch);
         state.commit(&self.db, batch, now)?;
         drop(state);
         if after.due > 0 {
@@ -254,10 +273,10 @@ pub(super) fn draft_due(config: &QueueConfig, now: u64) -> u64 {
     if config.draft_ttl.is_zero() { 0 } else { now.saturating_add(ms(config.draft_ttl)) }
 }
 
-fn put_draft(batch: &mut Batch<'_>, id: u64, record: &DraftRecord) {
+fn put_draft(batch: &mut Batch<'_>, id: u64, record: &DraftRecord, in_batch: bool) {
     batch.put(Family::Meta, &keys::draft(id), &record::encode(record));
     batch.put(Family::Meta, &keys::draft_entry(record.queue, id), &record.name);
-    batch.put(Family::Meta, &keys::draft_by_name(record.queue, &record.name), &id.to_be_bytes());
+    batch.put(Family::Meta, &named_by(record, in_batch), &id.to_be_bytes());
     if record.due > 0 {
         batch.put(Family::Deadlines, &keys::deadline(record.due, DeadlineKind::Draft, id), b"");
     }

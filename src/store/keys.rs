@@ -8,7 +8,7 @@
 //! | `default` | `k` queue | [`Counters`](super::record::Counters) |
 //! | `default` | `d` draft | [`DraftRecord`](super::record::DraftRecord) |
 //! | `default` | `f` queue draft | its name: the listing of drafts |
-//! | `default` | `g` queue name | draft: finding a draft |
+//! | `default` | `a` queue name 0 user | draft: finding a draft of that owner; in a batch, of any (0) |
 //! | `default` | `b` body | sequence number of the message whose body is the file of that number |
 //! | `default` | `x` body | the [checksums](super::stored_sums) of the file of that number |
 //! | `default` | `y` body part | more of them |
@@ -25,6 +25,8 @@
 //! | `index` | queue state order seq | the producer's name: the listing of a state, in delivery order |
 //! | `index` | queue state + 16 since (ms) seq | empty: the messages in a state by since when, see [`super::oldest`] |
 //! | `deadlines` | due (ms) kind id | empty; for a deduplication id, its `h` key |
+//!
+//! Before format 4 drafts were found by `g` queue name; a store that has such keys gets the others when it is opened.
 //!
 //! Queues, batches, bodies and drafts take their numbers from `next_id`, messages their sequence numbers from `next_seq`.
 
@@ -151,13 +153,41 @@ pub fn draft_entries(queue: u64) -> [u8; 9] {
 
 /// All drafts of a queue in the order of their names: the prefix of [`draft_by_name`].
 pub fn draft_names(queue: u64) -> [u8; 9] {
-    tagged(b'g', queue)
+    tagged(b'a', queue)
 }
 
-/// A draft by name.
-pub fn draft_by_name(queue: u64, name: &[u8]) -> Vec<u8> {
+/// All drafts of a queue with one name, in the order of their owners: the prefix of [`draft_by_name`]. No name has a 0 in it.
+pub fn drafts_named(queue: u64, name: &[u8]) -> Vec<u8> {
+    let mut key = tagged_name(b'a', queue, name);
+    key.push(0);
+    key
+}
+
+/// A draft by name and owner.
+pub fn draft_by_name(queue: u64, name: &[u8], owner: u32) -> Vec<u8> {
+    let mut key = drafts_named(queue, name);
+    key.extend_from_slice(&owner.to_be_bytes());
+    key
+}
+
+/// All drafts by name: the prefix of [`draft_names`].
+pub const DRAFT_NAMES: &[u8] = b"a";
+
+/// The name in a key that [`draft_by_name`] made; `None` when the key is not of that form.
+pub fn draft_name(key: &[u8]) -> Option<&[u8]> {
+    match key.get(9..)?.split_at_checked(key.len().checked_sub(9 + 5)?)? {
+        (name, [0, _, _, _, _]) => Some(name),
+        _ => None,
+    }
+}
+
+/// A draft by name, before format 4.
+pub fn draft_by_name_alone(queue: u64, name: &[u8]) -> Vec<u8> {
     tagged_name(b'g', queue, name)
 }
+
+/// All of them: the prefix of [`draft_by_name_alone`].
+pub const DRAFT_NAMES_ALONE: &[u8] = b"g";
 
 /// The owner of a body that is a file.
 pub fn body_file(body: u64) -> [u8; 9] {
@@ -412,6 +442,15 @@ mod tests {
         assert_eq!(parse_aged(&index(7, State::Claimed, 42)), None);
         assert!(index(7, State::Dead, LAST_POSITION)[..] < key[..] && key[..] < index(8, State::Ready, 0)[..]);
         assert!(aged(7, State::Dead, 9, 500) < aged(7, State::Dead, 10, 1));
+    }
+
+    #[test]
+    fn drafts_are_found_by_name_in_its_order_and_by_owner() {
+        let keys = [draft_by_name(7, b"a", u32::MAX), draft_by_name(7, b"ab", 0), draft_by_name(7, b"ab", 1)];
+        assert!(keys.is_sorted());
+        assert!(keys[1].starts_with(&drafts_named(7, b"ab")) && !keys[0].starts_with(&drafts_named(7, b"ab")));
+        assert_eq!(keys.each_ref().map(|key| draft_name(key)), [Some(&b"a"[..]), Some(b"ab"), Some(b"ab")]);
+        assert_eq!((draft_name(&keys[0][..12]), draft_name(&draft(7))), (None, None));
     }
 
     #[test]

@@ -36,6 +36,7 @@ mod listing;
 #[cfg(test)]
 mod model_tests;
 mod nack;
+mod named_drafts;
 mod oldest;
 mod open;
 mod outdated;
@@ -86,6 +87,7 @@ pub use keys::{DeadlineKind, ROOT};
 pub use limits::Room;
 pub use listing::Entry;
 pub use nack::Nack;
+pub use named_drafts::Seen;
 pub use open::{FORMAT, OpenError};
 pub use purge::Remains;
 pub use queues::{NewQueue, QueueInfo};
@@ -164,6 +166,7 @@ impl Store {
             _lock: prepared.lock,
         };
         store.make_root()?;
+        store.name_drafts_by_owner()?;
         store.note_purges_left()?;
         store.readers.clear_left(keys::LEFT_SUMS)?;
         store.drop_cut_bodies()?;

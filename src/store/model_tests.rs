@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use super::record::{DraftRecord, MessageRecord, NewMessage};
 use super::sums::Sums;
 use super::tests::{NOBODY, message, open};
-use super::{DeadlineKind, Enqueued, INLINE_MAX, NewBody, Store};
+use super::{DeadlineKind, Enqueued, INLINE_MAX, NewBody, Seen, Store};
 use crate::clock::rfc3339;
 use crate::error::{Error, Result};
 use crate::queue::state::State as StoreState;
@@ -129,7 +129,7 @@ impl Tested {
         let name = name.as_bytes().to_vec();
         let (uid, gid, mode, created, due, attributes) = (0, 0, 0o644, self.now, 0, attributes(props));
         let record = DraftRecord { queue, name, uid, gid, mode, created, due, attributes };
-        let (draft, mut file) = self.store().make_draft(record).unwrap();
+        let (draft, mut file) = self.store().make_draft(record, Seen::ALL).unwrap();
         file.write_all(text.as_bytes()).unwrap();
         self.store().bodies().sync(draft, &file).unwrap();
         draft

@@ -8,6 +8,7 @@ use crate::queue::config::QueueConfig;
 
 use super::db::{Batch, Family};
 use super::keys;
+use super::named_drafts::Seen;
 use super::record::{self, Counters, QueueRecord};
 use super::state::{Queue, State};
 use super::{ROOT, Store};
@@ -203,9 +204,15 @@ impl Store {
 
     /// Whether a nested queue, a draft or a message that keeps its name has that name.
     pub(super) fn name_taken(&self, state: &mut State, queue: u64, name: &[u8]) -> Result<bool> {
-        Ok(self.child(queue, name)?.is_some()
-            || self.db.get(Family::Meta, &keys::draft_by_name(queue, name))?.is_some()
-            || self.is_kept(state, queue, name)?)
+        match self.find_draft(queue, name, Seen::ALL) {
+            Err(Error::NotFound) => self.name_taken_but_by_draft(state, queue, name),
+            found => found.map(|_| true),
+        }
+    }
+
+    /// As [`Store::name_taken`], drafts excepted.
+    pub(super) fn name_taken_but_by_draft(&self, state: &mut State, queue: u64, name: &[u8]) -> Result<bool> {
+        Ok(self.child(queue, name)?.is_some() || self.is_kept(state, queue, name)?)
     }
 
     /// Removes a queue; [`Error::NotEmpty`] while it holds anything at all.

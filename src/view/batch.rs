@@ -12,7 +12,7 @@ use crate::queue::config::Durability;
 use crate::queue::name::{Name, check_entry_name, check_queue_name, classify};
 use crate::store::record::NewMessage;
 use crate::store::sums::Sums;
-use crate::store::{BatchFile, Done, Due, INLINE_MAX, NewBody, Onto, ROOT, Room};
+use crate::store::{BatchFile, Done, Due, INLINE_MAX, NewBody, Onto, ROOT, Room, Seen};
 
 use super::access::Caller;
 use super::attributes::ns_of;
@@ -94,7 +94,7 @@ impl View {
 
     /// The file of a name in a batch.
     pub(super) fn find_batch_file(&self, batch: u64, name: &[u8]) -> Result<u64> {
-        let draft = self.store.find_draft(batch, name)?;
+        let draft = self.store.find_draft(batch, name, Seen::ALL)?;
         if self.is_publishing(draft) { Err(Error::NotFound) } else { Ok(draft) }
     }
 
@@ -112,7 +112,7 @@ impl View {
     /// Makes a draft a file of a batch, or gives such a file another name.
     pub(super) fn rename_into_batch(&self, draft: u64, to: (u64, &[u8]), keep: bool) -> Result<()> {
         self.check_batch_file(to.0, to.1)?;
-        self.store.rename_draft(draft, to, keep, clock::now_ms(), |_| Ok(())).map(drop)
+        self.store.rename_draft(draft, to, (Seen::ALL, keep), clock::now_ms(), |_| Ok(())).map(drop)
     }
 
     /// Renames a batch: to another name, which leaves it what it is, or to a queue's directory, which enqueues it.

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::queue::config::{Names, Publish, QueueConfig};
 use crate::queue::name::{MAX_KEPT_NAME, Name, check_entry_name, check_producer_name, classify, stripped};
 use crate::store::record::NewMessage;
-use crate::store::{Onto, QueueInfo, ROOT};
+use crate::store::{Onto, QueueInfo, ROOT, Seen};
 
 use super::access::Caller;
 use super::attributes::FILE_MODE;
@@ -24,8 +24,7 @@ const ROOM_FOR_ONE: u64 = 64 * 1024;
 
 /// Whether a file that is created under that name is a draft.
 fn is_new_draft(config: &QueueConfig, directory: Node, name: &[u8]) -> bool {
-    is_draft_name(config, directory, name)
-        || config.publish == Publish::Rename && matches!(directory, Node::Queue(_))
+    is_draft_name(config, directory, name) || config.publish == Publish::Rename && matches!(directory, Node::Queue(_))
 }
 
 /// Whether a draft that gets that name stays one.
@@ -74,7 +73,7 @@ impl View {
         let flags = Flags(flags);
         if let Node::Batch(batch) = directory {
             self.check_batch_file(batch, name)?;
-            return self.create_or_open_draft(caller, (batch, name), mode, flags, Pairs::new());
+            return self.create_or_open_draft(caller, (batch, name), mode, flags, (Pairs::new(), Seen::ALL));
         }
         let (queue, properties) = self.entrance(directory)?;
         if queue == ROOT {
@@ -84,15 +83,19 @@ impl View {
         if matches!(directory, Node::Given(_)) && self.store.find_queue(queue, name).is_ok() {
             return Err(Error::IsDirectory);
         }
-        let config = self.store.config(queue)?;
+        let info = self.store.queue(queue)?;
+        let config = &info.config;
         match self.kind(name) {
             Name::Control => Err(Error::IsDirectory),
-            kind if is_new_draft(&config, directory, name) => match kind {
+            kind if is_new_draft(config, directory, name) => match kind {
                 // It would be taken for a message's.
                 Name::Sequence { .. } if config.names != Names::Keep => {
                     Err(Error::NotPermitted("a draft has no name in the form of a message's"))
                 }
-                _ => self.create_or_open_draft(caller, (queue, name), mode, flags, properties),
+                _ => {
+                    let seen = self.seen(caller, &info);
+                    self.create_or_open_draft(caller, (queue, name), mode, flags, (properties, seen))
+                }
             },
             // `touch` of a message that somebody has just taken must not make another.
             Name::Sequence { seq, .. }
@@ -113,9 +116,9 @@ impl View {
         (queue, name): (u64, &[u8]),
         mode: u32,
         flags: Flags,
-        properties: Pairs,
+        (properties, seen): (Pairs, Seen),
     ) -> Result<(Attributes, Opened)> {
-        match self.create_draft(caller, (queue, name), mode, properties) {
+        match self.create_draft(caller, (queue, name), mode, properties, seen) {
             Ok((id, file)) => {
                 let attributes = self.attributes(Node::Draft(id))?;
                 let handle = self.handles.add(caller, Handle::Draft { id, file, writes: true });
@@ -123,7 +126,7 @@ impl View {
             }
             // Somebody else made it between the kernel's lookup and now.
             Err(Error::Exists) if !flags.exclusive() => {
-                let id = self.store.find_draft(queue, name)?;
+                let id = self.store.find_draft(queue, name, seen)?;
                 let opened = self.open(caller, Node::Draft(id), flags.0)?;
                 Ok((self.attributes(Node::Draft(id))?, opened))
             }

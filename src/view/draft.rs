@@ -13,7 +13,7 @@ use crate::queue::name::{QUEUE_NAME_MAX, check_entry_name};
 use crate::queue::worker::Worker;
 use crate::store::record::{DraftRecord, NewMessage};
 use crate::store::sums::Sums;
-use crate::store::{Bodies, Done, Enqueued, INLINE_MAX, NewBody, Onto, Patience, Published, Room};
+use crate::store::{Bodies, Done, Enqueued, INLINE_MAX, NewBody, Onto, Patience, Published, Room, Seen};
 
 use super::access::{Caller, READ};
 use super::attributes::{FILE_MODE, ns_of};
@@ -101,6 +101,7 @@ impl View {
         (queue, name): (u64, &[u8]),
         mode: u32,
         attributes: Pairs,
+        seen: Seen,
     ) -> Result<(u64, Arc<File>)> {
         check_entry_name(name)?;
         let now = clock::now_ms();
@@ -116,7 +117,7 @@ impl View {
             attributes,
         };
         self.store.admit_bytes(0)?;
-        let (id, file) = self.store.make_draft(record.clone())?;
+        let (id, file) = self.store.make_draft(record.clone(), seen)?;
         let file = Arc::new(file);
         self.drafts.lock().entry(id).or_default().opened(&file, record, true);
         Ok((id, file))
@@ -348,7 +349,7 @@ impl View {
         let mut name = if draft.name.starts_with(b".") { draft.name } else { [b".", &draft.name[..]].concat() };
         name.truncate(QUEUE_NAME_MAX - suffix.len());
         name.extend_from_slice(suffix.as_bytes());
-        self.store.rename_draft(id, (draft.queue, &name), true, clock::now_ms(), |_| Ok(())).map(drop)
+        self.store.rename_draft(id, (draft.queue, &name), (Seen::ALL, true), clock::now_ms(), |_| Ok(())).map(drop)
     }
 
     fn publish_now(self: &Arc<Self>, id: u64, target: Target, done: Done) {

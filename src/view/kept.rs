@@ -38,7 +38,7 @@ impl View {
             Err(error) => return Err(error),
         }
         if drafts {
-            match self.find_draft(queue, name) {
+            match self.find_draft(caller, queue, name) {
                 Err(Error::NotFound) => {}
                 found => return found,
             }
@@ -175,7 +175,7 @@ impl View {
         if !self.owner(&self.store.queue(queue)?).may_consume(caller) {
             return Err(Error::AccessDenied);
         }
-        self.refuse_name_of_draft(queue, name)?;
+        self.refuse_name_of_draft(caller, queue, name)?;
         let name = self.producer_name(queue, name)?;
         let state = self.kept_state(caller, message, Node::Queue(queue))?;
         let onto = self.onto(caller, queue, name, keep)?;

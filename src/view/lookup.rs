@@ -10,7 +10,7 @@ use crate::queue::config::{Names, QueueConfig};
 use crate::queue::name::{Name, check_entry_name, classify, classify_given, listed};
 use crate::queue::state::State;
 use crate::store::record::MessageRecord;
-use crate::store::{QueueInfo, ROOT};
+use crate::store::{QueueInfo, ROOT, Seen};
 
 use super::access::{Caller, READ};
 use super::names::Writer;
@@ -149,7 +149,7 @@ impl View {
             Err(error) => return Err(error),
         }
         if drafts && queue != ROOT {
-            match self.find_draft(queue, name) {
+            match self.find_draft(caller, queue, name) {
                 Err(Error::NotFound) => {}
                 found => return found,
             }
@@ -158,13 +158,19 @@ impl View {
     }
 
     /// The draft of a name. What was made a draft is one as long as it is there, whatever the queue is configured to now.
-    pub(super) fn find_draft(&self, queue: u64, name: &[u8]) -> Result<Found> {
-        if self.store.queue(queue)?.counters.drafts == 0 {
+    pub(super) fn find_draft(&self, caller: &Caller, queue: u64, name: &[u8]) -> Result<Found> {
+        let info = self.store.queue(queue)?;
+        if info.counters.drafts == 0 {
             return Err(Error::NotFound);
         }
-        let draft = self.store.find_draft(queue, name)?;
+        let draft = self.store.find_draft(queue, name, self.seen(caller, &info))?;
         // A draft that was renamed while it is open for writing is no draft any more.
         if self.is_publishing(draft) { Err(Error::NotFound) } else { Ok(Found::Draft(draft)) }
+    }
+
+    /// Whose drafts a caller finds by name: without r on the queue, those of others do not resolve, and are in nobody's way.
+    pub(super) fn seen(&self, caller: &Caller, queue: &QueueInfo) -> Seen {
+        Seen { uid: caller.uid, all: self.owner(queue).allows(caller, READ) }
     }
 
     /// Which messages a directory of a state shows, and by which path.

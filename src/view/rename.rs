@@ -146,7 +146,7 @@ impl View {
             }
             (_, Node::Queue(ROOT)) => Err(Error::NotPermitted("the root of the mount holds queues only")),
             (_, Node::Queue(target)) if target != queue => {
-                self.refuse_name_of_draft(target, to.1)?;
+                self.refuse_name_of_draft(caller, target, to.1)?;
                 let name = self.producer_name(target, to.1)?;
                 let onto = self.onto(caller, target, name, keep)?;
                 let config = self.store.config(target)?;
@@ -226,13 +226,13 @@ impl View {
         if let Node::Batch(batch) = to.0 {
             return done(self.rename_into_batch(draft, (batch, to.1), keep));
         }
-        match self.stays_draft(draft, to, keep) {
+        match self.stays_draft(caller, draft, to, keep) {
             Ok(true) => return done(Ok(())),
             Ok(false) => {}
             Err(error) => return done(Err(error)),
         }
         match self.target(caller, draft, to, Published::Gone, keep).and_then(|target| {
-            let replaced = self.replaced_draft((target.queue, to), draft, keep)?;
+            let replaced = self.replaced_draft(caller, (target.queue, to), draft, keep)?;
             Ok((target, replaced))
         }) {
             Ok((target, None)) => self.publish(draft, target, done),
@@ -252,8 +252,8 @@ impl View {
     }
 
     /// Refuses to give a message the name of a draft, which would hide it.
-    pub(super) fn refuse_name_of_draft(&self, queue: u64, name: &[u8]) -> Result<()> {
-        if self.find_draft(queue, name).is_ok() { Err(Error::Exists) } else { Ok(()) }
+    pub(super) fn refuse_name_of_draft(&self, caller: &Caller, queue: u64, name: &[u8]) -> Result<()> {
+        if self.find_draft(caller, queue, name).is_ok() { Err(Error::Exists) } else { Ok(()) }
     }
 
     /// Refuses a name under which a link would have to be a draft.
@@ -266,7 +266,7 @@ impl View {
     }
 
     /// Gives a draft another draft's name, if that is one.
-    fn stays_draft(&self, draft: u64, to: (Node, &[u8]), keep: bool) -> Result<bool> {
+    fn stays_draft(&self, caller: &Caller, draft: u64, to: (Node, &[u8]), keep: bool) -> Result<bool> {
         let Ok((target, properties)) = self.entrance(to.0) else { return Ok(false) };
         let kind = self.kind(to.1);
         if target == ROOT || kind == Name::Control {
@@ -281,15 +281,26 @@ impl View {
         }
         check_entry_name(to.1)?;
         let change = |draft: &mut DraftRecord| merge(&mut draft.attributes, &properties);
-        self.store.rename_draft(draft, (target, to.1), keep, clock::now_ms(), change)?;
+        let seen = self.seen(caller, &self.store.queue(target)?);
+        self.store.rename_draft(draft, (target, to.1), (seen, keep), clock::now_ms(), change)?;
         Ok(true)
     }
 
     /// The draft that has the name which another one is published under: a rename replaces it, as any file.
-    fn replaced_draft(&self, (queue, to): (u64, (Node, &[u8])), draft: u64, keep: bool) -> Result<Option<u64>> {
-        match (to.0, self.find_draft(queue, to.1)) {
+    fn replaced_draft(
+        &self,
+        caller: &Caller,
+        (queue, to): (u64, (Node, &[u8])),
+        draft: u64,
+        keep: bool,
+    ) -> Result<Option<u64>> {
+        match (to.0, self.find_draft(caller, queue, to.1)) {
             (Node::Queue(_), Ok(Found::Draft(other))) if other != draft => {
-                if keep { Err(Error::Exists) } else { Ok(Some(other)) }
+                if keep {
+                    Err(Error::Exists)
+                } else {
+                    Ok(Some(other))
+                }
             }
             _ => Ok(None),
         }

@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::queue::state::State as MessageState;
 use crate::store::db::Family;
 use crate::store::keys::{self, DeadlineKind};
+use crate::store::named_drafts::named_by;
 use crate::store::oldest::aged;
 use crate::store::record::{self, BodyPlace, DraftRecord, MessageRecord};
 use crate::store::state::deadlines;
@@ -97,19 +98,22 @@ impl Check<'_> {
             }
             Ok(true)
         })?;
-        for (tag, names) in [(b"f", false), (b"g", true)] {
+        // The third is of a store that has not been opened since it was upgraded.
+        for tag in [&b"f"[..], keys::DRAFT_NAMES, keys::DRAFT_NAMES_ALONE] {
             db.scan(Family::Meta, tag, tag, |key, value| {
                 let queue = key.get(1..9).and_then(keys::last_number);
-                let (id, name) = match names {
-                    true => (keys::last_number(value), key.get(9..).unwrap_or_default()),
-                    false => (keys::last_number(key), value),
+                let (id, name) = match tag {
+                    keys::DRAFT_NAMES => (keys::last_number(value), keys::draft_name(key).unwrap_or_default()),
+                    keys::DRAFT_NAMES_ALONE => (keys::last_number(value), key.get(9..).unwrap_or_default()),
+                    _ => (keys::last_number(key), value),
                 };
                 let found = match id {
                     Some(id) => self.db.get(Family::Meta, &keys::draft(id))?,
                     None => None,
                 };
                 let draft = found.and_then(|found| record::decode_draft(&found).ok());
-                if !draft.is_some_and(|draft| Some(draft.queue) == queue && draft.name == name) {
+                let owned = |draft: &DraftRecord| tag != keys::DRAFT_NAMES || self.draft_named_by(draft) == key;
+                if !draft.is_some_and(|draft| Some(draft.queue) == queue && draft.name == name && owned(&draft)) {
                     let text = format!("the entry of a draft {}", String::from_utf8_lossy(name));
                     self.leads_nowhere(Family::Meta, key, &text);
                 }
@@ -117,6 +121,12 @@ impl Check<'_> {
             })?;
         }
         Ok(())
+    }
+
+    /// The key by which a draft is found by name.
+    fn draft_named_by(&self, draft: &DraftRecord) -> Vec<u8> {
+        let in_batch = self.queues.get(&draft.queue).is_some_and(|known| known.record.batch);
+        named_by(draft, in_batch)
     }
 
     fn draft(&mut self, id: u64, draft: &DraftRecord) -> Result<()> {
@@ -129,7 +139,8 @@ impl Check<'_> {
                 Fix::Save(format!("draft-{id}"), record::encode(draft)),
                 key(&keys::draft(id)),
                 key(&keys::draft_entry(draft.queue, id)),
-                key(&keys::draft_by_name(draft.queue, &draft.name)),
+                key(&self.draft_named_by(draft)),
+                key(&keys::draft_by_name_alone(draft.queue, &draft.name)),
             ];
             fixes.extend(self.recount(draft.queue, |counters| counters.drafts = counters.drafts.saturating_sub(1))?);
             self.damaged(&format!("{label}: its file is missing"), fixes, "its record is in lost+found");
@@ -139,8 +150,10 @@ impl Check<'_> {
         }
         let listed = keys::draft_entry(draft.queue, id);
         self.expect(Family::Meta, &listed, &draft.name, &format!("{label}: its place in the listing"))?;
-        let named = keys::draft_by_name(draft.queue, &draft.name);
-        self.expect(Family::Meta, &named, &id.to_be_bytes(), &format!("{label}: its name"))?;
+        let alone = self.db.get(Family::Meta, &keys::draft_by_name_alone(draft.queue, &draft.name))?;
+        if alone.is_none_or(|found| *found != id.to_be_bytes()) {
+            self.expect(Family::Meta, &self.draft_named_by(draft), &id.to_be_bytes(), &format!("{label}: its name"))?;
+        }
         if draft.due > 0 {
             let due = keys::deadline(draft.due, DeadlineKind::Draft, id);
             self.expect(Family::Deadlines, &due, b"", &format!("{label}: its deadline"))?;
