@@ -77,7 +77,7 @@ fn bytes_make_room_too() {
 #[test]
 fn the_lowest_priority_goes_first() {
     let m = Mount::new();
-    let q = m.queue_with("q", &["priorities=3", "max_messages=4", "overflow=drop-oldest"]);
+    m.queue_with("q", &["priorities=3", "max_messages=4", "overflow=drop-oldest"]);
     let put = |name: &str, priority: u8| {
         m.sh(&format!("echo {name} > q/.mq/with/priority={priority}/{name}")).ok();
     };
@@ -90,14 +90,27 @@ fn the_lowest_priority_goes_first() {
     put("low3", 0);
     put("middle2", 1);
     put("high3", 2);
-    put("low4", 0);
-    // The newest came last, though it is of the lowest priority.
-    assert_eq!(m.bodies("q"), ["high1\n", "high2\n", "high3\n", "low4\n"]);
+    // None is dropped for one of a lower priority, by whatever way that comes.
+    m.sh("mkdir other && echo low > other/low").ok();
+    for low in [
+        "echo low > q/.mq/with/priority=0/low",
+        "echo low > q/low",
+        "echo low > q/.mq/lines",
+        "echo low > q/.low; mv q/.low q/low",
+        "mv other/*-low q/",
+        "mkdir q/.mq/batch/b; echo low > q/.mq/batch/b/low; mv q/.mq/batch/b q/",
+    ] {
+        m.sh(low).fails("Disk quota exceeded");
+        assert_eq!(m.bodies("q"), ["high1\n", "high2\n", "high3\n", "middle2\n"], "{low}");
+    }
+    assert_eq!(m.stats("q")["rejected_total"], 6);
+    put("middle3", 1);
+    assert_eq!(m.bodies("q"), ["high1\n", "high2\n", "high3\n", "middle3\n"]);
     put("high4", 2);
     put("high5", 2);
     assert_eq!(m.bodies("q"), ["high2\n", "high3\n", "high4\n", "high5\n"]);
     assert_eq!(dropped(&m), 7);
-    assert_eq!(listing(&q).len(), 4);
+    assert_eq!(m.messages("q").len(), 4);
 }
 
 /// Writers that are open at the same time, and a limit that is lowered: in the end it holds.

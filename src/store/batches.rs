@@ -203,7 +203,11 @@ impl Store {
         if state.queue(&self.db, id)?.counters.drafts != files.len() as u64 {
             return Err(Error::Busy);
         }
-        let need = Room::of_all(files.iter().map(|file| file.body.size()));
+        let mut order = 0;
+        for file in files {
+            order = order.max(self.order_in(&mut state, target, &self.draft(file.draft)?.attributes)?);
+        }
+        let need = Room::of_all(files.iter().map(|file| file.body.size())).of_order(order);
         self.admit(&mut state, target, need, Onto::Nothing)?;
         let plan = self.plan_drops(&mut state, target, need, Onto::Nothing)?;
         let mut batch = self.db.batch();

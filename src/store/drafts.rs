@@ -233,7 +233,7 @@ impl Store {
         let mut state = self.lock();
         let record = self.draft(draft)?;
         let queue = new.queue;
-        let need = Room::of_one(body.size());
+        let need = Room::of_one(body.size()).of_order(self.order_in(&mut state, queue, &new.attributes)?);
         if !state.queue(&self.db, queue)?.reserved.holds(draft) {
             self.admit(&mut state, queue, need, onto)?;
         }

@@ -65,7 +65,7 @@ impl Store {
         let mut state = self.lock();
         let mut batch = self.db.batch();
         let (queue, id) = (new.queue, new.id);
-        let need = Room::of_one(body.size());
+        let need = Room::of_one(body.size()).of_order(self.order_in(&mut state, queue, &new.attributes)?);
         if !hidden {
             self.admit(&mut state, queue, need, Onto::Nothing)?;
         }

@@ -6,6 +6,7 @@
 
 use crate::error::{Error, Result};
 use crate::queue::config::{Overflow, QueueConfig};
+use crate::queue::properties::Properties;
 use crate::queue::state::State as MessageState;
 
 use super::db::Batch;
@@ -63,6 +64,35 @@ impl Room {
     }
 }
 
+/// Room for messages that come, and the least of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Need {
+    room: Room,
+    /// The place of the least of them among the priorities. What has a higher priority makes no room for them.
+    order: u8,
+}
+
+impl Room {
+    /// For messages of which the least has this place among the priorities.
+    pub fn of_order(self, order: u8) -> Need {
+        Need { room: self, order }
+    }
+}
+
+impl Need {
+    /// How much.
+    pub(super) fn room(self) -> Room {
+        self.room
+    }
+}
+
+impl From<Room> for Need {
+    /// For messages for which any other may make room.
+    fn from(room: Room) -> Self {
+        room.of_order(0)
+    }
+}
+
 /// What was dropped from a queue and is to be told in the log.
 #[derive(Debug, Default)]
 pub struct Dropped {
@@ -93,10 +123,15 @@ impl Queue {
     }
 
     fn is_over(&self, more: Room) -> bool {
+        self.is_over_by(more, Room::default())
+    }
+
+    /// As [`Queue::is_over`], when so much of it is dropped.
+    fn is_over_by(&self, more: Room, dropped: Room) -> bool {
         let c = &self.counters;
         let ready = Room { messages: c.ready, bytes: c.ready_bytes };
         self.config.overflow == Overflow::DropOldest
-            && !more.plus(ready).plus(self.filled()).within(Room::limit(&self.config))
+            && !more.plus(ready).plus(self.filled()).minus(dropped).within(Room::limit(&self.config))
     }
 }
 
@@ -121,13 +156,14 @@ impl Store {
 
     /// Refuses messages that would be refused if they came now: [`Error::QueueFull`], [`Error::WouldBlock`], [`Error::Paused`]. So
     /// that nobody waits for their bytes to be read in vain; no room is kept for them.
-    pub fn refuse_early(&self, queue: u64, need: Room, onto: Onto) -> Result<()> {
+    pub fn refuse_early(&self, queue: u64, need: impl Into<Need>, onto: Onto) -> Result<()> {
         self.admit(&mut self.lock(), queue, need, onto)
     }
 
     /// Refuses messages for which a queue has no room, or that come while it is paused. The message that makes way for one of
     /// them, by its name, leaves its room to it.
-    pub(super) fn admit(&self, state: &mut State, queue: u64, need: Room, onto: Onto) -> Result<()> {
+    pub(super) fn admit(&self, state: &mut State, queue: u64, need: impl Into<Need>, onto: Onto) -> Result<()> {
+        let Need { room: need, order } = need.into();
         let target = state.queue(&self.db, queue)?;
         if target.config.paused_in() {
             return Err(Error::Paused);
@@ -145,14 +181,44 @@ impl Store {
             },
         };
         let target = state.queue(&self.db, queue)?;
-        if target.fits(need, Room::default()) { Ok(()) } else { Err(target.full(need)) }
+        if !target.fits(need, Room::default()) {
+            return Err(target.full(need));
+        }
+        self.refuse_below(state, queue, need.of_order(order), onto)
+    }
+
+    /// In a queue that drops its oldest messages: refuses messages for which only some of a higher priority could make room.
+    pub(super) fn refuse_below(&self, state: &mut State, queue: u64, need: Need, onto: Onto) -> Result<()> {
+        let Need { room, order } = need;
+        let remembered = state.queue(&self.db, queue)?;
+        if order == 0 || !remembered.is_over(room) {
+            return Ok(());
+        }
+        // What is on its way will be ready, so that it can be dropped.
+        let below =
+            remembered.hidden.values().filter(|hidden| hidden.state == MessageState::Ready && hidden.order >= order);
+        let hidden = Room::of_all(below.map(|hidden| hidden.bytes));
+        let plan = self.plan_drops(state, queue, need, onto)?;
+        let remembered = state.queue(&self.db, queue)?;
+        let makes_room = hidden.plus(Room::of_all(plan.0.iter().map(|(_, record)| record.size)));
+        if plan.0.len() == DROP_AT_ONCE || !remembered.is_over_by(room, makes_room) {
+            return Ok(());
+        }
+        Err(Error::QueueFull)
     }
 
     /// How many of the first messages of these lengths in bytes a queue takes now, at least one: else [`Error::QueueFull`], or
     /// [`Error::WouldBlock`] when the queue lets its producers wait.
-    pub fn how_many_fit(&self, queue: u64, lengths: impl Iterator<Item = u64>) -> Result<usize> {
+    /// All have these attributes.
+    pub fn how_many_fit(
+        &self,
+        id: u64,
+        lengths: impl Iterator<Item = u64>,
+        attributes: &[(String, Vec<u8>)],
+    ) -> Result<usize> {
         let mut state = self.lock();
-        let queue = state.queue(&self.db, queue)?;
+        let order = self.order_in(&mut state, id, attributes)?;
+        let queue = state.queue(&self.db, id)?;
         if !queue.config.is_limited() {
             return Ok(lengths.count());
         }
@@ -163,23 +229,44 @@ impl Store {
             Some(*sum)
         });
         let behind = queue.config.makes_wait() && queue.reserved.is_waited_for();
-        match sums.take_while(|sum| !behind && queue.fits(*sum, Room::default())).count() {
-            0 => Err(queue.full(first)),
-            count => Ok(count),
+        let sums: Vec<Room> = sums.take_while(|sum| !behind && queue.fits(*sum, Room::default())).collect();
+        if sums.is_empty() {
+            return Err(queue.full(first));
         }
+        let mut failed = None;
+        let count =
+            sums.partition_point(|sum| match self.refuse_below(&mut state, id, sum.of_order(order), Onto::Nothing) {
+                Ok(()) => true,
+                Err(Error::QueueFull) => false,
+                Err(error) => {
+                    failed = Some(error);
+                    false
+                }
+            });
+        match (failed, count) {
+            (Some(error), _) => Err(error),
+            (None, 0) => Err(Error::QueueFull),
+            (None, count) => Ok(count),
+        }
+    }
+
+    /// The place among the priorities of a queue that a message with these attributes gets.
+    pub(super) fn order_in(&self, state: &mut State, queue: u64, attributes: &[(String, Vec<u8>)]) -> Result<u8> {
+        Ok(Properties::of(attributes).order(state.queue(&self.db, queue)?.config.priorities))
     }
 
     /// Finds the messages that have to make room for `need`. To be called before the change that [`Store::drop_oldest`] ends
     /// has placed anything: what is in the listing is looked at.
-    pub(super) fn plan_drops(&self, state: &mut State, queue: u64, need: Room, onto: Onto) -> Result<Plan> {
+    pub(super) fn plan_drops(&self, state: &mut State, queue: u64, need: impl Into<Need>, onto: Onto) -> Result<Plan> {
+        let Need { room: need, order: lowest } = need.into();
         let mut plan = Plan(Vec::new());
         let remembered = state.queue(&self.db, queue)?;
         if !remembered.config.is_limited() || !remembered.is_over(need) {
             return Ok(plan);
         }
         let mut dropped = Room::default();
-        // The oldest of the lowest priority first.
-        for order in (0..remembered.config.priorities).rev() {
+        // The oldest of the lowest priority first, and none of a higher priority than what comes.
+        for order in (lowest..remembered.config.priorities).rev() {
             let mut from = keys::position(order, 0);
             while let Some(position) = self.first_of_order(state, queue, order, from)? {
                 let seq = keys::seq_of(position);

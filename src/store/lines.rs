@@ -16,7 +16,8 @@ impl Store {
     pub fn enqueue_all(&self, each: &NewMessage, bodies: &[NewBody<'_>], admitted: bool, now: u64) -> Result<()> {
         let mut state = self.lock();
         let queue = each.queue;
-        let need = Room::of_all(bodies.iter().map(NewBody::size));
+        let order = self.order_in(&mut state, queue, &each.attributes)?;
+        let need = Room::of_all(bodies.iter().map(NewBody::size)).of_order(order);
         if !admitted {
             self.admit(&mut state, queue, need, Onto::Nothing)?;
         }

@@ -84,7 +84,7 @@ pub use duplicates::Enqueued;
 pub use enqueue::NewBody;
 pub use kept::{Holder, Onto};
 pub use keys::{DeadlineKind, ROOT};
-pub use limits::Room;
+pub use limits::{Need, Room};
 pub use listing::Entry;
 pub use nack::Nack;
 pub use named_drafts::Seen;

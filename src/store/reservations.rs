@@ -10,9 +10,9 @@ use std::collections::{HashMap, HashSet};
 use crate::error::{Error, Result};
 use crate::queue::config::Overflow;
 
-use super::Store;
-use super::limits::Room;
+use super::limits::{Need, Room};
 use super::state::{Queue, State};
+use super::{Onto, Store};
 
 /// The room that is kept for messages that are on their way into a queue, by their own numbers.
 ///
@@ -169,9 +169,14 @@ impl Store {
     /// Keeps room for the message of the number `id`, which is on its way into a queue; `need` is what it needs in all.
     /// What was kept for it before stays when there is none: [`Error::QueueFull`], or [`Error::WouldBlock`] when the queue lets
     /// its producers wait. Whoever then waits and goes away without an answer has to call [`Store::stop_waiting`].
-    pub fn reserve(&self, queue: u64, id: u64, need: Room, patience: Patience) -> Result<()> {
+    pub fn reserve(&self, queue: u64, id: u64, need: impl Into<Need>, patience: Patience) -> Result<()> {
         let mut state = self.lock();
-        let reserved = state.queue(&self.db, queue)?.reserve(id, need, patience);
+        let need = need.into();
+        let held = state.queue(&self.db, queue)?.reserved.get(id);
+        if need.room().max(held) != held {
+            self.refuse_below(&mut state, queue, need, Onto::Nothing)?;
+        }
+        let reserved = state.queue(&self.db, queue)?.reserve(id, need.room(), patience);
         if !matches!(reserved, Err(Error::WouldBlock)) {
             state.stop_waiting(queue, id);
         }

@@ -367,7 +367,7 @@ impl Store {
         // It has outlived its own time to live, or it does not matter any more: somebody wants to see it delivered.
         let own_ttl = from != MessageState::Dead;
         self.settle(&mut state, &mut to, (target, &name), own_ttl, now)?;
-        let need = Room::of_one(before.size);
+        let need = Room::of_one(before.size).of_order(to.order);
         self.admit(&mut state, target, need, onto)?;
         let plan = self.plan_drops(&mut state, target, need, onto)?;
         let mut batch = self.db.batch();

@@ -168,7 +168,7 @@ impl View {
             self.store.hold_name(queue, producer_name, id, Onto::Nothing)?;
         }
         let holds_room = self
-            .admit_message(queue, id, &info.config, waits)
+            .admit_message((queue, id), &info.config, &attributes, waits)
             .inspect_err(|_| self.store.release_name(queue, producer_name, id))?;
         let new = NewMessage {
             id,

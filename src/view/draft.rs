@@ -10,6 +10,7 @@ use crate::clock;
 use crate::error::{Error, Result};
 use crate::queue::config::{Durability, Names, QueueConfig};
 use crate::queue::name::{QUEUE_NAME_MAX, check_entry_name};
+use crate::queue::properties::Properties;
 use crate::queue::worker::Worker;
 use crate::store::record::{DraftRecord, NewMessage};
 use crate::store::sums::Sums;
@@ -337,7 +338,8 @@ impl View {
         }
         let size = std::fs::metadata(self.store.bodies().path(id))?.len();
         refuse_too_large(&config, size)?;
-        self.store.reserve(queue, id, Room::of_one(size), Patience::None)
+        let order = Properties::of(&self.store.draft(id)?.attributes).order(config.priorities);
+        self.store.reserve(queue, id, Room::of_one(size).of_order(order), Patience::None)
     }
 
     /// Frees the name of a draft that was renamed while it is open for writing. The draft is under another name, hidden, until

@@ -3,15 +3,24 @@
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::queue::config::QueueConfig;
+use crate::queue::properties::{PREFIX, Properties};
 use crate::store::{Patience, Room};
 
 use super::View;
 use super::waiters::Line;
+use super::xattr::Pairs;
 
 impl View {
     /// Admits a new message of the number `id`, and keeps room for it, unless its producer `waits` and the queue lets it; whether
     /// room is kept. Costs nothing in a queue without limits.
-    pub(super) fn admit_message(&self, queue: u64, id: u64, config: &QueueConfig, waits: bool) -> Result<bool> {
+    /// `attributes`: those that are known already.
+    pub(super) fn admit_message(
+        &self,
+        (queue, id): (u64, u64),
+        config: &QueueConfig,
+        attributes: &Pairs,
+        waits: bool,
+    ) -> Result<bool> {
         if config.paused_in() {
             return Err(self.rejected(queue, Error::Paused));
         }
@@ -21,7 +30,12 @@ impl View {
         let reserved = match self.waiters.is_taken(Line::Room(queue)) {
             true => Err(Error::WouldBlock),
             // A byte: when those are used up, it is now that the producer is told.
-            false => self.store.reserve(queue, id, Room::of_one(1), Patience::None),
+            false => {
+                // Who has not said a priority yet may say a higher one before the first byte.
+                let said = attributes.iter().any(|(name, _)| name.strip_prefix(PREFIX) == Some("priority"));
+                let order = if said { Properties::of(attributes).order(config.priorities) } else { 0 };
+                self.store.reserve(queue, id, Room::of_one(1).of_order(order), Patience::None)
+            }
         };
         reserved.map(|()| true).map_err(|error| self.rejected(queue, error))
     }

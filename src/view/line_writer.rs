@@ -294,7 +294,7 @@ impl View {
         }
         let begun = part.line.size();
         let lengths = cut.lines.iter().enumerate().map(|(n, line)| line.len() as u64 + if n == 0 { begun } else { 0 });
-        match self.store.how_many_fit(queue, lengths) {
+        match self.store.how_many_fit(queue, lengths, &writer.each.attributes) {
             Ok(count) => cut.shorten(count),
             Err(Error::QueueFull) => return Err(self.rejected(queue, Error::QueueFull)),
             Err(error) => return Err(error),

@@ -54,8 +54,12 @@ impl Model {
 
     /// 0 for the highest priority.
     fn order(&self, message: &Message) -> u8 {
-        let highest = self.queues[message.queue].config.priorities - 1;
-        highest - message.props.priority.min(highest)
+        self.order_in(message.queue, message.props)
+    }
+
+    fn order_in(&self, queue: usize, props: Props) -> u8 {
+        let highest = self.queues[queue].config.priorities - 1;
+        highest - props.priority.min(highest)
     }
 
     pub fn stats(&self, queue: usize) -> BTreeMap<&'static str, u64> {
@@ -91,21 +95,23 @@ impl Model {
         !self.within(queue, (u64::MAX, u64::MAX))
     }
 
-    /// Whether there is room for `need`. What is ready makes room in a queue that drops its oldest; and so will whatever else is
-    /// being written. `own`: the writer whose reservation `need` replaces.
-    fn fits(&self, queue: usize, need: Room, own: Option<Tag>) -> bool {
+    /// Whether there is room for `need`. What is ready makes room in a queue that drops its oldest, unless it has a higher priority
+    /// than what comes, which is in `order`; and so will whatever else is being written. `own`: the writer whose reservation
+    /// `need` replaces.
+    fn fits(&self, queue: usize, need: Room, order: u8, own: Option<Tag>) -> bool {
         let drops = self.queues[queue].config.drop_oldest;
-        let there = self.counted(queue).filter(|m| !drops || m.state != State::Ready).map(Message::size);
+        let makes_room = |m: &Message| drops && m.state == State::Ready && self.order(m) >= order;
+        let there = self.counted(queue).filter(|m| !makes_room(m)).map(Message::size);
         let others = self.writers.iter().filter(|(tag, writer)| writer.queue == queue && Some(**tag) != own && !drops);
         let reserved = others.map(|(_, writer)| writer.reserved);
         self.within(queue, sum(there.chain(reserved).chain([need])))
     }
 
-    /// Refuses what a queue does not take now.
-    fn admit(&mut self, queue: usize, need: Room) -> Answer<()> {
+    /// Refuses what a queue does not take now. `order`: of the least that comes.
+    fn admit(&mut self, queue: usize, need: Room, order: u8) -> Answer<()> {
         let refused = match () {
             () if self.queues[queue].config.paused_in => Refusal::Again,
-            () if self.is_limited(queue) && !self.fits(queue, need, None) => Refusal::Full,
+            () if self.is_limited(queue) && !self.fits(queue, need, order, None) => Refusal::Full,
             () => return Ok(()),
         };
         self.count(queue, "rejected_total");
@@ -113,11 +119,12 @@ impl Model {
     }
 
     /// Removes the oldest ready messages, those of the lowest priority first, while a queue that drops them is too full.
-    /// `but`: those that have just come.
-    fn drop_oldest(&mut self, queue: usize, but: &[Tag]) {
+    /// `but`: those that have just come, `order`: of the least of them; nothing that goes before it is removed.
+    fn drop_oldest(&mut self, queue: usize, but: &[Tag], order: u8) {
         while self.queues[queue].config.drop_oldest && !self.within(queue, sum(self.counted(queue).map(Message::size)))
         {
-            let ready = self.list(queue, State::Ready).into_iter().filter(|m| !but.contains(&m.tag));
+            let ready = self.list(queue, State::Ready);
+            let ready = ready.into_iter().filter(|m| !but.contains(&m.tag) && self.order(m) >= order);
             let Some(victim) = ready.max_by_key(|m| (self.order(m), std::cmp::Reverse(m.seq))).map(|m| m.tag) else {
                 return;
             };
@@ -170,19 +177,22 @@ impl Model {
 
     /// Enqueues several at once, all or none: lines, a batch, a draft.
     pub fn enqueue(&mut self, queue: usize, new: &[(Tag, Body, Props)]) -> Answer<()> {
-        self.admit(queue, sum(new.iter().map(|(_, body, _)| (1, body.len as u64))))?;
+        let order = new.iter().map(|(_, _, props)| self.order_in(queue, *props)).max().unwrap_or_default();
+        self.admit(queue, sum(new.iter().map(|(_, body, _)| (1, body.len as u64))), order)?;
         for (tag, body, props) in new {
             if let Some(message) = self.make(queue, *tag, *body, *props) {
                 self.show(message);
             }
         }
-        self.drop_oldest(queue, &new.iter().map(|(tag, ..)| *tag).collect::<Vec<_>>());
+        self.drop_oldest(queue, &new.iter().map(|(tag, ..)| *tag).collect::<Vec<_>>(), order);
         Ok(())
     }
 
     /// `open` of a new message: one that is being written counts, with a byte at least.
     pub fn open(&mut self, queue: usize, tag: Tag, props: Props) -> Answer<()> {
-        self.admit(queue, (1, 1))?;
+        // Who has not said a priority may say a higher one yet.
+        let order = if props.priority > 0 { self.order_in(queue, props) } else { 0 };
+        self.admit(queue, (1, 1), order)?;
         let (limited, abort_on) = (self.is_limited(queue), self.queues[queue].config.abort_on);
         let reserved = if limited { (1, 1) } else { (0, 0) };
         let writer = Writer { queue, props, len: 0, limited, abort_on, unfinished: false, reserved, promised: None };
@@ -198,7 +208,8 @@ impl Model {
         (writer.len, writer.unfinished) = (writer.len + more, false);
         let need = (1, writer.reserved.1.max(writer.len as u64));
         if limited && need != writer.reserved {
-            if !self.fits(queue, need, Some(tag)) {
+            let order = self.order_in(queue, self.writers[&tag].props);
+            if !self.fits(queue, need, order, Some(tag)) {
                 self.count(queue, "rejected_total");
                 self.abort(tag);
                 return Err(Refusal::Full);
@@ -243,7 +254,7 @@ impl Model {
         let promised = self.make(queue, tag, Body { of: tag, len }, props);
         let writer = self.writers.get_mut(&tag).expect("an open writer");
         (writer.promised, writer.reserved) = (promised, (0, 0));
-        self.drop_oldest(queue, &[tag]);
+        self.drop_oldest(queue, &[tag], self.order_in(queue, props));
         Ok(())
     }
 
@@ -261,8 +272,8 @@ impl Model {
         };
         if let Some(message) = message {
             self.show(message);
-            self.drop_oldest(queue, &[tag]);
-            self.drop_oldest(queue, &[]);
+            self.drop_oldest(queue, &[tag], self.order_in(queue, props));
+            self.drop_oldest(queue, &[], 0);
         }
         Ok(())
     }
@@ -360,11 +371,12 @@ impl Model {
                 self.become_ready(tag);
             }
             (_, Place::Queue(other)) if other != queue => {
-                let size = self.message(tag).size();
-                self.admit(other, size)?;
+                let Message { props, body, .. } = *self.message(tag);
+                let order = self.order_in(other, props);
+                self.admit(other, (1, body.len as u64), order)?;
                 self.count(queue, "moved_out_total");
                 self.settle(tag, other, state != State::Dead);
-                self.drop_oldest(other, &[tag]);
+                self.drop_oldest(other, &[tag], order);
             }
             _ => return Err(Refusal::Foreign),
         }

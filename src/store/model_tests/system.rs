@@ -12,6 +12,7 @@ use super::model::{Answer, Body, End, Message, Place, Props, Refusal, STATES, St
 use super::{Tested, Writer, refused, store_state};
 use crate::error::{Error, Result};
 use crate::queue::config::QueueConfig;
+use crate::queue::properties::Properties;
 
 impl System for Tested {
     const CAN_BE_LATE: bool = true;
@@ -71,7 +72,11 @@ impl System for Tested {
         let config = self.store().config(new.queue).unwrap();
         let admitted = match config.paused_in() {
             true => Err(Error::Paused),
-            false if config.is_limited() => self.store().reserve(new.queue, new.id, Room::of_one(1), Patience::None),
+            false if config.is_limited() => {
+                // Who has not said a priority may say a higher one yet.
+                let order = if props.priority > 0 { order(&new, config.priorities) } else { 0 };
+                self.store().reserve(new.queue, new.id, Room::of_one(1).of_order(order), Patience::None)
+            }
             false => Ok(()),
         };
         self.answer(queue, admitted)?;
@@ -93,7 +98,8 @@ impl System for Tested {
         if !writer.limited {
             return Ok(());
         }
-        let admitted = store.reserve(queue, id, Room::of_one(length), Patience::None);
+        let order = order(&writer.new, store.config(queue).unwrap().priorities);
+        let admitted = store.reserve(queue, id, Room::of_one(length).of_order(order), Patience::None);
         if admitted.is_err() {
             store.count_rejected(queue, now).unwrap();
             self.abort(tag);
@@ -337,6 +343,11 @@ impl Tested {
         self.store().count_aborted(new.queue, self.now).unwrap();
         self.store().release(new.queue, new.id);
     }
+}
+
+/// The place among priorities.
+fn order(new: &NewMessage, priorities: u8) -> u8 {
+    Properties::of(&new.attributes).order(priorities)
 }
 
 fn configure(record: &mut QueueRecord, lines: &str) -> Result<()> {

@@ -10,6 +10,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
+use crate::queue::properties::Properties;
 use crate::store::{Patience, Room};
 
 use super::super::View;
@@ -46,7 +47,8 @@ impl View {
         if comes && self.waiters.is_taken(Line::Room(writer.queue)) {
             return Err(Error::WouldBlock);
         }
-        self.store.reserve(writer.queue, writer.id(), Room::of_one(length), patience)?;
+        let order = Properties::of(&writer.attributes).order(writer.config.priorities);
+        self.store.reserve(writer.queue, writer.id(), Room::of_one(length).of_order(order), patience)?;
         writer.holds_room = true;
         Ok(())
     }
