@@ -19,6 +19,7 @@ mod db;
 mod dead_letters;
 pub mod deadlines;
 mod deaths;
+mod departures;
 mod drafts;
 mod duplicates;
 mod enqueue;
@@ -79,6 +80,7 @@ pub use body::{Body, BodyFile};
 pub use dead_letters::{DEAD_HEADERS, DeadReason};
 pub use deadlines::{Due, Wake};
 pub use deaths::{DEATHS, Death, LONGEST_ERROR, short};
+pub use departures::Departures;
 pub use drafts::Published;
 pub use duplicates::Enqueued;
 pub use enqueue::NewBody;
@@ -126,6 +128,8 @@ pub struct Store {
     /// Every change of the database is computed and applied under this lock, so what was read under it is still true when
     /// the change is applied. Nothing waits for a sync or for another thread while it holds the lock.
     state: Mutex<State>,
+    /// When watched messages left.
+    departures: Arc<Departures>,
     /// What was purged before this run and is to be cleared away.
     purged_before: Mutex<Purged>,
     defaults: QueueConfig,
@@ -160,6 +164,7 @@ impl Store {
             first_id: state.next_id(),
             secret: RandomState::new(),
             claims: AtomicU64::new(0),
+            departures: state.departures.clone(),
             state: Mutex::new(state),
             purged_before: Mutex::default(),
             defaults,
@@ -192,6 +197,11 @@ impl Store {
     /// What is told when a thread that works in the background panics; who uses the store begins its own threads by it, too.
     pub fn alarm(&self) -> &Alarm {
         &self.alarm
+    }
+
+    /// When watched messages left.
+    pub fn departures(&self) -> &Arc<Departures> {
+        &self.departures
     }
 
     /// The body files.

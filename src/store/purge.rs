@@ -68,6 +68,7 @@ impl Store {
         let mut batch = self.db.batch();
         let (count, record) = self.purge_at_once(&mut state, &mut batch, queue, &states)?;
         state.commit(&self.db, batch, now)?;
+        self.departures.note_purge(queue, &states, now);
         remains.until = record.purged.into_iter().max().unwrap_or(0);
         state.queue(&self.db, queue)?.record = record;
         for purged in states {

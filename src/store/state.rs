@@ -11,6 +11,7 @@ use crate::queue::state::State as MessageState;
 
 use super::ROOT;
 use super::db::{Batch, Db, Family};
+use super::departures::Departures;
 use super::kept::{HeldNames, enter_name, leave_name};
 use super::keys::{self, DeadlineKind};
 use super::limits::Dropped;
@@ -93,6 +94,10 @@ pub struct State {
     queues: HashMap<u64, Queue>,
     /// The queues whose counters the operation under way has changed in memory, and not on disk.
     changing: Vec<u64>,
+    /// The messages that the operation under way takes from where users see them.
+    leaving: Vec<u64>,
+    /// When watched messages left.
+    pub departures: Arc<Departures>,
     /// The keys of the deduplication ids of the messages that the operation under way adds.
     adding: HashSet<Vec<u8>>,
     /// How many threads clear away what was purged from a state of a queue. The last of them to end says that it is done.
@@ -219,6 +224,8 @@ impl State {
         Ok(Self {
             queues: HashMap::new(),
             changing: Vec::new(),
+            leaving: Vec::new(),
+            departures: Arc::default(),
             adding: HashSet::new(),
             clearing: HashMap::new(),
             seq: Numbers::load(db, "next_seq", 1)?,
@@ -302,6 +309,7 @@ impl State {
     /// Never within an operation, when counters are ahead of the disk.
     pub fn begin(&mut self) {
         self.undo();
+        self.leaving.clear();
         self.adding.clear();
         if self.queues.len() > QUEUES_REMEMBERED {
             self.queues.retain(|_, queue| !queue.hidden.is_empty() || !queue.reserved.is_empty());
@@ -388,6 +396,10 @@ impl State {
     pub fn place(&mut self, db: &Db, batch: &mut Batch<'_>, seq: u64, record: &mut MessageRecord) -> Result<()> {
         record.placed = self.seq.next;
         let (state, position) = (record.state(), keys::position(record.order, seq));
+        if state != MessageState::Dead && self.leaving.last() == Some(&seq) {
+            self.leaving.pop();
+        }
+        self.departures.note_state(seq, state);
         batch.put(Family::Messages, &keys::message(seq), &record::encode(record));
         batch.put(Family::Index, &keys::index(record.queue, state, position), &record.name);
         for (at, kind) in deadlines(record) {
@@ -421,6 +433,9 @@ impl State {
     /// Takes a message from where its record says; the record itself stays for [`State::place`] to overwrite.
     pub fn displace(&mut self, db: &Db, batch: &mut Batch<'_>, seq: u64, record: &MessageRecord) -> Result<()> {
         let position = keys::position(record.order, seq);
+        if record.state() != MessageState::Dead {
+            self.leaving.push(seq);
+        }
         batch.delete(Family::Index, &keys::index(record.queue, record.state(), position));
         for (at, kind) in deadlines(record) {
             batch.delete(Family::Deadlines, &keys::deadline(at, kind, seq));
@@ -452,6 +467,8 @@ impl State {
         }
         let written = db.write(batch);
         if written.is_ok() {
+            self.departures.note(&self.leaving, now);
+            self.leaving.clear();
             let changed = std::mem::take(&mut self.changing);
             for id in &changed {
                 let Some(queue) = self.queues.get_mut(id) else { continue };
