@@ -19,7 +19,7 @@ fn a_message_is_invisible_until_its_last_close_and_then_whole() {
         exec 3> q/x
         printf one >&3
         printf two >&3
-        echo "while open: [$(ls -A q)] [$(ls -A q/.mq/peek)] [$(cat q/x 2>&1)]"
+        echo "while open: [$(ls -A q)] [$(ls -A q/.mq/peek)] [$(setsid -w cat q/x 2>&1)]"
         printf three >&3
         exec 3>&-
         ls q | wc -l

@@ -162,7 +162,8 @@ fn nobody_waits_for_long() {
     let slow = m.spawn(&format!("{{ {script}; }} < $T/go"));
     let go = m.spawn("exec 4> $T/go; echo ready; exec sleep 1000");
     wait_until(|| slow.output() == "open\n" && go.output() == "ready\n");
-    m.sh("cat in/slow").fails("No such file");
+    m.session("cat in/slow").fails("No such file");
+    assert_eq!(m.sh("cat in/slow").ok(), "part\n", "its session sees what there is so far");
     m.sh("echo other > in/other; cat in/other").ok();
     assert_eq!(listing(m.path().join("in")), [""; 0], "claimed by its reader");
     drop(go);

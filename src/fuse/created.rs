@@ -13,9 +13,10 @@ use std::time::Duration;
 
 use fuser::{Errno, FileAttr, ReplyCreate, ReplyEntry, Request};
 
+use crate::error::Result;
 use crate::view::{Attributes, Node, Opened};
 
-use super::replies::{file_attr, open_flags};
+use super::replies::{self, file_attr, open_flags};
 
 /// How long the kernel may believe the attributes of a message that is being written. They change by requests of this
 /// kernel's only, and those it knows of.
@@ -60,10 +61,18 @@ impl Kernel {
         }
     }
 
+    /// Answers the LOOKUP of that number.
+    pub fn looked_up(&self, unique: u64, found: Result<Attributes>, reply: ReplyEntry) {
+        match found {
+            Ok(shown) if shown.node.inode() != shown.node.id() => self.found(unique, &shown, reply),
+            found => replies::entry(reply, found),
+        }
+    }
+
     /// Answers a LOOKUP that found one of several nodes of a file.
-    pub fn found(&self, request: &Request, shown: &Attributes, reply: ReplyEntry) {
+    fn found(&self, unique: u64, shown: &Attributes, reply: ReplyEntry) {
         let Some(device) = self.0.get() else { return reply.error(Errno::EIO) };
-        let answer = entry(ENTRY_LENGTH, request.unique().0, shown.node, &file_attr(shown), Duration::ZERO);
+        let answer = entry(ENTRY_LENGTH, unique, shown.node, &file_attr(shown), shown.valid());
         debug_assert_eq!(answer.len(), ENTRY_LENGTH);
         match rustix::io::write(device, &answer) {
             Ok(_) => std::mem::forget(reply), // as above

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags,
-    KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs,
-    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, FopenFlags, INodeNo, InitFlags, IoctlFlags, KernelConfig,
+    LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite,
+    ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use crate::error::{Error, Result};
@@ -19,7 +19,7 @@ use crate::view::xattr::Demand;
 use crate::view::{Attributes, Change, Opened, View};
 
 use super::created::Kernel;
-use super::replies::{caller, errno, file_attr, file_type, node, node_to_open, open_flags, time};
+use super::replies::{caller, entry, errno, file_attr, file_type, node, node_to_open, open_flags, time};
 use super::spin::Spin;
 
 /// The largest write that the kernel sends at once, in bytes.
@@ -47,15 +47,6 @@ impl Filesystem {
 fn empty(reply: ReplyEmpty, result: Result<()>) {
     match result {
         Ok(()) => reply.ok(),
-        Err(error) => reply.error(errno(&error)),
-    }
-}
-
-fn entry(reply: ReplyEntry, result: Result<Attributes>) {
-    match result {
-        Ok(shown) => {
-            reply.entry_with_ttls(&shown.valid(), &shown.name_valid(), &file_attr(&shown), Generation(0));
-        }
         Err(error) => reply.error(errno(&error)),
     }
 }
@@ -112,8 +103,13 @@ impl fuser::Filesystem for Filesystem {
             Err(error) => return entry(reply, Err(error)),
         };
         match self.view.lookup(&caller, parent, name) {
-            Err(Error::NotFound) => self.view.await_name(&caller, parent, name, |found| entry(reply, found)),
-            Ok(shown) if shown.node.inode() != shown.node.id() => self.kernel.found(req, &shown, reply),
+            Err(Error::NotFound) => {
+                let (kernel, unique) = (self.kernel.clone(), req.unique().0);
+                self.view.await_name(&caller, parent, name, move |found| kernel.looked_up(unique, found, reply));
+            }
+            Ok(shown) if shown.node.inode() != shown.node.id() => {
+                self.kernel.looked_up(req.unique().0, Ok(shown), reply);
+            }
             Ok(shown) => self.view.measure(&caller, shown, |found| entry(reply, found)),
             Err(error) => entry(reply, Err(error)),
         }

@@ -1,6 +1,6 @@
 //! The view's answers in fuser's types.
 
-use fuser::{Errno, FileAttr, FileType, FopenFlags, INodeNo, Request, TimeOrNow};
+use fuser::{Errno, FileAttr, FileType, FopenFlags, Generation, INodeNo, ReplyEntry, Request, TimeOrNow};
 
 use crate::error::Error;
 use crate::view::access::Caller;
@@ -14,6 +14,16 @@ pub fn errno(error: &Error) -> Errno {
         _ => {}
     }
     Errno::from_i32(error.errno())
+}
+
+/// Answers what finds or makes an entry of a directory.
+pub fn entry(reply: ReplyEntry, result: Result<Attributes, Error>) {
+    match result {
+        Ok(shown) => {
+            reply.entry_with_ttls(&shown.valid(), &shown.name_valid(), &file_attr(&shown), Generation(0));
+        }
+        Err(error) => reply.error(errno(&error)),
+    }
 }
 
 /// Who asks.

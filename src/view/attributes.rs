@@ -3,6 +3,7 @@
 use std::fs::Metadata;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::clock;
 use crate::error::{Error, Result};
 use crate::store::record::{DraftRecord, MessageRecord};
 use crate::store::{QueueInfo, ROOT};
@@ -69,6 +70,9 @@ impl Attributes {
         match self.node {
             Node::Queue(_) => Duration::from_secs(1),
             Node::Message(..) | Node::Granted(..) => Duration::from_secs(1),
+            // Their names are asked for each time. If the kernel asked once more before it opens them, it could be told, too late to
+            // look up once more, that they mean something else by now.
+            Node::Unfinished(_) | Node::Gone(_) => Duration::from_secs(10),
             _ => Duration::ZERO,
         }
     }
@@ -116,7 +120,7 @@ impl View {
         }
     }
 
-    fn file(&self, node: Node, size: u64, owner: (u32, u32, u32), modified: SystemTime) -> Attributes {
+    pub(super) fn file(&self, node: Node, size: u64, owner: (u32, u32, u32), modified: SystemTime) -> Attributes {
         let (uid, gid, mode) = owner;
         Attributes {
             node,
@@ -177,7 +181,7 @@ impl View {
     pub(super) fn writer_attributes(&self, writer: &Writer) -> Attributes {
         let owner = (writer.uid, writer.gid, writer.mode);
         let shown = self.file(Node::Writer(writer.id()), writer.size(), owner, writer.modified());
-        Attributes { accessed: writer.accessed(), ..shown }
+        Attributes { accessed: writer.accessed(), links: u32::from(!writer.is_unlinked()), ..shown }
     }
 
     pub(super) fn draft_attributes(&self, id: u64, draft: &DraftRecord, file: &Metadata) -> Result<Attributes> {
@@ -264,13 +268,23 @@ impl View {
                 Ok(message) => Ok(self.message_attributes(node, &message)),
                 // A message that is gone is still what an open descriptor shows. To others the kernel looks its name up again: it
                 // may be that of another one, or there to be created.
-                Err(Error::NotFound) => self.handles.attributes_of(seq).ok_or(Error::Stale),
+                Err(Error::NotFound) => {
+                    let open = self.handles.attributes_of(seq);
+                    open.or_else(|| self.names.lock().shown_lately(node)).ok_or(Error::Stale)
+                }
                 Err(error) => Err(error),
             },
             Node::Writer(id) => {
                 let writer = self.writer(id)?;
                 let writer = writer.lock();
                 Ok(self.writer_attributes(&writer))
+            }
+            Node::Unfinished(id) => self.unfinished_attributes(id),
+            Node::Gone(age) => {
+                let names = self.names.lock();
+                let shown =
+                    names.gone(age, clock::now_ms()).or_else(|| names.shown_lately(node)).ok_or(Error::Stale)?;
+                Ok(Attributes { node, ..shown })
             }
             Node::Draft(id) => self.any_draft_attributes(id),
             Node::Locked(..) => self.attributes(node.plain()),

@@ -186,9 +186,15 @@ impl View {
             self.arrivals.begin(id);
         }
         let writer = Writer::new(new, held, name, info.config, caller, holds_room);
-        self.names.lock().arrived(caller.pid);
+        let (key, opener) = (writer.key(), writer.opener());
         let writer = Arc::new(Mutex::new(writer));
         self.writers.lock().insert(id, writer.clone());
+        let mut names = self.names.lock();
+        names.arrived(caller.pid);
+        if let Some(key) = key {
+            names.open(key, opener, id);
+        }
+        drop(names);
         Ok(writer)
     }
 }

@@ -18,11 +18,11 @@ use crate::store::{Bodies, Done, Enqueued, INLINE_MAX, NewBody, Onto, Patience, 
 
 use super::access::{Caller, READ};
 use super::attributes::{FILE_MODE, ns_of};
-use super::names::Writer;
+use super::names::{Key, Writer};
 use super::staging::{end_of_write, fill_hole, read_file_at};
 use super::writer::refuse_too_large;
 use super::xattr::{Pairs, merge};
-use super::{Attributes, View};
+use super::{Attributes, Node, View};
 
 /// A draft that somebody has open, or that is being published.
 #[derive(Default)]
@@ -413,6 +413,7 @@ impl View {
         // The kernel sets both when bytes are written: they differ when somebody set the one.
         let unset = (stat.mtime(), stat.mtime_nsec()) == (stat.ctime(), stat.ctime_nsec());
         let modified_ns = if kept && unset { None } else { Some(ns_of(stat.modified()?)) };
+        let owner = (draft.uid, draft.gid, draft.mode);
         let new = NewMessage {
             id: target.id,
             queue: target.queue,
@@ -446,10 +447,10 @@ impl View {
             }
             enqueued?
         };
-        if let (Enqueued::As(seq), (name, Some(writer))) = (enqueued, &target.written_as)
-            && !kept
-        {
-            self.names.lock().set(target.queue, name, *writer, seq);
+        if let (name, Some(by)) = &target.written_as {
+            let key = Key { queue: target.queue, name: name.clone(), by: *by };
+            let shown = self.file(Node::Draft(id), size, owner, stat.modified()?);
+            self.remember_placed(key, target.pid, enqueued.seq(), shown);
         }
         self.became_ready(target.queue);
         Ok(config.durability)

@@ -1,6 +1,6 @@
 //! Open files.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, hash_map};
 use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,6 +21,7 @@ use super::nack::Nacker;
 use super::open_body::OpenBody;
 use super::purge::Purger;
 use super::take::Take;
+use super::writer::Writer;
 use super::{Attributes, Node, process};
 
 /// What an open file is.
@@ -29,6 +30,15 @@ pub enum Handle {
     Reader(Box<Reader>),
     /// A message that is being written.
     Writer(u64),
+    /// One that was opened by its name to be read, while it was being written by others or is.
+    Onlooker {
+        /// Its number.
+        id: u64,
+        /// The message.
+        writer: Arc<Mutex<Writer>>,
+    },
+    /// The name of a message that has left.
+    Gone,
     /// A draft.
     Draft {
         /// Its number.
@@ -163,6 +173,8 @@ struct Open {
     by_user: HashMap<u32, usize>,
     /// The numbers of the readers of each message.
     readers: HashMap<u64, Vec<u64>>,
+    /// The numbers of the files on each message that was opened by its name while it was being written.
+    onlookers: HashMap<u64, Vec<u64>>,
     /// The messages of files that got theirs when they were open already.
     bound: HashMap<u64, Vec<u64>>,
     /// How many those are.
@@ -272,6 +284,9 @@ impl Handles {
         if let Handle::Reader(reader) = &handle {
             open.readers.entry(reader.seq).or_default().push(number);
         }
+        if let Handle::Onlooker { id, .. } = &handle {
+            open.onlookers.entry(*id).or_default().push(number);
+        }
         open.by_number.insert(number, Entry { handle: Arc::new(handle), uid: caller.uid });
         open.counts(caller.uid, 1);
         number
@@ -339,6 +354,14 @@ impl Handles {
         let held = bound.as_ref().map_or(0, Vec::len);
         open.held -= held;
         open.counts_no_more(uid, 1 + held);
+        if let Handle::Onlooker { id, .. } = &*handle
+            && let hash_map::Entry::Occupied(mut numbers) = open.onlookers.entry(*id)
+        {
+            numbers.get_mut().retain(|other| *other != number);
+            if numbers.get().is_empty() {
+                numbers.remove();
+            }
+        }
         let read = if let Handle::Reader(reader) = &*handle { vec![reader.seq] } else { bound.unwrap_or_default() };
         for seq in read {
             open.unbind(number, seq);
@@ -362,6 +385,15 @@ impl Handles {
             Handle::Reader(reader) => Some(reader.attributes),
             _ => None,
         })
+    }
+
+    /// A message that was opened by its name while it was being written, by its own number.
+    pub fn onlooked(&self, id: u64) -> Option<Arc<Mutex<Writer>>> {
+        let open = self.open.lock();
+        match &*open.by_number.get(open.onlookers.get(&id)?.first()?)?.handle {
+            Handle::Onlooker { writer, .. } => Some(writer.clone()),
+            _ => None,
+        }
     }
 
     /// The leases of one claim of a message that open descriptors keep alive.
@@ -404,9 +436,13 @@ impl Handles {
         let written = |handle: &&Arc<Handle>| match &***handle {
             Handle::Writer(_) | Handle::Config(_) | Handle::Purge(_) | Handle::Nack(_) | Handle::LineWriter(_) => true,
             Handle::Draft { writes, .. } => *writes,
-            Handle::Reader(_) | Handle::Text { .. } | Handle::Take(_) | Handle::LineReader(_) | Handle::Backup(_) => {
-                false
-            }
+            Handle::Reader(_)
+            | Handle::Onlooker { .. }
+            | Handle::Gone
+            | Handle::Text { .. }
+            | Handle::Take(_)
+            | Handle::LineReader(_)
+            | Handle::Backup(_) => false,
         };
         self.open.lock().handles().filter(written).count()
     }

@@ -43,16 +43,40 @@ impl View {
                 found => return found,
             }
         }
-        let (seq, _) = self.store.message_named(queue, name)?;
+        let (seq, _) = match self.store.message_named(queue, name) {
+            Err(Error::NotFound) => return self.find_own_kept(caller, queue, name),
+            found => found?,
+        };
         let info = self.store.queue(queue)?;
         let message = self.resolve(caller, (queue, &info), seq, Some(name), &State::ALL)?;
         Ok(Found::Message(seq, message))
     }
 
+    /// What a name that no message has means to those who gave it.
+    fn find_own_kept(&self, caller: &Caller, queue: u64, name: &[u8]) -> Result<Found> {
+        match self.find_own(caller, queue, name)? {
+            found @ Found::Unfinished(_) => Ok(found),
+            // Unless somebody else has the name.
+            found @ Found::Gone(_) if self.store.name_writer(queue, name).is_none() => Ok(found),
+            // Its message has another name now, or somebody has the name by now.
+            _ => Err(Error::NotFound),
+        }
+    }
+
+    /// Whether a message that is being written may be about to arrive: another process than its writer's would do better to find
+    /// it when it is there.
+    pub(super) fn may_arrive(&self, caller: &Caller, id: u64) -> bool {
+        let process = process::tgid(caller.pid);
+        self.writer(id).is_ok_and(|writer| {
+            let writer = writer.lock();
+            writer.keeps_name() && !writer.is_opened_by(process)
+        })
+    }
+
     /// Looks a name up that was not found: once more when its message has arrived, if it is about to (see
-    /// [`super::arrivals`]). The process that created it finds what it is writing: programs open it again by its name.
+    /// [`super::arrivals`]).
     pub fn await_name(
-        &self,
+        self: &Arc<Self>,
         caller: &Caller,
         directory: Node,
         name: &[u8],
@@ -65,15 +89,18 @@ impl View {
         };
         // It may have arrived since it was not found.
         let again = || match queue {
-            Some(queue) if self.store.keeps_names(queue)? => self.lookup(caller, directory, name),
+            Some(queue) if self.store.keeps_names(queue)? => self.lookup_now(caller, directory, name),
             _ => Err(Error::NotFound),
         };
         let id = queue.filter(|_| !self.arrivals.none()).and_then(|queue| self.store.name_writer(queue, name));
         let Some(id) = id else { return found(again()) };
-        if self.writer(id).is_ok_and(|writer| writer.lock().is_opened_by(process::tgid(caller.pid))) {
-            return found(self.attributes(Node::Writer(id)));
-        }
-        let found: Answer = Box::new(found);
+        let view = Arc::downgrade(self);
+        let (asker, sought) = (*caller, name.to_vec());
+        let found: Answer = Box::new(move |answer| match (answer, view.upgrade()) {
+            // It did not arrive; whose session writes it finds that.
+            (Err(Error::NotFound), Some(view)) => found(view.lookup_now(&asker, directory, &sought)),
+            (answer, _) => found(answer),
+        });
         let lookup = Waiting { caller: *caller, directory, name: name.to_vec(), found };
         if let Err(lookup) = self.arrivals.wait(id, lookup) {
             (lookup.found)(again());
@@ -104,7 +131,7 @@ impl View {
         self.store.release_name(queue, name, id);
         for lookup in self.arrivals.end(id) {
             let Waiting { caller, directory, name, found } = lookup;
-            found(self.lookup(&caller, directory, &name));
+            found(self.lookup_now(&caller, directory, &name));
         }
     }
 
@@ -179,7 +206,9 @@ impl View {
         let name = self.producer_name(queue, name)?;
         let state = self.kept_state(caller, message, Node::Queue(queue))?;
         let onto = self.onto(caller, queue, name, keep)?;
-        self.store.rename_message(queue, seq, state, name, onto, clock::now_ms())
+        self.store.rename_message(queue, seq, state, name, onto, clock::now_ms())?;
+        self.remember_move(caller, (queue, name), (seq, message));
+        Ok(())
     }
 
     /// Whether the caller is the process that wrote a message of a queue that keeps names. Programs open what they wrote to set

@@ -33,9 +33,9 @@ const SENT_BACK: Duration = Duration::from_secs(1);
 pub(super) struct Locking {
     /// Threads that were sent back to look up the name of a message that they open to lock it: which message, and when.
     threads: Mutex<HashMap<u32, (u64, Instant)>>,
-    /// By the message that was opened by its bare name, the one that is written by that file now. As long as that is open, the node
-    /// of the first stands for it.
-    again: Mutex<HashMap<u64, u64>>,
+    /// By the bare name's node of a message that was opened by that, the message that is written by that file now. As long as that
+    /// is open, the node stands for it.
+    again: Mutex<HashMap<Node, u64>>,
 }
 
 /// What an open file on a message makes a new one of when it is written.
@@ -132,10 +132,29 @@ impl View {
         let writer = self.new_writer(&caller, (again.queue, &again.name), again.mode, Pairs::new(), true)?;
         let id = writer.lock().id();
         self.handles.replace(handle, Handle::Writer(id));
+        self.stands_for(Node::Message(reader.seq, Via::Bare), id);
+        Ok(id)
+    }
+
+    fn stands_for(&self, node: Node, id: u64) {
         let mut messages = self.locking.again.lock();
         messages.retain(|_, writer| self.writer(*writer).is_ok());
-        messages.insert(reader.seq, id);
-        Ok(id)
+        messages.insert(node, id);
+    }
+
+    /// Opens the node of a message that has left, by a descriptor of it, to write: that makes a new message under its name.
+    pub(super) fn open_again(
+        &self,
+        caller: &Caller,
+        node: Node,
+        (queue, name): (u64, &[u8]),
+        mode: u32,
+        waits: bool,
+    ) -> Result<Opened> {
+        let writer = self.new_writer(caller, (queue, name), mode, Pairs::new(), waits)?;
+        let id = writer.lock().id();
+        self.stands_for(node, id);
+        Ok(Opened { direct: true, ..Opened::plain(self.handles.add(caller, Handle::Writer(id))) })
     }
 
     /// As [`View::write_again`], where `size` is set of what is open as `handle`, if it is by such a file.
@@ -151,8 +170,12 @@ impl View {
 
     /// What a node stands for: the message that is written by way of it, if there is one.
     pub(super) fn meant(&self, node: Node) -> Node {
-        let (Node::Message(seq, Via::Bare) | Node::Granted(seq, Via::Bare)) = node else { return node };
-        let written = self.locking.again.lock().get(&seq).copied();
+        let named = match node {
+            Node::Message(seq, Via::Bare) | Node::Granted(seq, Via::Bare) => Node::Message(seq, Via::Bare),
+            Node::Gone(_) => node,
+            _ => return node,
+        };
+        let written = self.locking.again.lock().get(&named).copied();
         written.filter(|id| self.writer(*id).is_ok()).map_or(node, Node::Writer)
     }
 }

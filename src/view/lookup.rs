@@ -13,8 +13,7 @@ use crate::store::record::MessageRecord;
 use crate::store::{QueueInfo, ROOT, Seen};
 
 use super::access::{Caller, READ};
-use super::names::Writer;
-use super::{Attributes, Node, Via, View, process};
+use super::{Attributes, Node, Via, View};
 
 /// A name in the control directory of a queue.
 pub(super) const QUEUE_CONTROLS: &[&str] = &[
@@ -68,8 +67,12 @@ pub(super) enum Found {
     Draft(u64),
     /// A message by its listed name, ready or claimed.
     Message(u64, MessageRecord),
-    /// A message by the bare name that the caller's session wrote, and who wrote it.
-    Bare(u64, MessageRecord, Writer),
+    /// A message by the bare name that the caller's session wrote.
+    Bare(u64, MessageRecord),
+    /// A message that the caller's session is writing under that name.
+    Unfinished(u64),
+    /// A message that the caller's session wrote under that name and that has left a moment ago.
+    Gone(u64),
 }
 
 impl View {
@@ -88,29 +91,6 @@ impl View {
             && states.contains(&message.state());
         let known = there && (message.uid == caller.uid || self.owner(queue.1).allows(caller, READ));
         if known { Ok(message) } else { Err(Error::NotFound) }
-    }
-
-    /// The message that a name means to the caller because its session wrote it, and who wrote it.
-    fn resolve_bare(&self, caller: &Caller, queue: u64, name: &[u8]) -> Result<Found> {
-        {
-            let names = self.names.lock();
-            if !names.knows(queue, name) || names.is_sent_back(caller.pid) {
-                return Err(Error::NotFound);
-            }
-        }
-        let session = process::session(caller.pid).ok_or(Error::NotFound)?;
-        let writer = Writer { session, uid: caller.uid };
-        let seq = self.names.lock().get(queue, name, writer).ok_or(Error::NotFound)?;
-        match self.store.message(seq) {
-            Ok(message) if message.queue == queue && matches!(message.state(), State::Ready | State::Claimed) => {
-                Ok(Found::Bare(seq, message, writer))
-            }
-            Ok(_) | Err(Error::NotFound) => {
-                self.names.lock().forget(queue, name, writer);
-                Err(Error::NotFound)
-            }
-            Err(error) => Err(error),
-        }
     }
 
     /// What a name asks for.
@@ -139,7 +119,7 @@ impl View {
             return match self.resolve(caller, (queue, &info), seq, called, &[State::Ready, State::Claimed]) {
                 Ok(message) => Ok(Found::Message(seq, message)),
                 // A copy of a message was given the name of its original.
-                Err(Error::NotFound) => self.resolve_bare(caller, queue, name),
+                Err(Error::NotFound) => self.find_own(caller, queue, name),
                 Err(error) => Err(error),
             };
         }
@@ -154,7 +134,7 @@ impl View {
                 found => return found,
             }
         }
-        self.resolve_bare(caller, queue, name)
+        self.find_own(caller, queue, name)
     }
 
     /// The draft of a name. What was made a draft is one as long as it is there, whatever the queue is configured to now.
@@ -210,27 +190,31 @@ impl View {
     }
 
     /// Looks a name up. Every call that names a file begins so in the kernel, which passes names of any length on.
+    /// [`Error::NotFound`] of one whose message may be about to arrive, too: see [`View::await_name`].
     pub fn lookup(&self, caller: &Caller, directory: Node, name: &[u8]) -> Result<Attributes> {
         check_entry_name(name)?;
+        let found = self.lookup_now(caller, directory, name)?;
+        let arrives = matches!(found.node, Node::Unfinished(id) if self.may_arrive(caller, id));
+        if arrives { Err(Error::NotFound) } else { Ok(found) }
+    }
+
+    /// Looks a name up.
+    pub(super) fn lookup_now(&self, caller: &Caller, directory: Node, name: &[u8]) -> Result<Attributes> {
         match directory {
             Node::Queue(queue) => match self.find(caller, queue, name)? {
                 Found::Control => self.attributes(Node::Control(queue)),
                 Found::Queue(nested) => self.attributes(Node::Queue(nested)),
-                Found::Draft(draft) => self.attributes(Node::Draft(draft)),
-                Found::Message(seq, message) => self.found_message(caller, seq, Via::Queue, &message),
-                Found::Bare(seq, message, _) => self.found_message(caller, seq, Via::Bare, &message),
+                found => self.found_file(caller, found),
             },
             Node::Control(queue) => match control(queue, name).ok_or(Error::NotFound)? {
                 Node::Lines(queue, _) => self.attributes(Node::Lines(queue, self.lane(queue)?)),
                 node => self.attributes(node),
             },
             Node::With(queue) => self.lookup_given(queue, name),
-            Node::Given(number) => match self.find_given(caller, self.queue_given(number)?, name)? {
-                Found::Draft(draft) => self.attributes(Node::Draft(draft)),
-                Found::Message(seq, message) => self.found_message(caller, seq, Via::Queue, &message),
-                Found::Bare(seq, message, _) => self.found_message(caller, seq, Via::Bare, &message),
-                _ => Err(Error::NotFound),
-            },
+            Node::Given(number) => {
+                let found = self.find_given(caller, self.queue_given(number)?, name)?;
+                self.found_file(caller, found)
+            }
             Node::Batches(queue) => self.attributes(Node::Batch(self.store.find_batch(queue, name)?)),
             Node::Batch(batch) => self.attributes(Node::Draft(self.find_batch_file(batch, name)?)),
             _ => {
@@ -239,5 +223,17 @@ impl View {
                 self.found_message(caller, seq, via, &message)
             }
         }
+    }
+    fn found_file(&self, caller: &Caller, found: Found) -> Result<Attributes> {
+        let shown = match found {
+            Found::Draft(draft) => self.attributes(Node::Draft(draft)),
+            Found::Message(seq, message) => self.found_message(caller, seq, Via::Queue, &message),
+            Found::Bare(seq, message) => self.found_message(caller, seq, Via::Bare, &message),
+            Found::Unfinished(id) => self.attributes(Node::Unfinished(id)),
+            Found::Gone(age) => self.attributes(Node::Gone(age)),
+            Found::Control | Found::Queue(_) => Err(Error::NotFound),
+        };
+        // It was there a moment ago.
+        shown.map_err(|error| if matches!(error, Error::Stale) { Error::NotFound } else { error })
     }
 }

@@ -39,6 +39,7 @@ mod node;
 mod offload;
 mod open;
 mod open_body;
+mod own;
 pub mod process;
 mod purge;
 mod queues;
@@ -51,6 +52,7 @@ mod staging;
 mod stats;
 mod take;
 mod telling;
+mod unfinished;
 mod waiters;
 mod watch;
 mod with;
@@ -116,6 +118,7 @@ pub struct View {
     drafts: Mutex<HashMap<u64, DraftUse>>,
     /// Batches that are being enqueued: nothing in them can be changed.
     enqueued: Mutex<HashSet<u64>>,
+    /// What names mean to the sessions that gave them.
     names: Mutex<BareNames>,
     locking: Locking,
     givens: Mutex<Givens>,
@@ -156,6 +159,7 @@ impl View {
     /// Makes a view of an open store and starts its threads.
     pub fn new(store: Store, options: ViewOptions) -> std::io::Result<Arc<Self>> {
         let alarm = store.alarm().clone();
+        let names = Mutex::new(BareNames::new(store.departures().clone()));
         let view = Arc::new(Self {
             store,
             options,
@@ -166,7 +170,7 @@ impl View {
             writers: Mutex::default(),
             drafts: Mutex::default(),
             enqueued: Mutex::default(),
-            names: Mutex::default(),
+            names,
             locking: Locking::default(),
             givens: Mutex::default(),
             arrivals: Arrivals::new(&alarm),

@@ -1,22 +1,47 @@
 //! Bare names: for the processes of a session, the name that one of them wrote goes on meaning the newest message that the
 //! session wrote under it. So `install`, `rsync --inplace` and `echo hi > q/a; cat q/a; rm q/a` work.
 //!
-//! The table is a convenience in memory: it is bounded, forgets what was used longest ago, and is gone after a remount. An entry
-//! may outlive its message; whoever follows it checks.
+//! ```text
+//!   create                last close                       it leaves                          2 s
+//!   ------> UNFINISHED -----------------> a MESSAGE -----------------------------> GONE ------------> nothing
+//!                 |       a duplicate                                               ^ |
+//!                 |-----------------------------------------------------------------' | opened, unlinked
+//!                 '--> nothing: unlinked, dropped                                     '----------------> nothing
+//! ```
+//!
+//! Each process finds what it wrote itself before what others of its session wrote; of several, the newest. What its session
+//! unlinked or moved is nothing at once.
+//!
+//! The table is a convenience in memory: it is bounded, forgets what was used longest ago, and is gone after a remount. A meaning
+//! may outlive its message; whoever follows it checks. It is forgotten as what was looked at, by its age or its message's
+//! number, never by the name: somebody else may have given that another meaning since.
 
-use std::collections::{BTreeMap, HashMap};
-use std::time::{Duration, Instant};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
 
-/// So many names are remembered for the whole mount.
+use crate::store::Departures;
+
+use super::{Attributes, Node, Via};
+
+/// So many names of messages are remembered for the whole mount.
 pub const REMEMBERED: usize = 16_384;
 
-/// A thread that was sent back to look a name up again finds nothing under it for so long, unless it creates it before.
-const SENT_BACK: Duration = Duration::from_secs(1);
+/// So many of those who write at a time in one session under one name are found by it, the newest of them.
+const AT_A_TIME: usize = 64;
 
-type Key = (u64, Vec<u8>);
+/// Of so many nodes that mean nothing any more it is remembered what they showed.
+const LATELY: usize = 1024;
+
+/// What its session does to the attributes of a message that has left succeeds for so long, in milliseconds.
+pub const GONE_MS: u64 = 2000;
+
+/// A thread that was sent back to look a name up again finds nothing under it for so long, in milliseconds, and so many times,
+/// unless it creates it before. The kernel looks up twice or three times then, and may wait for others in between.
+const SENT_BACK_MS: u64 = 60_000;
+const SENT_BACK_LOOKUPS: u32 = 4;
 
 /// For whom a bare name means something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Writer {
     /// The session.
     pub session: u32,
@@ -24,99 +49,275 @@ pub struct Writer {
     pub uid: u32,
 }
 
-struct Meaning {
-    key: Key,
-    seq: u64,
+/// A name in a queue, as a session gave it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// The queue.
+    pub queue: u64,
+    /// The name.
+    pub name: Vec<u8>,
+    /// Who gave it.
+    pub by: Writer,
+}
+
+/// What a name means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meaning {
+    /// A message that is being written, by its own number.
+    Unfinished(u64),
+    /// One that was written.
+    Written {
+        /// Since when it means that, in a time of the table's own.
+        age: u64,
+        /// Its sequence number; a duplicate has none.
+        seq: Option<u64>,
+    },
+}
+
+/// A message that was written under a name.
+pub struct Written {
+    /// The process that wrote it.
+    pub process: u32,
+    /// Its sequence number.
+    pub seq: Option<u64>,
+    /// When it turned out to be a duplicate, in milliseconds since the epoch: then it was never in the queue.
+    pub left: Option<u64>,
+    /// What `stat` showed of it.
+    pub shown: Attributes,
+}
+
+struct Unfinished {
+    id: u64,
+    process: u32,
+    age: u64,
+    /// Another process has unlinked the name: only the one that gave it finds it.
+    hidden: bool,
+}
+
+/// A thread that wants to write a name anew and was sent back for it.
+struct SentBack {
+    /// The name, in a queue; any, when that is not known any more.
+    name: Option<(u64, Vec<u8>)>,
+    at: u64,
+    lookups: u32,
 }
 
 /// The table.
-#[derive(Default)]
 pub struct BareNames {
     /// By age, oldest first.
-    meanings: BTreeMap<u64, Meaning>,
-    /// Who wrote a name, with the age.
-    writers: HashMap<Key, Vec<(Writer, u64)>>,
+    written: BTreeMap<u64, (Key, Written)>,
+    /// The age of what was written under a name.
+    newest: HashMap<Key, u64>,
     /// The age of the name of a message.
     of_message: HashMap<u64, u64>,
+    /// What is being written under a name, oldest first.
+    unfinished: HashMap<Key, Vec<Unfinished>>,
     clock: u64,
-    /// Threads that want to write a name anew and were sent back for it, and when.
-    ///
     /// The kernel looks up again once only, and another process of the session may have written the name meanwhile, or
     /// a consumer taken the message: so the thread must find nothing, whatever the table says by then.
-    sent_back: HashMap<u32, Instant>,
+    sent_back: HashMap<u32, SentBack>,
+    /// Nodes that mean nothing any more, the newest last.
+    ///
+    /// The kernel has looked up a name and asks what its node shows before it opens it. If it were sent back to look up again
+    /// then, it could not be sent back a second time, by the open.
+    lately: VecDeque<Lately>,
+    departures: Arc<Departures>,
+}
+
+/// What meant something lately.
+struct Lately {
+    node: Node,
+    name: (u64, Vec<u8>),
+    shown: Attributes,
+}
+
+fn within(now: u64, since: u64, limit: u64) -> bool {
+    // When the clock was set back, nobody knows how long ago it was.
+    now.checked_sub(since).is_some_and(|passed| passed < limit)
 }
 
 impl BareNames {
-    /// Whether anybody wrote that name: asked first, because a caller's session costs a look into `/proc`.
-    pub fn knows(&self, queue: u64, name: &[u8]) -> bool {
-        !self.writers.is_empty() && self.writers.contains_key(&(queue, name.to_vec()))
-    }
-
-    /// The message that the writer wrote under that name.
-    pub fn get(&self, queue: u64, name: &[u8], writer: Writer) -> Option<u64> {
-        let written = self.writers.get(&(queue, name.to_vec()))?;
-        let (_, age) = written.iter().find(|(by, _)| *by == writer)?;
-        self.meanings.get(age).map(|meaning| meaning.seq)
-    }
-
-    /// The writer wrote a message under that name.
-    pub fn set(&mut self, queue: u64, name: &[u8], writer: Writer, seq: u64) {
-        self.forget(queue, name, writer);
-        self.clock += 1;
-        let key = (queue, name.to_vec());
-        self.writers.entry(key.clone()).or_default().push((writer, self.clock));
-        self.of_message.insert(seq, self.clock);
-        self.meanings.insert(self.clock, Meaning { key, seq });
-        if self.meanings.len() > REMEMBERED
-            && let Some((&oldest, _)) = self.meanings.first_key_value()
-        {
-            self.drop_meaning(oldest);
+    /// An empty table. `departures` says when messages left, and is told of those that need not be watched any more.
+    pub fn new(departures: Arc<Departures>) -> Self {
+        Self {
+            written: BTreeMap::new(),
+            newest: HashMap::new(),
+            of_message: HashMap::new(),
+            unfinished: HashMap::new(),
+            clock: 0,
+            sent_back: HashMap::new(),
+            lately: VecDeque::new(),
+            departures,
         }
+    }
+
+    fn tick(&mut self) -> u64 {
+        self.clock += 1;
+        self.clock
     }
 
     /// The queue and the name under which somebody finds the message `seq`.
     pub fn name_of(&self, seq: u64) -> Option<(u64, Vec<u8>)> {
-        let age = self.of_message.get(&seq)?;
-        self.meanings.get(age).map(|meaning| meaning.key.clone())
+        let (key, _) = self.written.get(self.of_message.get(&seq)?)?;
+        Some((key.queue, key.name.clone()))
     }
 
-    /// The name means nothing to the writer any more.
-    pub fn forget(&mut self, queue: u64, name: &[u8], writer: Writer) {
-        let written = self.writers.get(&(queue, name.to_vec()));
-        let age = written.and_then(|written| written.iter().find(|(by, _)| *by == writer)).map(|(_, age)| *age);
-        if let Some(age) = age {
-            self.drop_meaning(age);
+    /// What a name means to a process of those who gave it, which is asked for only when the answer depends on it.
+    pub fn get(&self, key: &Key, process: impl FnOnce() -> u32) -> Option<Meaning> {
+        let unfinished = self.unfinished.get(key).map_or(&[][..], Vec::as_slice);
+        let written = self.newest.get(key).and_then(|age| Some((*age, &self.written.get(age)?.1)));
+        let written = written.map(|(age, written)| (age, written.process, Meaning::Written { age, seq: written.seq }));
+        if unfinished.is_empty() {
+            return written.map(|(_, _, meaning)| meaning);
         }
+        let process = process();
+        let visible = unfinished.iter().filter(|one| !one.hidden || one.process == process);
+        let all = visible.map(|one| (one.age, one.process, Meaning::Unfinished(one.id))).chain(written);
+        all.max_by_key(|(age, by, _)| (*by == process, *age)).map(|(_, _, meaning)| meaning)
     }
 
-    /// Forgets the name that means the message `seq`.
-    pub fn forget_message(&mut self, seq: u64) {
-        if let Some(&age) = self.of_message.get(&seq) {
-            self.drop_meaning(age);
+    /// The process writes the message `id` under a name, until [`BareNames::close`].
+    pub fn open(&mut self, key: Key, process: u32, id: u64) {
+        let age = self.tick();
+        let all = self.unfinished.entry(key).or_default();
+        if all.len() == AT_A_TIME {
+            all.remove(0);
         }
+        all.push(Unfinished { id, process, age, hidden: false });
     }
 
-    fn drop_meaning(&mut self, age: u64) -> Option<Key> {
-        let Meaning { key, seq, .. } = self.meanings.remove(&age)?;
-        self.of_message.remove(&seq);
-        if let Some(written) = self.writers.get_mut(&key) {
-            written.retain(|(_, of)| *of != age);
-            if written.is_empty() {
-                self.writers.remove(&key);
+    /// The message `id` is no longer being written under a name.
+    pub fn close(&mut self, key: Key, id: u64, shown: Attributes) {
+        if let Some(all) = self.unfinished.get_mut(&key) {
+            all.retain(|one| one.id != id);
+            if all.is_empty() {
+                self.unfinished.remove(&key);
             }
         }
+        self.meant(Node::Unfinished(id), key, shown);
+    }
+
+    /// A node means nothing any more.
+    fn meant(&mut self, node: Node, key: Key, shown: Attributes) {
+        if self.lately.len() == LATELY {
+            self.lately.pop_front();
+        }
+        self.lately.push_back(Lately { node, name: (key.queue, key.name), shown });
+    }
+
+    fn find_lately(&self, node: Node) -> Option<&Lately> {
+        self.lately.iter().rev().find(|lately| lately.node == node)
+    }
+
+    /// What the node of a name showed that meant something a moment ago.
+    pub fn shown_lately(&self, node: Node) -> Option<Attributes> {
+        let written = |age: &u64| self.written.get(age).map(|(_, written)| written.shown);
+        let shown = match node {
+            Node::Message(seq, Via::Bare) => self.of_message.get(&seq).and_then(written),
+            Node::Gone(age) => written(&age),
+            _ => None,
+        };
+        let shown = shown.or_else(|| self.find_lately(node).map(|lately| lately.shown))?;
+        Some(Attributes { node, ..shown })
+    }
+
+    /// The name of that node.
+    pub fn named_lately(&self, node: Node) -> Option<(u64, Vec<u8>)> {
+        self.find_lately(node).map(|lately| lately.name.clone())
+    }
+
+    /// Others than the process that writes the message `id` find it no more.
+    pub fn hide(&mut self, key: &Key, id: u64) {
+        let all = self.unfinished.get_mut(key).into_iter().flatten();
+        all.filter(|one| one.id == id).for_each(|one| one.hidden = true);
+    }
+
+    /// A message was written under a name. The store watches it.
+    pub fn set(&mut self, key: Key, written: Written) {
+        if let Some(&age) = self.newest.get(&key) {
+            self.forget(age);
+        }
+        let age = self.tick();
+        if let Some(seq) = written.seq {
+            // It may have had another name, and goes on being watched.
+            if let Some(other) = self.of_message.insert(seq, age)
+                && let Some((key, _)) = self.written.remove(&other)
+            {
+                self.newest.remove(&key);
+            }
+        }
+        self.newest.insert(key.clone(), age);
+        self.written.insert(age, (key, written));
+        if self.written.len() > REMEMBERED
+            && let Some((&oldest, _)) = self.written.first_key_value()
+        {
+            self.forget(oldest);
+        }
+    }
+
+    /// What a message that has left shows to those who wrote it, as long as it does.
+    pub fn gone(&self, age: u64, now: u64) -> Option<Attributes> {
+        let (_, written) = self.written.get(&age)?;
+        let left = written.left.or_else(|| self.departures.left(written.seq?))?;
+        within(now, left, GONE_MS).then_some(written.shown)
+    }
+
+    /// The same of the message `seq`, to `by`.
+    pub fn gone_message(&self, by: Writer, seq: u64, now: u64) -> Option<Attributes> {
+        let age = *self.of_message.get(&seq)?;
+        let (key, _) = self.written.get(&age)?;
+        if key.by == by { self.gone(age, now) } else { None }
+    }
+
+    /// What has a name since then has it no more; gives the name.
+    pub fn forget(&mut self, age: u64) -> Option<Key> {
+        let (key, written) = self.written.remove(&age)?;
+        if let Some(seq) = written.seq {
+            self.of_message.remove(&seq);
+            self.departures.forget(seq);
+        }
+        self.newest.remove(&key);
+        if let Some(seq) = written.seq {
+            self.meant(Node::Message(seq, Via::Bare), key.clone(), written.shown);
+        }
+        self.meant(Node::Gone(age), key.clone(), written.shown);
         Some(key)
     }
 
-    /// The thread `tid` is sent back to look a name up again and create it.
-    pub fn send_back(&mut self, tid: u32) {
-        self.sent_back.retain(|_, since| since.elapsed() < SENT_BACK);
-        self.sent_back.insert(tid, Instant::now());
+    /// The message `seq` has no name any more; gives the one that it had.
+    pub fn forget_message(&mut self, seq: u64) -> Option<Key> {
+        let age = self.of_message.get(&seq).copied()?;
+        self.forget(age)
     }
 
-    /// Whether the thread was sent back and has not created yet.
-    pub fn is_sent_back(&self, tid: u32) -> bool {
-        self.sent_back.get(&tid).is_some_and(|since| since.elapsed() < SENT_BACK)
+    /// The same, when it was `by` who gave the name.
+    pub fn forget_message_of(&mut self, by: Writer, seq: u64) {
+        let age = self.of_message.get(&seq).copied();
+        if let Some(age) = age.filter(|age| self.written.get(age).is_some_and(|(key, _)| key.by == by)) {
+            self.forget(age);
+        }
+    }
+
+    /// The thread `tid` is sent back to look a name up again and create it.
+    pub fn send_back(&mut self, tid: u32, name: Option<(u64, Vec<u8>)>, now: u64) {
+        self.sent_back.retain(|_, sent| within(now, sent.at, SENT_BACK_MS));
+        self.sent_back.insert(tid, SentBack { name, at: now, lookups: 0 });
+    }
+
+    /// Whether the thread, which looks that name up, was sent back for it and has not created it yet.
+    pub fn is_sent_back(&mut self, tid: u32, queue: u64, name: &[u8], now: u64) -> bool {
+        let Some(sent) = self.sent_back.get_mut(&tid) else { return false };
+        if !sent.name.as_ref().is_none_or(|(of, called)| *of == queue && called == name) {
+            return false;
+        }
+        sent.lookups += 1;
+        sent.lookups <= SENT_BACK_LOOKUPS && within(now, sent.at, SENT_BACK_MS)
+    }
+
+    /// Whether the thread was sent back for that name and has not looked it up: it opens by a descriptor of the file, which no lookup
+    /// goes before.
+    pub fn did_not_look(&self, tid: u32, name: &(u64, Vec<u8>)) -> bool {
+        self.sent_back.get(&tid).is_some_and(|sent| sent.name.as_ref() == Some(name) && sent.lookups == 0)
     }
 
     /// The thread has created what it was sent back for.
@@ -129,49 +330,159 @@ impl BareNames {
 
 #[cfg(test)]
 mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use super::super::{Kind, Node};
     use super::*;
 
-    fn by(session: u32) -> Writer {
-        Writer { session, uid: 0 }
+    const P: u32 = 100;
+
+    fn names() -> BareNames {
+        BareNames::new(Arc::default())
+    }
+
+    fn key(name: &[u8], session: u32) -> Key {
+        Key { queue: 1, name: name.to_vec(), by: Writer { session, uid: 0 } }
+    }
+
+    fn shown() -> Attributes {
+        Attributes {
+            node: Node::ROOT,
+            kind: Kind::File,
+            size: 3,
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            links: 1,
+            accessed: UNIX_EPOCH,
+            modified: UNIX_EPOCH,
+            changed: UNIX_EPOCH,
+        }
+    }
+
+    fn written(process: u32, seq: Option<u64>, left: Option<u64>) -> Written {
+        Written { process, seq, left, shown: shown() }
+    }
+
+    fn set(names: &mut BareNames, key: Key, seq: u64) {
+        names.set(key, written(P, Some(seq), None));
+    }
+
+    fn seq(names: &BareNames, key: &Key) -> Option<u64> {
+        match names.get(key, || P)? {
+            Meaning::Written { seq, .. } => seq,
+            Meaning::Unfinished(_) => None,
+        }
     }
 
     #[test]
     fn each_writer_has_its_own_and_the_newest_counts() {
-        let mut names = BareNames::default();
-        names.set(1, b"a", by(10), 5);
-        names.set(1, b"a", by(11), 6);
-        names.set(1, b"a", Writer { session: 10, uid: 9 }, 8);
-        names.set(1, b"a", by(10), 7);
-        assert_eq!(names.get(1, b"a", by(10)), Some(7));
-        assert_eq!(names.get(1, b"a", by(11)), Some(6));
-        assert_eq!(names.get(1, b"a", Writer { session: 10, uid: 9 }), Some(8));
-        assert_eq!(names.get(2, b"a", by(10)), None);
+        let mut names = names();
+        let other = Key { by: Writer { session: 10, uid: 9 }, ..key(b"a", 10) };
+        set(&mut names, key(b"a", 10), 5);
+        set(&mut names, key(b"a", 11), 6);
+        set(&mut names, other.clone(), 8);
+        set(&mut names, key(b"a", 10), 7);
+        assert_eq!(seq(&names, &key(b"a", 10)), Some(7));
+        assert_eq!(seq(&names, &key(b"a", 11)), Some(6));
+        assert_eq!(seq(&names, &other), Some(8));
+        assert_eq!(seq(&names, &Key { queue: 2, ..key(b"a", 10) }), None);
         assert_eq!(names.name_of(7), Some((1, b"a".to_vec())));
         names.forget_message(7);
-        assert_eq!((names.get(1, b"a", by(10)), names.name_of(7)), (None, None));
-        names.forget_message(8);
-        assert!(names.knows(1, b"a"));
-        names.forget(1, b"a", by(11));
-        assert!(!names.knows(1, b"a") && names.meanings.is_empty() && names.of_message.is_empty());
+        assert_eq!((seq(&names, &key(b"a", 10)), names.name_of(7)), (None, None));
+        names.forget_message_of(Writer { session: 10, uid: 0 }, 8);
+        assert_eq!(seq(&names, &other), Some(8), "of somebody else");
+        names.forget_message_of(other.by, 8);
+        names.forget_message(6);
+        assert!(names.newest.is_empty() && names.written.is_empty() && names.of_message.is_empty());
+    }
+
+    /// Between a look at a name and its being forgotten, another thread may have given it another meaning.
+    #[test]
+    fn what_is_forgotten_is_what_was_looked_at() {
+        let mut names = names();
+        set(&mut names, key(b"a", 10), 5);
+        let Some(Meaning::Written { age, .. }) = names.get(&key(b"a", 10), || P) else { panic!() };
+        set(&mut names, key(b"a", 10), 6);
+        assert_eq!(names.forget(age), None);
+        assert_eq!(names.forget_message(5), None);
+        assert_eq!(seq(&names, &key(b"a", 10)), Some(6));
+    }
+
+    #[test]
+    fn a_process_finds_its_own_first_and_then_the_newest() {
+        let mut names = names();
+        let a = key(b"a", 10);
+        let get = |names: &BareNames, process| names.get(&a, || process);
+        names.open(a.clone(), 1, 51);
+        names.open(a.clone(), 2, 52);
+        names.open(a.clone(), 2, 53);
+        assert_eq!(get(&names, 1), Some(Meaning::Unfinished(51)));
+        assert_eq!([get(&names, 2), get(&names, 3)], [Some(Meaning::Unfinished(53)); 2]);
+        names.close(a.clone(), 51, shown());
+        names.set(a.clone(), written(1, Some(7), None));
+        assert!(matches!(get(&names, 1), Some(Meaning::Written { seq: Some(7), .. })));
+        assert!(matches!(get(&names, 3), Some(Meaning::Written { seq: Some(7), .. })), "it came last");
+        assert_eq!(get(&names, 2), Some(Meaning::Unfinished(53)));
+        names.hide(&a, 53);
+        assert_eq!(get(&names, 2), Some(Meaning::Unfinished(53)));
+        names.forget_message(7);
+        assert_eq!(get(&names, 3), Some(Meaning::Unfinished(52)));
+        names.close(a.clone(), 52, shown());
+        assert_eq!(get(&names, 3), None);
+        names.close(a.clone(), 53, shown());
+        assert!(names.unfinished.is_empty());
+        let lately = names.shown_lately(Node::Unfinished(52)).unwrap();
+        assert_eq!((lately.node, lately.size), (Node::Unfinished(52), 3));
+        assert_eq!(names.named_lately(Node::Message(7, Via::Bare)), Some((1, b"a".to_vec())));
+    }
+
+    #[test]
+    fn what_has_left_is_seen_for_two_seconds() {
+        let mut names = names();
+        let a = key(b"a", 10);
+        names.set(a.clone(), written(P, None, Some(1000)));
+        let age = |names: &BareNames| match names.get(&a, || P) {
+            Some(Meaning::Written { age, .. }) => age,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(names.gone(age(&names), 2999).unwrap().size, 3);
+        assert!(names.gone(age(&names), 3000).is_none());
+        assert!(names.gone(age(&names), 999).is_none(), "the clock was set back");
+        set(&mut names, a.clone(), 5);
+        assert!(names.gone(age(&names), 1000).is_none(), "it is there");
     }
 
     #[test]
     fn the_table_is_bounded() {
-        let mut names = BareNames::default();
+        let mut names = names();
         for n in 0..REMEMBERED as u64 + 10 {
-            names.set(1, format!("f{n}").as_bytes(), by(1), n);
+            set(&mut names, key(format!("f{n}").as_bytes(), 1), n);
         }
-        assert_eq!(names.writers.len(), REMEMBERED);
-        assert_eq!(names.get(1, b"f9", by(1)), None);
-        assert_eq!(names.get(1, b"f10", by(1)), Some(10));
+        assert_eq!((names.written.len(), names.newest.len()), (REMEMBERED, REMEMBERED));
+        assert_eq!(seq(&names, &key(b"f9", 1)), None);
+        assert_eq!(seq(&names, &key(b"f10", 1)), Some(10));
+        (0..1000).for_each(|id| names.open(key(b"x", 1), 1, id));
+        assert_eq!(names.unfinished[&key(b"x", 1)].len(), AT_A_TIME);
+        assert_eq!(names.get(&key(b"x", 1), || 1), Some(Meaning::Unfinished(999)));
+        (0..REMEMBERED as u64).for_each(|id| names.close(key(b"x", 1), id, shown()));
+        assert_eq!(names.lately.len(), LATELY);
     }
 
     #[test]
     fn a_thread_that_is_sent_back_finds_nothing_until_it_has_created() {
-        let mut names = BareNames::default();
-        names.send_back(5);
-        assert!(names.is_sent_back(5) && !names.is_sent_back(6));
+        let mut names = names();
+        names.send_back(5, Some((1, b"a".to_vec())), 1000);
+        assert!(names.did_not_look(5, &(1, b"a".to_vec())) && !names.did_not_look(5, &(1, b"b".to_vec())));
+        let is = |names: &mut BareNames, tid, name: &[u8], now| names.is_sent_back(tid, 1, name, now);
+        let (last, over) = (1000 + SENT_BACK_MS - 1, 1000 + SENT_BACK_MS);
+        assert!(is(&mut names, 5, b"a", last) && !is(&mut names, 6, b"a", last) && !is(&mut names, 5, b"b", last));
+        assert!(!is(&mut names, 5, b"a", over) && !names.did_not_look(5, &(1, b"a".to_vec())));
+        names.send_back(6, None, 1000);
+        assert!((0..SENT_BACK_LOOKUPS).all(|_| is(&mut names, 6, b"b", 1000)));
+        assert!(!is(&mut names, 6, b"b", 1000), "it does not create it");
+        names.send_back(5, None, 1000);
         names.arrived(5);
-        assert!(!names.is_sent_back(5));
+        assert!(!is(&mut names, 5, b"a", 1000));
     }
 }

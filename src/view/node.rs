@@ -89,6 +89,10 @@ pub enum Node {
     Locked(u64, Via, bool),
     /// A message that is being written.
     Writer(u64),
+    /// The same by the name that its session gave it.
+    Unfinished(u64),
+    /// A message that has left, by the name that its session gave it. The number is the table's of such names.
+    Gone(u64),
     /// A draft.
     Draft(u64),
 }
@@ -134,6 +138,8 @@ impl Node {
             Node::Locked(seq, via, false) => (40 + via.code(), seq),
             Node::Locked(seq, via, true) => (48 + via.code(), seq),
             Node::Nack(queue) => (64, queue),
+            Node::Unfinished(id) => (38, id),
+            Node::Gone(number) => (39, number),
         };
         (kind << KIND_SHIFT) | (number & NUMBER)
     }
@@ -142,6 +148,7 @@ impl Node {
     pub fn inode(self) -> u64 {
         match self.plain() {
             Node::Lines(queue, _) => Node::Lines(queue, 0).id(),
+            Node::Unfinished(id) => Node::Writer(id).id(),
             node => node.id(),
         }
     }
@@ -186,6 +193,8 @@ impl Node {
             kind @ 40..48 => Node::Locked(number, Via::from_code(kind - 40)?, false),
             kind @ 48..56 => Node::Locked(number, Via::from_code(kind - 48)?, true),
             64 => Node::Nack(number),
+            38 => Node::Unfinished(number),
+            39 => Node::Gone(number),
             _ => return None,
         })
     }
@@ -219,6 +228,8 @@ mod tests {
             Node::Lines(7, LANES),
             Node::Purge(7),
             Node::Nack(7),
+            Node::Unfinished(7),
+            Node::Gone(7),
         ]);
         for node in nodes {
             assert_eq!(Node::from_id(node.id()), Some(node));
@@ -227,6 +238,7 @@ mod tests {
         assert_eq!(Node::Locked(7, Via::Queue, false).inode(), Node::Message(7, Via::Queue).id());
         assert_eq!(Node::Locked(7, Via::Peek, true).inode(), Node::Granted(7, Via::Peek).id());
         assert_eq!(Node::Lines(7, 9).inode(), Node::Lines(7, 0).id());
+        assert_eq!(Node::Unfinished(7).inode(), Node::Writer(7).id());
         assert_eq!(Node::from_id(u64::MAX), None);
     }
 }

@@ -52,6 +52,11 @@ impl Flags {
         self.0 & (libc::O_ACCMODE | libc::O_TRUNC | libc::O_APPEND) == libc::O_RDWR
     }
 
+    /// Opened as `rsync` does, which reads nothing and then sets the mode through the descriptor: for reading, and non-blocking.
+    pub fn only_looks(self) -> bool {
+        !self.writes() && !self.truncates() && self.nonblocking()
+    }
+
     /// `O_NONBLOCK`.
     pub fn nonblocking(self) -> bool {
         self.0 & libc::O_NONBLOCK != 0
@@ -149,6 +154,8 @@ impl View {
             }
             Node::Message(seq, via) | Node::Granted(seq, via) => self.open_message(caller, (seq, via), None),
             Node::Writer(id) => self.reopen_writer(caller, id, flags),
+            Node::Unfinished(id) => self.open_unfinished(caller, id, flags),
+            Node::Gone(age) => self.open_gone(caller, age, flags),
             Node::Draft(id) => {
                 let file = self.open_draft(id, flags.writes(), flags.truncates())?;
                 Ok(Opened::plain(self.handles.add(caller, Handle::Draft { id, file, writes: flags.writes() })))
@@ -212,13 +219,14 @@ impl View {
             };
         }
         let mut names = self.names.lock();
-        names.forget_message(seq);
-        names.send_back(caller.pid);
+        let key = names.forget_message(seq).map(|key| (key.queue, key.name));
+        let name = key.or_else(|| names.named_lately(Node::Message(seq, via)));
+        names.send_back(caller.pid, name, clock::now_ms());
         Err(Error::Stale)
     }
 
     /// The same message opened once more, as `/dev/stdout` does.
-    fn reopen_writer(&self, caller: &Caller, id: u64, flags: Flags) -> Result<Opened> {
+    pub(super) fn reopen_writer(&self, caller: &Caller, id: u64, flags: Flags) -> Result<Opened> {
         let writer = self.writer(id)?;
         let mut writer = writer.lock();
         if flags.truncates() {
@@ -232,6 +240,8 @@ impl View {
         let found = match self.store.message(seq) {
             // The name means the message that replaced it: the kernel looks it up again.
             Err(Error::NotFound) if via == Via::Queue && self.was_replaced(seq) => return Err(Error::Stale),
+            // To the session that wrote it the name may go on meaning something.
+            Err(Error::NotFound) if self.left_of_own(caller, seq).is_some() => return Err(Error::Stale),
             found => found?,
         };
         let queue = self.store.queue(found.queue)?;

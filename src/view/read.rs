@@ -73,6 +73,11 @@ impl View {
                 let bytes = self.writer(*id)?.lock().read_at(offset, size)?;
                 with(&bytes);
             }
+            Handle::Onlooker { writer, .. } => {
+                let bytes = writer.lock().read_at(offset, size)?;
+                with(&bytes);
+            }
+            Handle::Gone => return Err(Error::Stale),
             Handle::Draft { file, .. } => with(&read_file_at(file, offset, size)?),
             Handle::Text { text, .. } => with(window(text.bytes(), offset, size)),
             Handle::Backup(backup) => with(window(&backup.text(), offset, size)),
@@ -139,7 +144,13 @@ impl View {
             Ok(Handle::Draft { id, file, .. }) => self.write_draft(*id, file, offset, data),
             Ok(Handle::Config(edit)) => edit.lock().write(self, data),
             Ok(
-                Handle::Reader(_) | Handle::Text { .. } | Handle::Backup(_) | Handle::Take(_) | Handle::LineReader(_),
+                Handle::Reader(_)
+                | Handle::Onlooker { .. }
+                | Handle::Gone
+                | Handle::Text { .. }
+                | Handle::Backup(_)
+                | Handle::Take(_)
+                | Handle::LineReader(_),
             ) => Err(Error::NotPermitted("not open for writing")),
             Err(_) => Err(Error::Aborted),
         };
@@ -203,7 +214,12 @@ impl View {
             Handle::LineWriter(lines) => self.release_lines(lines),
             Handle::LineReader(reader) => self.release_line_reader(handle, reader),
             Handle::Backup(backup) => backup.close(),
-            Handle::Text { .. } | Handle::Config(_) | Handle::Purge(_) | Handle::Nack(_) => {}
+            Handle::Onlooker { .. }
+            | Handle::Gone
+            | Handle::Text { .. }
+            | Handle::Config(_)
+            | Handle::Purge(_)
+            | Handle::Nack(_) => {}
         }
     }
 

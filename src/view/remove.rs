@@ -38,13 +38,18 @@ impl View {
             }
             // Programs unlink an existing target before they write it: that must not destroy a message that nobody has
             // read.
-            Found::Bare(_, message, writer) if message.state() == State::Ready => {
-                self.names.lock().forget(queue, name, writer);
+            Found::Bare(seq, message) if message.state() != State::Claimed => {
+                self.names.lock().forget_message(seq);
                 Err(Error::NotFound)
             }
-            Found::Bare(seq, message, writer) => {
-                self.names.lock().forget(queue, name, writer);
+            Found::Bare(seq, message) => {
+                self.names.lock().forget_message(seq);
                 self.ack(caller, (queue, seq, &message), SHOWN, now)
+            }
+            Found::Unfinished(id) => self.unlink_unfinished(caller, id),
+            Found::Gone(age) => {
+                self.names.lock().forget(age);
+                Err(Error::NotFound)
             }
         }
     }
@@ -65,6 +70,7 @@ impl View {
         now: u64,
     ) -> Result<()> {
         self.store.ack(queue, seq, states, now)?;
+        self.forget_own(caller, seq);
         self.note_settled(caller, seq, message);
         Ok(())
     }

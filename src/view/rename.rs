@@ -14,10 +14,10 @@ use super::access::Caller;
 use super::create::is_draft_name;
 use super::draft::Target;
 use super::lookup::Found;
-use super::names::Writer;
+use super::names::Key;
 use super::writer::refuse_too_large;
 use super::xattr::merge;
-use super::{Attributes, Node, View};
+use super::{Attributes, Node, Via, View, process};
 
 const FOREIGN: Error = Error::NotPermitted("no transition leads from there to there");
 
@@ -68,9 +68,11 @@ impl View {
             Found::Control => done(Err(Error::NotPermitted("control directories cannot be renamed"))),
             Found::Queue(_) => done(self.rename_queue((queue, from.1), to, keep)),
             Found::Draft(draft) => self.rename_draft(caller, draft, to, keep, done),
-            Found::Message(seq, message) | Found::Bare(seq, message, _) => {
+            Found::Message(seq, message) | Found::Bare(seq, message) => {
                 done(self.rename_message(caller, (queue, seq), message, to, keep));
             }
+            Found::Unfinished(id) => done(self.rename_unfinished((queue, id), from.0, to, keep)),
+            Found::Gone(_) => done(Err(Error::NotFound)),
         }
     }
 
@@ -134,7 +136,9 @@ impl View {
                 self.store.claim(queue, seq, taker, now).map(drop)
             }
             (State::Ready | State::Claimed | State::Delayed, Node::Dead(target)) if target == queue && same => {
-                self.store.dead_letter(queue, seq, state, now).map(drop)
+                self.store.dead_letter(queue, seq, state, now)?;
+                self.forget_own(caller, seq);
+                Ok(())
             }
             (State::Claimed, Node::Queue(target)) if target == queue && same => self.nack(queue, seq, false, now),
             (State::Claimed, Node::Delayed(target)) if target == queue && same => self.nack(queue, seq, true, now),
@@ -154,7 +158,8 @@ impl View {
                 fits.map_err(|error| self.rejected(target, error))?;
                 let moved = self.store.move_to(queue, seq, state, (target, name, onto), now);
                 let moved = moved.map_err(|error| self.rejected(target, error))?;
-                self.remember_move(caller, (target, to.1), moved)?;
+                self.forget_own(caller, seq);
+                self.remember_move(caller, (target, to.1), (moved, &source.message));
                 self.became_ready(target);
                 Ok(())
             }
@@ -164,14 +169,16 @@ impl View {
 
     /// The name that a message was moved to means it to the session that moved it: `mv` of several files looks at each of them
     /// when it has moved it, and complains if it is not there.
-    fn remember_move(&self, caller: &Caller, (target, name): (u64, &[u8]), moved: u64) -> Result<()> {
-        if !self.store.keeps_names(target)?
-            && let Some(worker) = self.workers.worker(caller.pid)
-        {
-            let mover = Writer { session: worker.session, uid: caller.uid };
-            self.names.lock().set(target, name, mover, moved);
+    pub(super) fn remember_move(
+        &self,
+        caller: &Caller,
+        (queue, name): (u64, &[u8]),
+        (seq, message): (u64, &MessageRecord),
+    ) {
+        if let Some(by) = Self::namer(caller) {
+            let shown = self.message_attributes(Node::Message(seq, Via::Bare), message);
+            self.remember_placed(Key { queue, name: name.to_vec(), by }, process::tgid(caller.pid), Some(seq), shown);
         }
-        Ok(())
     }
 
     fn nack(&self, queue: u64, seq: u64, later: bool, now: u64) -> Result<()> {
@@ -182,7 +189,7 @@ impl View {
     }
 
     /// Whether a name is that of a message other than `seq` that is there.
-    fn is_live_name(&self, directory: Node, name: &[u8], but: u64) -> Result<bool> {
+    pub(super) fn is_live_name(&self, directory: Node, name: &[u8], but: u64) -> Result<bool> {
         let (queue, states) = match directory {
             Node::Queue(queue) => (queue, &[State::Ready, State::Claimed][..]),
             _ => match Self::state_directory(directory) {

@@ -64,8 +64,18 @@ impl View {
                 self.change_queue(queue, change)?;
             }
             Node::Queue(_) | Node::Batch(_) => {}
-            Node::Message(seq, via) | Node::Granted(seq, via) => self.change_message(caller, seq, via, change)?,
-            Node::Writer(id) => self.change_writer(caller, id, change)?,
+            Node::Message(seq, via) | Node::Granted(seq, via) => match self.change_message(caller, seq, via, change) {
+                // It has left since it was looked up or opened.
+                Err(Error::NotFound) => {
+                    let shown = self.left_of_own(caller, seq).ok_or(Error::NotFound)?;
+                    return Ok(Attributes { node, ..shown });
+                }
+                changed => changed?,
+            },
+            Node::Writer(id) | Node::Unfinished(id) => self.change_writer(caller, id, change)?,
+            // It has left; its producer was told that all went well, and so it is.
+            Node::Gone(_) if change.size.is_none() => {}
+            Node::Gone(_) => return Err(Error::NotPermitted("a committed message never changes")),
             Node::Draft(id) => self.change_draft(id, change)?,
             // `> config` truncates; what is written next names what is to change. Lines are only ever added.
             Node::Config(_) | Node::Lines(..) | Node::Nack(_) | Node::Purge(_) if !change.owner_or_mode() => {}

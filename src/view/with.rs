@@ -124,7 +124,7 @@ impl View {
     /// written there is found there by those who wrote it, and programs that go on to set its mode succeed.
     pub(super) fn find_given(&self, caller: &Caller, queue: u64, name: &[u8]) -> Result<Found> {
         match self.find_with(caller, queue, name, is_draft_given(name))? {
-            found @ (Found::Draft(_) | Found::Bare(..)) => Ok(found),
+            found @ (Found::Draft(_) | Found::Bare(..) | Found::Unfinished(_) | Found::Gone(_)) => Ok(found),
             found @ Found::Message(..) if self.store.keeps_names(queue)? => Ok(found),
             _ => Err(Error::NotFound),
         }

@@ -20,6 +20,7 @@ mod closing;
 mod empty;
 mod endings;
 mod room;
+mod unlinked;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,11 +34,11 @@ use crate::queue::config::{Durability, Names, QueueConfig};
 use crate::store::record::NewMessage;
 use crate::store::{Done, Patience};
 
-use super::View;
 use super::access::Caller;
 use super::attributes::time_ns;
 use super::held::Held;
 use super::staging::{Staging, end_of_write};
+use super::{View, names};
 
 use authors::Authors;
 use endings::Unfinished;
@@ -70,8 +71,8 @@ pub struct Writer {
     created: SystemTime,
     /// The user that opened it.
     producer: u32,
-    /// Its session, once known.
-    session: Option<u32>,
+    /// Whose its name is; `None` when the session of its opener is not visible from here.
+    by: Option<names::Writer>,
     /// The processes that opened or wrote it.
     authors: Authors,
     /// Whoever wrote last had not finished when it ended.
@@ -116,6 +117,8 @@ enum Progress {
     Duplicate,
     /// Nothing will be enqueued.
     Aborted(Reason),
+    /// Its writer has unlinked it: nothing will be enqueued, and it goes on as an unlinked file.
+    Unlinked,
 }
 
 /// Why a message was dropped: later writes and closes say so.
@@ -182,7 +185,7 @@ impl Writer {
             staging: Staging::new(id),
             created: SystemTime::now(),
             producer: caller.uid,
-            session: None,
+            by: View::namer(caller),
             authors: Authors::new(caller.pid),
             unfinished: None,
             state: Progress::Open,
@@ -221,6 +224,16 @@ impl Writer {
     /// Whether that process created it.
     pub fn is_opened_by(&self, process: u32) -> bool {
         process != 0 && self.authors.opener() == process
+    }
+
+    /// The process that created it; 0 when it is not visible from here.
+    pub fn opener(&self) -> u32 {
+        self.authors.opener()
+    }
+
+    /// The name by which the session that created it finds it.
+    pub fn key(&self) -> Option<names::Key> {
+        self.by.map(|by| names::Key { queue: self.queue, name: self.written_as.clone(), by })
     }
 
     /// Another open file on it.
@@ -295,6 +308,7 @@ impl View {
             }
             Progress::Duplicate => writer.state = Progress::Open,
             Progress::Open => {}
+            Progress::Unlinked => return Ok(()),
         }
         writer.dirty = true;
         writer.version += 1;
@@ -310,8 +324,10 @@ impl View {
     /// Writes bytes into a new message, or nothing. [`Error::WouldBlock`] when there is no room and it is worth trying again;
     /// after another error the message is dropped: what fitted before a refused write must not be taken for it.
     fn write_now(&self, writer: &mut Writer, tid: u32, offset: u64, data: &[u8], patience: Patience) -> Result<()> {
-        if let Progress::Aborted(why) = writer.state {
-            return Err(why.error());
+        match writer.state {
+            Progress::Aborted(why) => return Err(why.error()),
+            Progress::Unlinked => return self.write_unlinked(writer, offset, data),
+            _ => {}
         }
         let written = self.write_admitted(writer, tid, offset, data, patience);
         if written.is_ok() {
@@ -350,8 +366,10 @@ impl View {
     /// Cuts or extends a new message, for the thread `tid`. [`Error::WouldBlock`], and nothing done, when there is no room and it is
     /// worth trying again.
     pub(super) fn truncate_message(&self, writer: &mut Writer, tid: u32, size: u64) -> Result<()> {
-        if let Progress::Aborted(why) = writer.state {
-            return Err(why.error());
+        match writer.state {
+            Progress::Aborted(why) => return Err(why.error()),
+            Progress::Unlinked => return self.truncate_unlinked(writer, size),
+            _ => {}
         }
         let cut = self.truncate_admitted(writer, tid, size);
         if let Err(error @ Error::WouldBlock) = &cut {

@@ -161,6 +161,11 @@ fn own_attribute(seq: u64, message: &MessageRecord, name: &str) -> Option<Vec<u8
 }
 
 impl View {
+    /// A message that was looked up by its name. When it has left, the kernel looks the name up again.
+    fn message_looked_up(&self, seq: u64) -> Result<MessageRecord> {
+        self.store.message(seq).map_err(|error| if matches!(error, Error::NotFound) { Error::Stale } else { error })
+    }
+
     /// The value of an attribute.
     pub fn get_xattr(&self, node: Node, name: &[u8]) -> Result<Vec<u8>> {
         let name = kept(name)?;
@@ -170,13 +175,13 @@ impl View {
                 if self.was_settled(seq, |_| true) { Ok(b"yes".to_vec()) } else { Err(Error::NoAttribute) }
             }
             Node::Message(seq, _) | Node::Granted(seq, _) => {
-                let message = self.store.message(seq)?;
+                let message = self.message_looked_up(seq)?;
                 match own.and_then(|own| own_attribute(seq, &message, own)) {
                     Some(value) => Ok(value),
                     None => find(&message.attributes, name),
                 }
             }
-            Node::Writer(id) => find(&self.writer(id)?.lock().attributes, name),
+            Node::Writer(id) | Node::Unfinished(id) => find(&self.writer(id)?.lock().attributes, name),
             Node::Draft(id) => find(&self.store.draft(id)?.attributes, name),
             Node::Queue(ROOT) if name == DAEMON_PID => Ok(std::process::id().to_string().into_bytes()),
             Node::Queue(queue) => match own {
@@ -201,13 +206,13 @@ impl View {
         let names = |pairs: Pairs| pairs.into_iter().map(|(name, _)| name);
         Ok(match self.meant(node) {
             Node::Message(seq, _) | Node::Granted(seq, _) => {
-                let message = self.store.message(seq)?;
+                let message = self.message_looked_up(seq)?;
                 let there = |name: &&&str| own_attribute(seq, &message, name).is_some();
                 let mut all: Vec<String> = MESSAGE_ATTRIBUTES.iter().filter(there).map(own).collect();
                 all.extend(names(message.attributes));
                 all
             }
-            Node::Writer(id) => names(self.writer(id)?.lock().attributes.clone()).collect(),
+            Node::Writer(id) | Node::Unfinished(id) => names(self.writer(id)?.lock().attributes.clone()).collect(),
             Node::Draft(id) => names(self.store.draft(id)?.attributes).collect(),
             Node::Queue(ROOT) => vec![DAEMON_PID.to_owned()],
             Node::Queue(queue) => {
@@ -230,7 +235,10 @@ impl View {
         self.refuse_read_only()?;
         let name = kept(name)?;
         match self.meant(node) {
-            Node::Writer(id) => self.alter_writer(id, |attributes| set_on_new(attributes, name, value, demand)),
+            Node::Writer(id) | Node::Unfinished(id) => {
+                self.alter_writer(id, |attributes| set_on_new(attributes, name, value, demand))
+            }
+            Node::Gone(_) => Ok(()),
             Node::Draft(id) => {
                 self.store.admit_bytes(0)?;
                 self.store.alter_draft(id, |draft| set_on_new(&mut draft.attributes, name, value, demand)).map(drop)
@@ -290,8 +298,13 @@ impl View {
         let name = kept(name)?;
         let own = name.strip_prefix(PREFIX);
         match self.meant(node) {
-            Node::Writer(_) | Node::Draft(_) if own.is_some_and(|own| MESSAGE_ATTRIBUTES.contains(&own)) => Ok(()),
-            Node::Writer(id) => self.alter_writer(id, |attributes| unset(attributes, name)),
+            Node::Writer(_) | Node::Unfinished(_) | Node::Draft(_)
+                if own.is_some_and(|own| MESSAGE_ATTRIBUTES.contains(&own)) =>
+            {
+                Ok(())
+            }
+            Node::Writer(id) | Node::Unfinished(id) => self.alter_writer(id, |attributes| unset(attributes, name)),
+            Node::Gone(_) => Ok(()),
             Node::Draft(id) => self.store.alter_draft(id, |draft| unset(&mut draft.attributes, name)).map(drop),
             // Some of them come and go by themselves: whoever removes what was listed must not fail for that.
             Node::Message(..) | Node::Granted(..) | Node::Queue(ROOT) if own.is_some() => Ok(()),

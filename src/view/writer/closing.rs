@@ -7,7 +7,7 @@ use crate::clock;
 use crate::error::{Error, Result};
 use crate::store::{Done, Enqueued, Patience};
 
-use super::super::{View, names, process};
+use super::super::View;
 use super::{Progress, Reason, Unmet, Writer};
 
 impl View {
@@ -22,10 +22,10 @@ impl View {
         let process = writer.authors.closes(tid);
         // A process that is not visible cannot be told from the opener.
         let opened = process == writer.authors.opener() || process == 0;
+        if writer.is_unlinked() {
+            return done(Ok(()));
+        }
         if !matches!(writer.state, Progress::Aborted(_)) {
-            if opened {
-                writer.session = writer.session.or_else(|| process::session(tid));
-            }
             if self.note_end(&mut writer, process, tid) {
                 return done(Ok(())); // to a dying process nothing is reported
             }
@@ -88,6 +88,7 @@ impl View {
             Progress::Aborted(why) => return done(Err(why.error())),
             Progress::Committed { .. } | Progress::Duplicate => writer.dirty,
             Progress::Open => true,
+            Progress::Unlinked => return done(Ok(())),
         };
         if needed && let Err(error) = self.commit_now(writer, synced) {
             tracing::error!(queue = writer.queue, %error, "enqueue failed");
@@ -145,7 +146,7 @@ impl View {
     /// Drops a message: whatever was committed is taken back, and later writes and closes fail. What cannot be taken back keeps
     /// its bytes: it is there when the store is mounted again.
     pub(super) fn abort(&self, writer: &mut Writer, why: Reason) {
-        if let Progress::Aborted(_) = writer.state {
+        if matches!(writer.state, Progress::Aborted(_) | Progress::Unlinked) {
             return;
         }
         let now = clock::now_ms();
@@ -167,7 +168,16 @@ impl View {
         if taken_back && let Some(file) = writer.staging.discard() {
             self.store.discard_body(file);
         }
+        self.unname(writer);
         self.arrived(writer);
+    }
+
+    /// Nobody finds it by the name under which it is being written any more.
+    pub(super) fn unname(&self, writer: &Writer) {
+        if let Some(key) = writer.key() {
+            let shown = self.writer_attributes(writer);
+            self.names.lock().close(key, writer.id(), shown);
+        }
     }
 
     /// The last close of an open file on a new message; when it was the last of them all, the message becomes visible.
@@ -183,13 +193,11 @@ impl View {
             return;
         }
         let promised = writer.is_promised();
-        match self.finish(&mut writer) {
-            Ok(Some(seq)) => {
-                if writer.keeps_name() {
-                    self.arrived(&writer);
-                } else {
-                    self.remember_name(&writer, seq);
-                }
+        let finished = self.finish(&mut writer);
+        self.unname(&writer);
+        match finished {
+            Ok(Some(_)) => {
+                self.arrived(&writer);
                 let queue = writer.queue;
                 drop(writer);
                 self.became_ready(queue);
@@ -211,7 +219,7 @@ impl View {
     }
 
     fn finish(self: &Arc<Self>, writer: &mut Writer) -> Result<Option<u64>> {
-        if writer.is_lost() && !matches!(writer.state, Progress::Aborted(_)) {
+        if writer.is_lost() && !matches!(writer.state, Progress::Aborted(_) | Progress::Unlinked) {
             return Err(Error::Aborted);
         }
         if writer.state == Progress::Open {
@@ -229,6 +237,10 @@ impl View {
         let now = clock::now_ms();
         let seq = match writer.state {
             Progress::Aborted(_) | Progress::Open => return Ok(None),
+            Progress::Unlinked => {
+                self.discard_unlinked(writer);
+                return Ok(None);
+            }
             Progress::Duplicate => {
                 self.drop_duplicate(writer);
                 self.store.count_duplicate(writer.queue, now)?;
@@ -249,28 +261,29 @@ impl View {
                 }
             }
         };
-        let enqueued = self.store.reveal(writer.queue, seq, now)?;
+        // Somebody may take it as soon as it is seen.
+        self.store.watch(writer.queue, seq, now);
+        let enqueued =
+            self.store.reveal(writer.queue, seq, now).inspect_err(|_| self.store.departures().forget(seq))?;
         match enqueued {
-            Enqueued::Duplicate => self.drop_duplicate(writer),
-            Enqueued::As(_) => self.sync_body_later(writer),
+            Enqueued::Duplicate => {
+                self.store.departures().forget(seq);
+                self.drop_duplicate(writer);
+            }
+            Enqueued::As(_) => {
+                self.remember_written(writer, Some(seq));
+                self.sync_body_later(writer);
+            }
         }
         Ok(enqueued.seq())
     }
 
     /// The bytes of a duplicate are not wanted.
     fn drop_duplicate(&self, writer: &mut Writer) {
+        self.remember_written(writer, None);
         self.store.release(writer.queue, writer.id());
         if let Some(file) = writer.staging.discard() {
             self.store.discard_body(file);
-        }
-    }
-
-    /// The name goes on meaning this message to the session that wrote it.
-    fn remember_name(&self, writer: &Writer, seq: u64) {
-        let session = writer.session.or_else(|| process::session(writer.authors.opener()));
-        if let Some(session) = session {
-            let by = names::Writer { session, uid: writer.producer };
-            self.names.lock().set(writer.queue, &writer.written_as, by, seq);
         }
     }
 
@@ -278,6 +291,7 @@ impl View {
     pub(in super::super) fn drop_unfinished(self: &Arc<Self>, writer: &mut Writer) {
         match writer.state {
             Progress::Aborted(_) => {}
+            Progress::Unlinked => self.discard_unlinked(writer),
             // A close promised it: it stays, as after a crash.
             Progress::Committed { .. } | Progress::Duplicate if !writer.dirty => {
                 if let Err(error) = self.finish(writer) {
