@@ -243,9 +243,9 @@ fn uploads_by_sftp() {
     // An upload that is interrupted, resumed, and renamed.
     let scratch = p.mount.scratch();
     let scratch = scratch.display();
-    p.mount.sh(&sftp("", &format!("put {scratch}/half uploads/.late"))).succeeds();
+    p.mount.sh(&sftp("", &format!("put {scratch}/half uploads/late.part"))).succeeds();
     assert_eq!(p.mount.bodies("uploads").len(), 1);
-    let resumed = format!(r"reput {scratch}/big uploads/.late\nrename uploads/.late uploads/late");
+    let resumed = format!(r"reput {scratch}/big uploads/late.part\nrename uploads/late.part uploads/late");
     p.mount.sh(&sftp("", &resumed)).succeeds();
     assert!(p.mount.bodies("uploads") == [body.as_str(), body.as_str()], "resumed");
     assert_eq!(producers(&uploads), ["whole", "late"]);
