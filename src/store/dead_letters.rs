@@ -60,8 +60,8 @@ impl Store {
                 }
                 Err(why) => {
                     tracing::warn!(
-                        queue = before.queue,
-                        seq,
+                        queue = self.label(before.queue),
+                        name = self.name_of(seq),
                         dead_letter = path,
                         why,
                         "a dead letter stays in .mq/dead"

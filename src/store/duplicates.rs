@@ -89,7 +89,7 @@ impl Store {
         let Some(key) = (window > 0).then(|| key_of(record)).flatten() else { return Ok(Checked::New(None)) };
         let known = self.remembered(&key, now)?;
         if known.is_some_and(|known| !state.is_hidden_id(record.queue, known.id)) || !state.adds_id(&key) {
-            tracing::debug!(queue = record.queue, name = %String::from_utf8_lossy(&record.name), "duplicate: not enqueued");
+            tracing::debug!(queue = self.label(record.queue), name = %String::from_utf8_lossy(&record.name), "duplicate: not enqueued");
             return Ok(Checked::Duplicate);
         }
         let until = now.saturating_add(window);

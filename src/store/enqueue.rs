@@ -168,17 +168,17 @@ impl Store {
             if let Some(seq) = owner {
                 let record = match self.record(seq) {
                     Err(error @ (Error::Damaged(_) | Error::NotFound)) => {
-                        tracing::error!(seq, %error, "the record of a message that was not durable cannot be read");
+                        tracing::error!(name = self.name_of(seq), %error, "the record of a message that was not durable cannot be read");
                         continue;
                     }
                     record => record?,
                 };
-                let name = String::from_utf8_lossy(&record.name).into_owned();
+                let (queue, name) = (self.label(record.queue), self.name_of(seq));
                 match self.is_whole(id, &record, crc) {
                     Ok(true) => {}
                     Ok(false) => {
                         tracing::warn!(
-                            seq,
+                            queue,
                             name,
                             "dropped a message that was not durable: a crash took part of its body"
                         );
@@ -191,7 +191,7 @@ impl Store {
                     Err(error) => {
                         let file = self.bodies.path(id);
                         let file = file.display();
-                        tracing::error!(seq, name, %file, %error, "the body of a message cannot be read or synced; kept");
+                        tracing::error!(queue, name, %file, %error, "the body of a message cannot be read or synced; kept");
                         continue;
                     }
                 }
@@ -241,7 +241,7 @@ impl Store {
                 Ok(Enqueued::Duplicate) => return Ok(Enqueued::Duplicate),
                 Ok(Enqueued::As(_)) => {}
                 Err(error) => {
-                    tracing::error!(queue, seq, %error, "a message may be a duplicate, and is shown");
+                    tracing::error!(queue = self.label(queue), name = self.name_of(seq), %error, "a message may be a duplicate, and is shown");
                     state.begin();
                 }
             }
@@ -251,7 +251,7 @@ impl Store {
         // Searches that went past it saw nothing there.
         remembered.outdated.placed(keys::position(hidden.order, seq));
         let dropped = self.drop_surplus(&mut state, queue, now).unwrap_or_else(|error| {
-            tracing::error!(queue, %error, "the oldest messages of a full queue are not dropped yet");
+            tracing::error!(queue = self.label(queue), %error, "the oldest messages of a full queue are not dropped yet");
             Vec::new()
         });
         drop(state);

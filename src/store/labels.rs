@@ -15,7 +15,7 @@ const DEEPEST: usize = 4096;
 
 impl Store {
     /// The path of a queue, or of a batch, from the root of the mount.
-    pub fn queue_label(&self, queue: u64) -> String {
+    pub fn label(&self, queue: u64) -> String {
         let (mut names, mut id) = (Vec::new(), queue);
         while id != ROOT && id != 0 && names.len() < DEEPEST {
             let Some(record) = self.record_of_queue(id) else {
@@ -31,7 +31,7 @@ impl Store {
     }
 
     /// The name under which a message is listed.
-    pub fn message_name(&self, seq: u64) -> String {
+    pub fn name_of(&self, seq: u64) -> String {
         let record = self.db.get(Family::Messages, &keys::message(seq)).ok().flatten();
         let Some(record) = record.and_then(|record| record::decode_message(&record).ok()) else {
             return format!("{seq:016}");
@@ -64,14 +64,11 @@ mod tests {
         let store = open(dir.path());
         let q = queue(&store, "orders");
         let seq = store.enqueue(message(&store, q, "a.csv"), NewBody::Inline(b"x"), false, 1).unwrap().seq().unwrap();
-        assert_eq!(store.queue_label(q), "orders");
-        assert_eq!(store.message_name(seq), format!("{seq:016}-a.csv"));
+        assert_eq!(store.label(q), "orders");
+        assert_eq!(store.name_of(seq), format!("{seq:016}-a.csv"));
         let _held = store.lock();
-        assert_eq!(store.queue_label(q), "orders", "whoever holds the lock");
-        assert_eq!(store.message_name(seq), format!("{seq:016}-a.csv"));
-        assert_eq!(
-            (store.queue_label(99).as_str(), store.message_name(99).as_str()),
-            ("queue number 99", "0000000000000099")
-        );
+        assert_eq!(store.label(q), "orders", "whoever holds the lock");
+        assert_eq!(store.name_of(seq), format!("{seq:016}-a.csv"));
+        assert_eq!((store.label(99).as_str(), store.name_of(99).as_str()), ("queue number 99", "0000000000000099"));
     }
 }

@@ -310,7 +310,7 @@ impl Store {
             self.erase(state, batch, seq, &record)?;
             let remembered = state.changing(&self.db, queue)?;
             remembered.counters.dropped_total += 1;
-            remembered.dropped.tell(queue, now);
+            remembered.dropped.tell(|| self.label(queue), now);
             if let BodyPlace::File(id) = record.body {
                 files.push(id);
             }
@@ -320,10 +320,14 @@ impl Store {
 }
 
 impl Dropped {
-    fn tell(&mut self, queue: u64, now: u64) {
+    fn tell(&mut self, queue: impl Fn() -> String, now: u64) {
         self.untold += 1;
         if now.saturating_sub(self.told_at) >= TELL_AGAIN_MS {
-            tracing::warn!(queue, messages = self.untold, "the queue is full: its oldest messages are dropped");
+            tracing::warn!(
+                queue = queue(),
+                messages = self.untold,
+                "the queue is full: its oldest messages are dropped"
+            );
             *self = Self { untold: 0, told_at: now };
         }
     }

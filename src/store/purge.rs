@@ -170,7 +170,9 @@ impl Store {
                     let until = purged.get(&(record.queue, record.state()));
                     found.extend(until.is_some_and(|until| record.placed <= *until).then_some((seq, record)));
                 }
-                (seq, Err(error)) => tracing::warn!(seq, %error, "a damaged record is left alone"),
+                (seq, Err(error)) => {
+                    tracing::warn!(name = seq.map(|seq| self.name_of(seq)), %error, "a damaged record is left alone")
+                }
                 (None, Ok(_)) => {}
             }
             Ok(true)
@@ -234,7 +236,7 @@ impl Remains<'_> {
                     purged.extend(same.then_some((seq, record)));
                 }
                 Err(Error::NotFound) => {}
-                Err(error) => tracing::warn!(seq, %error, "a purged message is left alone"),
+                Err(error) => tracing::warn!(name = self.store.name_of(seq), %error, "a purged message is left alone"),
             }
         }
         self.cleared += self.store.clear(&purged)?;

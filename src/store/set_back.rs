@@ -55,7 +55,9 @@ impl Store {
                 match self.shorten_wait(*seq, now) {
                     Ok(()) => shortened += 1,
                     Err(Error::NotFound) => {}
-                    Err(error @ Error::Damaged(_)) => tracing::error!(seq, %error, "not looked at"),
+                    Err(error @ Error::Damaged(_)) => {
+                        tracing::error!(name = self.name_of(*seq), %error, "not looked at")
+                    }
                     Err(error) => return Err(error),
                 }
             }

@@ -185,7 +185,7 @@ impl Store {
                 // It holds up nobody behind it.
                 Err(error @ (Error::Damaged(_) | Error::NotFound)) => {
                     if !outdated.knows(position) {
-                        tracing::error!(queue, seq, %error, "unreadable message, passed over");
+                        tracing::error!(queue = self.label(queue), name = self.name_of(seq), %error, "unreadable message, passed over");
                     }
                 }
                 Err(error) => return Err(error),

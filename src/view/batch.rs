@@ -220,7 +220,11 @@ impl View {
             merge(&mut record.attributes, &order.properties)?;
             attributes += length(&record.attributes);
             if attributes > ATTRIBUTES_IN_ALL {
-                tracing::info!(queue = order.target, why = "its files' attributes are too long", "batch not enqueued");
+                tracing::info!(
+                    queue = self.store.label(order.target),
+                    why = "its files' attributes are too long",
+                    "batch not enqueued"
+                );
                 return Err(Error::NoSpace);
             }
             let name = self.producer_name(order.target, &name)?.to_vec();
@@ -267,7 +271,7 @@ impl View {
         } else {
             return Ok(());
         };
-        tracing::info!(queue = order.target, file = %String::from_utf8_lossy(name), why, "batch not enqueued");
+        tracing::info!(queue = self.store.label(order.target), file = %String::from_utf8_lossy(name), why, "batch not enqueued");
         Err(Error::Busy)
     }
 
@@ -278,11 +282,12 @@ impl View {
             Ok(_) | Err(Error::NotFound) => return self.store.drop_deadline(due),
             Err(error) => return Err(error),
         };
+        let batch = self.store.label(due.id);
         let dropped = if at > now { None } else { self.drop_idle_batch(due.id, now)? };
         let Some(files) = dropped else {
             return self.store.postpone_batch(due, at.max(now + LOOK_AGAIN_MS));
         };
-        tracing::warn!(batch = due.id, files, "draft_ttl: batch removed");
+        tracing::warn!(batch, files, "draft_ttl: batch removed");
         self.store.drop_deadline(due)
     }
 

@@ -61,7 +61,7 @@ impl ConfigEdit {
             })
         });
         applied.map_err(|error| self.refuse(view, error))?;
-        tracing::info!(queue = self.queue, uid = self.uid, "configuration changed");
+        tracing::info!(queue = view.store.label(self.queue), uid = self.uid, "configuration changed");
         view.was_configured(self.queue);
         Ok(())
     }
@@ -86,13 +86,13 @@ impl View {
 
     /// Notes why a configuration was refused, in the log and in `config`.
     pub(super) fn note_refusal(&self, queue: u64, why: &Error) {
-        tracing::warn!(queue, %why, "configuration refused");
+        tracing::warn!(queue = self.store.label(queue), %why, "configuration refused");
         let noted = self.store.alter_queue(queue, |record| {
             record.rejected = why.to_string().replace('\n', " ");
             Ok(())
         });
         if let Err(error) = noted {
-            tracing::debug!(queue, %error, "refusal not noted");
+            tracing::debug!(queue = self.store.label(queue), %error, "refusal not noted");
         }
     }
 

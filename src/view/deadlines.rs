@@ -22,7 +22,7 @@ const TRY_AGAIN_MS: u64 = 2000;
 /// those that are more than a few, one line in the log tells.
 #[derive(Default)]
 struct Ended {
-    of: BTreeMap<u64, Vec<(u64, u32, Altered)>>,
+    of: BTreeMap<u64, Vec<(u32, Altered)>>,
     /// By queue: those beyond the few, and how many of them went to dead, wherever that is.
     more: BTreeMap<u64, (u64, u64)>,
 }
@@ -31,26 +31,36 @@ struct Ended {
 const TOLD: usize = 10;
 
 impl Ended {
-    fn add(&mut self, queue: u64, seq: u64, deliveries: u32, back: &Altered) {
+    fn add(&mut self, queue: u64, deliveries: u32, back: &Altered) {
         let few = self.of.entry(queue).or_default();
         if few.len() < TOLD {
-            return few.push((seq, deliveries, back.clone()));
+            return few.push((deliveries, back.clone()));
         }
         let (count, dead) = self.more.entry(queue).or_default();
         *count += 1;
         *dead += u64::from(back.record.queue != queue || back.record.state() == State::Dead);
     }
 
-    fn tell(self) {
+    fn tell(self, view: &View) {
         for (queue, few) in self.of {
-            for (seq, deliveries, back) in few {
-                tracing::info!(seq, queue, deliveries, to = back.record.state().word(), "lease expired");
-                View::log_dead_letter(seq, queue, &back);
+            for (deliveries, back) in few {
+                tracing::info!(
+                    name = view.store.name_of(back.seq),
+                    queue = view.store.label(queue),
+                    deliveries,
+                    to = back.record.state().word(),
+                    "lease expired"
+                );
+                view.log_dead_letter(queue, &back);
             }
             if let Some(&(leases, dead)) = self.more.get(&queue) {
-                tracing::info!(queue, leases, "more leases expired");
+                tracing::info!(queue = view.store.label(queue), leases, "more leases expired");
                 if dead > 0 {
-                    tracing::warn!(queue, messages = dead, "more messages are dead letters now");
+                    tracing::warn!(
+                        queue = view.store.label(queue),
+                        messages = dead,
+                        "more messages are dead letters now"
+                    );
                 }
             }
         }
@@ -85,7 +95,7 @@ impl View {
     fn deal_with_due(&self) {
         let mut ended = Ended::default();
         self.deal_with_all_due(&mut ended);
-        ended.tell();
+        ended.tell(self);
     }
 
     fn deal_with_all_due(&self, ended: &mut Ended) {
@@ -142,7 +152,7 @@ impl View {
             }
         }
         let back = self.store.expire(due.id, due.at, now)?;
-        ended.add(message.queue, due.id, message.deliveries, &back);
+        ended.add(message.queue, message.deliveries, &back);
         self.announce(&back.record);
         Ok(())
     }
@@ -157,17 +167,19 @@ impl View {
             if leases.iter().any(held)
                 && let Err(error) = self.store.renew(seq, now)
             {
-                tracing::debug!(seq, %error, "lease not renewed at the end");
+                tracing::debug!(name = self.store.name_of(seq), %error, "lease not renewed at the end");
             }
         }
     }
 
     /// What the queue itself gives up is told at once, because people have to look at it.
-    pub(super) fn log_dead_letter(seq: u64, queue: u64, now: &Altered) {
+    pub(super) fn log_dead_letter(&self, queue: u64, now: &Altered) {
+        let (from, name) = (|| self.store.label(queue), || self.store.name_of(now.seq));
         if now.record.queue != queue {
-            tracing::warn!(seq, queue, target = now.record.queue, new_seq = now.seq, "dead-lettered to another queue");
+            let target = || self.store.label(now.record.queue);
+            tracing::warn!(queue = from(), target = target(), name = name(), "dead-lettered to another queue");
         } else if now.record.state() == State::Dead {
-            tracing::warn!(seq, queue, "the message is a dead letter now");
+            tracing::warn!(queue = from(), name = name(), "the message is a dead letter now");
         }
     }
 
@@ -184,13 +196,22 @@ impl View {
         match self.store.end_time_to_live(due.id, due.at, now) {
             Err(Error::NotFound) => self.store.drop_deadline(due),
             Ok(Some(ended)) => {
-                let to = ended.record.queue;
-                tracing::debug!(seq = due.id, queue = message.queue, to, "time to live over: dead letter");
+                let to = self.store.label(ended.record.queue);
+                tracing::debug!(
+                    name = self.store.name_of(ended.seq),
+                    queue = self.store.label(message.queue),
+                    to,
+                    "time to live over: dead letter"
+                );
                 self.announce(&ended.record);
                 Ok(())
             }
             Ok(None) => {
-                tracing::debug!(seq = due.id, queue = message.queue, "time to live over: message dropped");
+                tracing::debug!(
+                    name = self.store.name_of(due.id),
+                    queue = self.store.label(message.queue),
+                    "time to live over: message dropped"
+                );
                 Ok(())
             }
             Err(error) => Err(error),
@@ -211,7 +232,7 @@ impl View {
         }
         self.store.expire_draft(due.id, due.at, now)?;
         drop(used);
-        tracing::warn!(queue = draft.queue, name = %String::from_utf8_lossy(&draft.name), "draft_ttl: draft removed");
+        tracing::warn!(queue = self.store.label(draft.queue), name = %String::from_utf8_lossy(&draft.name), "draft_ttl: draft removed");
         Ok(())
     }
 }

@@ -196,15 +196,20 @@ impl View {
             target
         };
         let Some(target) = target else { return };
+        let draft = self.store.draft(id);
+        let (queue, name) = draft.map_or_else(
+            |_| Default::default(),
+            |draft| (self.store.label(draft.queue), String::from_utf8_lossy(&draft.name).into_owned()),
+        );
         let report = Box::new(move |result: Result<()>| {
             match result {
                 Ok(()) => {}
                 Err(error @ (Error::Io(_) | Error::Damaged(_) | Error::NoSpace)) => {
-                    tracing::error!(draft = id, %error, "a renamed draft could not be enqueued at its last close");
+                    tracing::error!(queue, name, %error, "a renamed draft could not be enqueued at its last close");
                 }
                 // What others did meanwhile, in its queue: it was full, or the name was claimed.
                 Err(error) => {
-                    tracing::warn!(draft = id, %error, "a renamed draft could not be enqueued at its last close");
+                    tracing::warn!(queue, name, %error, "a renamed draft could not be enqueued at its last close");
                 }
             }
         });

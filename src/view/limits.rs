@@ -45,7 +45,7 @@ impl View {
         if matches!(error, Error::QueueFull | Error::WouldBlock | Error::Paused)
             && let Err(error) = self.store.count_rejected(queue, clock::now_ms())
         {
-            tracing::debug!(queue, %error, "a refused message was not counted");
+            tracing::debug!(queue = self.store.label(queue), %error, "a refused message was not counted");
         }
         error
     }

@@ -195,13 +195,13 @@ impl View {
             return;
         }
         tracing::info!(
-            queue = reader.queue,
+            queue = self.store.label(reader.queue),
             messages = messages.len(),
             "a reader did not finish: its messages go back"
         );
         for message in messages {
             if let Some(back) = self.end_line(handle, reader.queue, &message, ClaimEnd::Return) {
-                Self::log_dead_letter(message.seq, reader.queue, &back);
+                self.log_dead_letter(reader.queue, &back);
                 self.announce(&back.record);
             }
         }
@@ -213,8 +213,8 @@ impl View {
         let ended = self.store.end_claim(message.seq, message.claim, end, clock::now_ms());
         ended.unwrap_or_else(|error| {
             match error {
-                Error::NotFound => tracing::debug!(seq = message.seq, queue, "the claim ended before its reader"),
-                error => tracing::error!(seq = message.seq, queue, %error, "a claim did not end"),
+                Error::NotFound => tracing::debug!(name = self.store.name_of(message.seq), queue = self.store.label(queue), "the claim ended before its reader"),
+                error => tracing::error!(name = self.store.name_of(message.seq), queue = self.store.label(queue), %error, "a claim did not end"),
             }
             None
         })

@@ -317,7 +317,7 @@ impl View {
             && let Some(Some(mut line)) = staged.next()
         {
             if let Err(error) = line.truncate(self.store.bodies(), begun) {
-                tracing::error!(queue = writer.each.queue, %error, "a line cannot be taken back to what was begun of it");
+                tracing::error!(queue = self.store.label(writer.each.queue), %error, "a line cannot be taken back to what was begun of it");
             }
             part.line = line;
         }

@@ -75,8 +75,9 @@ impl View {
         }
         let queue = nacker.queue;
         let caller = Caller { pid: tid, ..nacker.opener };
-        let order = Order::parse(text)
-            .inspect_err(|error| tracing::warn!(queue, uid = caller.uid, %error, "not given back"))?;
+        let order = Order::parse(text).inspect_err(
+            |error| tracing::warn!(queue = self.store.label(queue), uid = caller.uid, %error, "not given back"),
+        )?;
         self.refuse_consuming(&caller, queue)?;
         let (seq, message) = self.find_in_state(&caller, Node::Claimed(queue), order.name)?;
         let claim = message.claim.as_ref().map_or(0, |claim| claim.at);
@@ -85,7 +86,7 @@ impl View {
         }
         let back =
             self.store.nack_as(queue, seq, (claim, message.deliveries), order.how, order.said, clock::now_ms())?;
-        Self::log_dead_letter(seq, queue, &back);
+        self.log_dead_letter(queue, &back);
         self.announce(&back.record);
         Ok(())
     }

@@ -66,14 +66,14 @@ impl View {
         let what = match What::parse(text) {
             Ok(what) => what,
             Err(error) => {
-                tracing::warn!(queue = purger.queue, uid = purger.uid, %error, "purge refused");
+                tracing::warn!(queue = self.store.label(purger.queue), uid = purger.uid, %error, "purge refused");
                 return done(Err(error));
             }
         };
         let (view, by) = (self.clone(), Purger { ..*purger });
         if let Err(error) = self.in_background(move || view.purge_and_clear(&by, &what, done)) {
             // An answer that is forgotten is EIO.
-            tracing::error!(queue = purger.queue, %error, "no thread to purge");
+            tracing::error!(queue = self.store.label(purger.queue), %error, "no thread to purge");
         }
     }
 
@@ -96,7 +96,7 @@ impl View {
             _ => done(Ok(())),
         }
         if let Err(error) = self.clear(remains) {
-            tracing::error!(queue = by.queue, %error, "what was purged is not cleared away before the next start");
+            tracing::error!(queue = self.store.label(by.queue), %error, "what was purged is not cleared away before the next start");
         }
     }
 
@@ -105,11 +105,11 @@ impl View {
         let (messages, remains) = self.store.purge(queue, &what.states, clock::now_ms())?;
         if !what.states.is_empty() {
             let states: Vec<&str> = what.states.iter().map(|state| state.word()).collect();
-            tracing::info!(queue, uid, pid, states = states.join(" "), messages, "purged");
+            tracing::info!(queue = self.store.label(queue), uid, pid, states = states.join(" "), messages, "purged");
         }
         if what.drafts {
             let drafts = self.purge_drafts(queue)? + self.purge_batches(queue)?;
-            tracing::info!(queue, uid, pid, drafts, "drafts purged");
+            tracing::info!(queue = self.store.label(queue), uid, pid, drafts, "drafts purged");
         }
         Ok(remains)
     }

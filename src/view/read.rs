@@ -99,16 +99,15 @@ impl View {
             return;
         }
         let Ok(message) = self.store.message(seq) else {
-            tracing::error!(seq, %error, "unreadable message, which is gone by now");
+            tracing::error!(name = self.store.name_of(seq), %error, "unreadable message, which is gone by now");
             return;
         };
-        let queue = self.store.path_of(message.queue).unwrap_or_else(|_| message.queue.to_string());
-        let name = String::from_utf8_lossy(&message.name);
+        let (queue, name) = (self.store.label(message.queue), self.store.name_of(seq));
         let file = match message.body {
             BodyPlace::File(id) => self.store.bodies().path(id).display().to_string(),
             _ => String::new(),
         };
-        tracing::error!(queue, seq, %name, file, %error, "unreadable message");
+        tracing::error!(queue, name, file, %error, "unreadable message");
     }
 
     /// Writes to an open file; `done` gets how many bytes were taken: all or nothing, except of a stream. `tid` is the thread that
@@ -242,7 +241,7 @@ impl View {
         let same = message
             .is_ok_and(|message| message.claim.is_some_and(|claim| (claim.at, message.deliveries) == lease.claim));
         if same && let Err(error) = self.store.renew(seq, now) {
-            tracing::debug!(seq, %error, "lease not renewed at close");
+            tracing::debug!(name = self.store.name_of(seq), %error, "lease not renewed at close");
         }
     }
 

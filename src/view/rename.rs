@@ -183,7 +183,7 @@ impl View {
 
     fn nack(&self, queue: u64, seq: u64, later: bool, now: u64) -> Result<()> {
         let back = self.store.nack(queue, seq, later, now)?;
-        Self::log_dead_letter(seq, queue, &back);
+        self.log_dead_letter(queue, &back);
         self.announce(&back.record);
         Ok(())
     }

@@ -151,7 +151,7 @@ impl View {
                 && let Err(error) =
                     self.store.end_claim(seq, (claim, message.deliveries), ClaimEnd::Return, clock::now_ms())
             {
-                tracing::debug!(seq, %error, "not given back");
+                tracing::debug!(name = self.store.name_of(seq), %error, "not given back");
             }
         });
         *taken = Some(got?);
@@ -259,15 +259,25 @@ impl View {
         };
         match self.store.end_claim(taken.seq, taken.claim, end, clock::now_ms()) {
             Ok(Some(back)) => {
-                tracing::info!(seq = taken.seq, queue = take.queue, "a reader did not finish: its message goes back");
-                Self::log_dead_letter(taken.seq, take.queue, &back);
+                tracing::info!(
+                    name = self.store.name_of(taken.seq),
+                    queue = self.store.label(take.queue),
+                    "a reader did not finish: its message goes back"
+                );
+                self.log_dead_letter(take.queue, &back);
                 self.announce(&back.record);
             }
             Ok(None) => {}
             Err(Error::NotFound) => {
-                tracing::debug!(seq = taken.seq, queue = take.queue, "the claim ended before its reader");
+                tracing::debug!(
+                    name = self.store.name_of(taken.seq),
+                    queue = self.store.label(take.queue),
+                    "the claim ended before its reader"
+                );
             }
-            Err(error) => tracing::error!(seq = taken.seq, queue = take.queue, %error, "a claim did not end"),
+            Err(error) => {
+                tracing::error!(name = self.store.name_of(taken.seq), queue = self.store.label(take.queue), %error, "a claim did not end")
+            }
         }
     }
 

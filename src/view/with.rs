@@ -89,7 +89,7 @@ impl View {
     /// Looks up a directory of properties.
     pub(super) fn lookup_given(&self, queue: u64, name: &[u8]) -> Result<Attributes> {
         if let Err(error) = attributes_of(name) {
-            tracing::info!(queue, %error, "not a directory of properties");
+            tracing::info!(queue = self.store.label(queue), %error, "not a directory of properties");
             return Err(error);
         }
         let number = self.givens.lock().tell(queue, name);

@@ -159,6 +159,11 @@ impl Reason {
 }
 
 impl Writer {
+    /// The name that its producer gave it, for the log.
+    pub(super) fn label(&self) -> String {
+        String::from_utf8_lossy(&self.name).into_owned()
+    }
+
     /// A new message, opened by `caller` under the name `written_as`; `held` is for its attributes. `holds_room`: room is kept for
     /// it.
     pub fn new(
@@ -341,7 +346,7 @@ impl View {
             if matches!(error, Error::WouldBlock) {
                 return error;
             }
-            tracing::warn!(queue = writer.queue, %error, "a write was refused: its message is dropped");
+            tracing::warn!(queue = self.store.label(writer.queue), name = writer.label(), %error, "a write was refused: its message is dropped");
             self.abort(writer, Reason::of(&error));
             self.rejected(writer.queue, error)
         })

@@ -46,9 +46,9 @@ impl View {
     pub(super) fn drop_line(&self, writer: &LineWriter, part: &mut Part, why: &str) {
         let (queue, bytes) = (writer.each.queue, part.line.size());
         if bytes > 0 {
-            tracing::warn!(queue, bytes, why, "dropped an unfinished line");
+            tracing::warn!(queue = self.store.label(queue), bytes, why, "dropped an unfinished line");
             if let Err(error) = self.store.count_aborted(queue, clock::now_ms()) {
-                tracing::debug!(queue, %error, "a dropped line was not counted");
+                tracing::debug!(queue = self.store.label(queue), %error, "a dropped line was not counted");
             }
         }
         // One whose first write failed may have a file and no bytes.
@@ -57,7 +57,9 @@ impl View {
             // The file of that number will be removed, and what comes next must not be in it.
             match self.store.next_id() {
                 Ok(id) => part.line = Staging::new(id),
-                Err(error) => tracing::error!(queue, %error, "no line can be enqueued any more"),
+                Err(error) => {
+                    tracing::error!(queue = self.store.label(queue), %error, "no line can be enqueued any more")
+                }
             }
         }
     }
@@ -74,7 +76,9 @@ impl View {
                     writer.unsynced.extend(part.line.file().map(|file| (part.line.id(), file)));
                     return;
                 }
-                Err(error) => tracing::error!(queue = writer.each.queue, %error, "enqueue of a last line failed"),
+                Err(error) => {
+                    tracing::error!(queue = self.store.label(writer.each.queue), %error, "enqueue of a last line failed")
+                }
             }
         }
         self.drop_line(writer, &mut part, "it was not finished");

@@ -91,7 +91,7 @@ impl View {
             Progress::Unlinked => return done(Ok(())),
         };
         if needed && let Err(error) = self.commit_now(writer, synced) {
-            tracing::error!(queue = writer.queue, %error, "enqueue failed");
+            tracing::error!(queue = self.store.label(writer.queue), name = writer.label(), %error, "enqueue failed");
             self.abort(writer, Reason::of(&error));
             return done(Err(error));
         }
@@ -154,11 +154,11 @@ impl View {
         if let Progress::Committed { seq, .. } = writer.state
             && let Err(error) = self.store.retract(writer.queue, seq, now)
         {
-            tracing::error!(queue = writer.queue, seq, %error, "a dropped message could not be taken back");
+            tracing::error!(queue = self.store.label(writer.queue), name = self.store.name_of(seq), %error, "a dropped message could not be taken back");
             taken_back = false;
         }
         if let Err(error) = self.store.count_aborted(writer.queue, now) {
-            tracing::debug!(queue = writer.queue, %error, "a dropped message was not counted");
+            tracing::debug!(queue = self.store.label(writer.queue), name = writer.label(), %error, "a dropped message was not counted");
         }
         if writer.durable() {
             self.store.sync_soon();
@@ -204,15 +204,19 @@ impl View {
             }
             Ok(None) => self.arrived(&writer),
             Err(error) if promised => {
-                tracing::error!(queue = writer.queue, %error, "a committed message is not shown before the next mount");
+                tracing::error!(queue = self.store.label(writer.queue), name = writer.label(), %error, "a committed message is not shown before the next mount");
                 self.arrived(&writer);
             }
             Err(Error::QueueFull) => {
-                tracing::warn!(queue = writer.queue, "closed before there was room for it: a message is dropped");
+                tracing::warn!(
+                    queue = self.store.label(writer.queue),
+                    name = writer.label(),
+                    "closed before there was room for it: a message is dropped"
+                );
                 self.abort(&mut writer, Reason::QueueFull);
             }
             Err(error) => {
-                tracing::error!(queue = writer.queue, %error, "enqueue failed at the last close");
+                tracing::error!(queue = self.store.label(writer.queue), name = writer.label(), %error, "enqueue failed at the last close");
                 self.abort(&mut writer, Reason::Failed);
             }
         }
@@ -255,7 +259,7 @@ impl View {
                         last
                     }
                     Err(error) => {
-                        tracing::error!(queue = writer.queue, seq, %error, "a message keeps the place of an earlier close");
+                        tracing::error!(queue = self.store.label(writer.queue), name = self.store.name_of(seq), %error, "a message keeps the place of an earlier close");
                         seq
                     }
                 }
@@ -295,12 +299,12 @@ impl View {
             // A close promised it: it stays, as after a crash.
             Progress::Committed { .. } | Progress::Duplicate if !writer.dirty => {
                 if let Err(error) = self.finish(writer) {
-                    tracing::error!(queue = writer.queue, %error, "a committed message was not shown");
+                    tracing::error!(queue = self.store.label(writer.queue), name = writer.label(), %error, "a committed message was not shown");
                 }
             }
             _ => {
                 tracing::warn!(
-                    queue = writer.queue,
+                    queue = self.store.label(writer.queue),
                     name = %String::from_utf8_lossy(&writer.name),
                     bytes = writer.size(),
                     "dropped a message that was still being written"

@@ -72,14 +72,14 @@ impl View {
             None => false,
             Some(End::Killed) => {
                 let name = String::from_utf8_lossy(&writer.name);
-                tracing::warn!(queue = writer.queue, %name, pid = process, "a writer was killed: its message is dropped");
+                tracing::warn!(queue = self.store.label(writer.queue), %name, pid = process, "a writer was killed: its message is dropped");
                 self.abort(writer, Reason::Failed);
                 true
             }
             Some(End::Unfinished(unfinished)) => {
                 // What was committed at an earlier close is taken back: a crash from now on leaves nothing of it.
                 if let Err(error) = self.touched(writer) {
-                    tracing::error!(queue = writer.queue, %error, "an unfinished message was not taken back yet");
+                    tracing::error!(queue = self.store.label(writer.queue), name = writer.label(), %error, "an unfinished message was not taken back yet");
                 }
                 writer.unfinished = Some(unfinished);
                 false
@@ -95,7 +95,7 @@ impl View {
         }
         let name = String::from_utf8_lossy(&writer.name);
         let what = "a writer ended without closing: its message is dropped";
-        tracing::warn!(queue = writer.queue, %name, pid = process, exit_code, "{what}");
+        tracing::warn!(queue = self.store.label(writer.queue), %name, pid = process, exit_code, "{what}");
         self.abort(writer, Reason::Failed);
         true
     }
