@@ -309,6 +309,7 @@ fn an_untouched_batch_goes_as_a_whole_after_draft_ttl() {
     wait_until(|| m.log().matches("draft_ttl: batch removed").count() == 1);
     assert_eq!(listing(q.join(".mq/batch/kept")), ["h", "i"]);
     drop(holder);
+    assert_eq!(listing(q.join(".mq/batch")), ["kept"]); // mqfs has heard of the close when this is answered
     m.set_clock("+4h");
     wait_until(|| listing(q.join(".mq/batch")).is_empty());
     assert_eq!((m.stats(&q)["batches"].as_u64(), m.bodies(&q).len()), (Some(0), 0));

@@ -71,6 +71,7 @@ fn a_descriptor_through_the_claimed_path_renews_its_lease() {
         wait_until(|| deadline(&q, &a) > before + Duration::from_secs(3600));
     }
     drop(holder);
+    assert!(is(&q, &a, "claimed")); // mqfs has heard of the close when this is answered
     m.set_clock("+9h");
     wait_until(|| is(&q, &a, "ready"));
     assert_eq!(deliveries(&q, &a), 1);
