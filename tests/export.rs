@@ -121,6 +121,10 @@ fn queues_can_be_chosen_and_those_around_them_come_without_messages() {
 #[test]
 fn lines_that_cannot_be_used_are_told_with_their_numbers_and_the_others_are_imported() {
     let place = Place::new();
+    // This process, which is not that user's.
+    let stat = fs::read_to_string("/proc/self/stat").unwrap();
+    let start = stat.rsplit_once(") ").unwrap().1.split(' ').nth(19).unwrap();
+    let own = format!("[{},{start}]", std::process::id());
     let ran = place.import(
         "new",
         r#"{"type":"queue","path":"q"}
@@ -143,7 +147,17 @@ not JSON
 {"type":"queue","path":"bad","mode":"9"}
 {"type":"message","queue":"q","enqueued_at":"yesterday","body":""}
 {"type":"message","queue":"q","attributes":{"security.x":"y"},"body":""}
-{"type":"message","queue":"q","name":"last","body":"aGk="}"#,
+{"type":"message","queue":"q","attributes":{"user.mq.priority":"99"},"body":""}
+{"type":"message","queue":"q","attributes":{"user.mq.claimed_by":"me"},"body":""}
+{"type":"message","queue":"q","uid":4294967295,"body":""}
+{"type":"message","queue":"q","state":"claimed","deliveries":1,"claim":{"at":"2026-01-01T00:00:00Z","deadline":"2036-01-01T00:00:00Z","uid":0},"body":""}
+{"type":"message","queue":"q","state":"claimed","claim":{"at":"2026-01-01T00:00:00Z","deadline":"2026-01-01T00:00:30Z","uid":0},"body":""}
+{"type":"message","queue":"q","state":"claimed","deliveries":1,"claim":{"at":"2026-01-01T00:00:00Z","deadline":"2026-01-01T00:00:30Z","uid":0,"process":[5000000,1]},"body":""}
+{"type":"message","queue":"q","state":"claimed","deliveries":1,"claim":{"at":"2026-01-01T00:00:00Z","deadline":"2026-01-01T00:00:30Z","uid":12345,"process":OWN},"body":""}
+{"type":"queue","path":"own","attributes":{"user.mq.paused":"both"}}
+{"type":"message","queue":"q","name":"last","body":"aGk="}"#
+            .replace("OWN", &own)
+            .as_str(),
     );
     assert_eq!(ran.code, Some(13), "{ran:?}");
     let expected = [
@@ -162,13 +176,21 @@ not JSON
         (18, "mode `9`"),
         (19, "yesterday"),
         (20, "security.x"),
+        (21, "priority `99`"),
+        (22, "`user.mq.claimed_by` is no property"),
+        (23, "no user"),
+        (24, "later than the queue allows"),
+        (25, "never delivered"),
+        (26, "5000000 is no process"),
+        (27, "has not claimed this"),
+        (28, "`user.mq.paused` is no property"),
     ];
     let told: Vec<&str> = ran.stderr.lines().collect();
     assert_eq!(told.len(), expected.len() + 1, "{ran:?}");
     for (line, (number, words)) in told.iter().zip(expected) {
         assert!(line.starts_with(&format!("mqfs: line {number}: ")) && line.contains(words), "{line} {words}");
     }
-    assert!(told.last().unwrap().contains("15 lines could not be used; 3 messages and 2 queues imported"), "{ran:?}");
+    assert!(told.last().unwrap().contains("23 lines could not be used; 3 messages and 2 queues imported"), "{ran:?}");
     assert_eq!(
         place.bodies("new", "q").into_iter().collect::<Vec<_>>(),
         [("good".into(), "aGVsbG8=".into()), ("last".into(), "aGk=".into())]
@@ -181,6 +203,24 @@ not JSON
     );
     assert_eq!(ran.code, Some(13));
     assert_eq!(place.works("find new/bodies -type f | wc -l").trim(), "0");
+}
+
+/// Names have 16 digits: nobody makes a store in which the next message would have more.
+#[test]
+fn numbers_leave_room_for_those_that_come() {
+    let place = Place::new();
+    let line =
+        |numbers: &str| format!("{{\"type\":\"message\",\"queue\":\"q\",\"name\":\"m\",{numbers},\"body\":\"\"}}\n");
+    let head = "{\"type\":\"mqfs-export\",\"version\":1}\n{\"type\":\"queue\",\"path\":\"q\"}\n";
+    let wrong = ["\"seq\":9999999999999999", "\"seq\":0", "\"id\":\"ffffffffffffffff\"", "\"id\":\"0\""].map(line);
+    let ran = place.import("store", &[head, &wrong.concat(), &line("\"seq\":8999999999999999")].concat());
+    assert_eq!(ran.code, Some(13), "{ran:?}");
+    assert_eq!(ran.stderr.matches("is no number of a store").count(), 4, "{ran:?}");
+    place.mounted(&[]);
+    let told = place.works("cd mnt/q && echo next > x && ls && cat 9000000000000000-x && rm 9000000000000000-x");
+    assert_eq!(told, "8999999999999999-m\n9000000000000000-x\nnext\n");
+    place.mqfs(&["umount", "mnt"]).succeeded();
+    place.mqfs(&["check", "store"]).succeeded();
 }
 
 #[test]

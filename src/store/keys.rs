@@ -35,6 +35,9 @@ use crate::queue::state::State;
 /// The number of the root of the mount among the queues. It holds queues and no messages.
 pub const ROOT: u64 = 1;
 
+/// The last sequence number, as names have 16 digits, and the last of all other numbers.
+pub const LAST_NUMBER: u64 = 9_999_999_999_999_999;
+
 /// What a deadline is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeadlineKind {

@@ -131,7 +131,13 @@ impl Numbers {
 
     /// The reservation is written before the number is used, and the log keeps the order of writes: whatever record of
     /// this number survives, so does the reservation.
+    ///
+    /// There are 16 digits. Nobody comes to their end, but whoever makes numbers up: a number with more is no name.
     fn take(&mut self, db: &Db) -> Result<u64> {
+        if self.next > keys::LAST_NUMBER {
+            tracing::error!(setting = self.setting, "no number is left: export, and import into a new store");
+            return Err(Error::NoSpace);
+        }
         if self.next == self.reserved {
             self.save(db, self.next + RESERVED)?;
             self.reserved += RESERVED;

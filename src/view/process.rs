@@ -122,6 +122,11 @@ pub fn identity(tid: u32) -> Option<ProcessId> {
     stat(tgid).map(|leader| ProcessId { tgid, start: leader.start })
 }
 
+/// The user as whom a process runs.
+pub fn user(tgid: u32) -> Option<u32> {
+    fs::metadata(format!("/proc/{tgid}")).ok().map(|found| std::os::unix::fs::MetadataExt::uid(&found))
+}
+
 /// The thread is on its way out and closes what it had open.
 pub fn exiting(tid: u32) -> bool {
     StatmFile::open(tid).is_some_and(|file| file.exiting())

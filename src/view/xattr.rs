@@ -42,7 +42,7 @@ pub use crate::queue::properties::PREFIX;
 pub const DAEMON_PID: &str = "user.mq.daemon_pid";
 
 /// All attributes of one file together are no longer than this, in bytes: what `listxattr` can list.
-const LONGEST: usize = 64 * 1024;
+pub const LONGEST: usize = 64 * 1024;
 
 /// An attribute takes so many bytes of memory more than its name and value have.
 const EACH: usize = 128;

@@ -3,6 +3,7 @@
 //! A line that cannot be used is told and passed over; what concerns the store, or the input, ends the command.
 
 mod line;
+mod rules;
 
 use std::collections::HashMap;
 use std::io::{self, BufReader, Write};
@@ -12,7 +13,7 @@ use std::time::UNIX_EPOCH;
 use super::backup::exit_of;
 use super::exit::{Exit, Failure};
 use super::interrupt;
-use super::jsonl::{Attributes, DeathLine, Header, IdLine, Line, MessageLine, QueueLine, VERSION};
+use super::jsonl::{DeathLine, Header, IdLine, Line, MessageLine, QueueLine, VERSION};
 use super::text::{complain, printable};
 use crate::cli::ImportArgs;
 use crate::clock;
@@ -161,10 +162,11 @@ impl Import<'_> {
         if path.is_empty() {
             if self.keeps_numbers {
                 let created = line.created.as_deref().map(instant).transpose()?;
+                let (uid, gid) = (line.uid.map(rules::owner).transpose()?, line.gid.map(rules::owner).transpose()?);
                 self.store.alter_queue(ROOT, |root| {
                     root.created = created.unwrap_or(root.created);
-                    root.uid = line.uid.unwrap_or(root.uid);
-                    root.gid = line.gid.unwrap_or(root.gid);
+                    root.uid = uid.unwrap_or(root.uid);
+                    root.gid = gid.unwrap_or(root.gid);
                     root.mode = mode;
                     (root.modified_ns, root.accessed_ns) = (line.mtime_ns, line.atime_ns);
                     Ok(())
@@ -188,8 +190,8 @@ impl Import<'_> {
             parent,
             batch: false,
             name: name.to_vec(),
-            uid: line.uid.unwrap_or(rustix::process::geteuid().as_raw()),
-            gid: line.gid.unwrap_or(rustix::process::getegid().as_raw()),
+            uid: rules::owner(line.uid.unwrap_or(rustix::process::geteuid().as_raw()))?,
+            gid: rules::owner(line.gid.unwrap_or(rustix::process::getegid().as_raw()))?,
             mode,
             created: line.created.as_deref().map_or(Ok(clock::now_ms()), instant)?,
             modified_ns: line.mtime_ns,
@@ -198,7 +200,7 @@ impl Import<'_> {
             config: config_text(line.config.iter().map(|(key, value)| (key.as_str(), value.as_str())))?,
             rejected: String::new(),
             purged: [0; 4],
-            attributes: pairs(line.attributes)?,
+            attributes: rules::attributes(line.attributes, false)?,
         };
         let id = self.store.import_queue(line.id.filter(|_| self.keeps_numbers), record)?;
         self.queues.insert(path, id);
@@ -280,6 +282,7 @@ impl Import<'_> {
         }
         let deaths = line.deaths.iter().map(|death| self.death(death)).collect::<Result<_, _>>()?;
         let mut record = record(queue, id, line)?;
+        rules::message(&record, &*self.store.config(queue)?)?;
         record.deaths = deaths;
         if !self.store.keeps_names(queue)? {
             // As when a message is moved into a queue.
@@ -318,13 +321,13 @@ fn record(queue: u64, id: u64, line: MessageLine) -> Result<MessageRecord, Stop>
         id,
         queue,
         name,
-        uid: line.uid.unwrap_or(rustix::process::geteuid().as_raw()),
-        gid: line.gid.unwrap_or(rustix::process::getegid().as_raw()),
+        uid: rules::owner(line.uid.unwrap_or(rustix::process::geteuid().as_raw()))?,
+        gid: rules::owner(line.gid.unwrap_or(rustix::process::getegid().as_raw()))?,
         mode: octal(&line.mode, 0o777)?,
         modified_ns: line.mtime_ns,
         accessed_ns: line.atime_ns,
         producer_pid: line.producer_pid,
-        attributes: pairs(line.attributes)?,
+        attributes: rules::attributes(line.attributes, true)?,
     };
     let mut record = MessageRecord::new(new, now);
     record.set_state(state);
@@ -357,11 +360,4 @@ fn instant(text: &str) -> Result<u64, Stop> {
     let wrong = || Stop::Line(format!("`{text}`: write an instant such as 2026-01-31T08:00:00Z"));
     let since = humantime::parse_rfc3339(text).ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
     u64::try_from(since.ok_or_else(wrong)?.as_millis()).map_err(|_| wrong())
-}
-
-fn pairs(attributes: Attributes) -> Result<Vec<(String, Vec<u8>)>, Stop> {
-    if let Some(name) = attributes.keys().find(|name| !name.starts_with("user.") || name.len() > 255) {
-        return Err(Stop::Line(format!("`{name}` is no attribute that mqfs keeps")));
-    }
-    Ok(attributes.into_iter().map(|(name, value)| (name, value.0)).collect())
 }

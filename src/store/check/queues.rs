@@ -278,6 +278,11 @@ impl Check<'_> {
         for (name, last) in [("next_seq", self.last.seq), ("next_id", self.last.id)] {
             let key = keys::setting(name);
             let value = self.db.get(Family::Meta, &key)?.map(|value| keys::last_number(&value).unwrap_or(0));
+            if last.max(value.unwrap_or(0)) > keys::LAST_NUMBER {
+                let text = format!("the number {name} has more than 16 digits: export, and import into a new store");
+                self.damaged(&text, Vec::new(), "");
+                continue;
+            }
             if value.unwrap_or(0) <= last && (value.is_some() || last > ROOT) {
                 // A number behind it may have been in use, and lost.
                 let next = (last + 1_000_000).to_be_bytes().to_vec();
