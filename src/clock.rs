@@ -1,7 +1,8 @@
 //! The wall clock, and how an instant is written for people.
 //!
-//! Instants are milliseconds since 1970-01-01 UTC everywhere in the project. Only this file asks what time it is;
-//! what decides by time takes it as an argument.
+//! Instants are milliseconds since 1970-01-01 UTC everywhere in the project, but for the times that stat(2) shows. Only this file
+//! asks the wall clock, besides the kernel's requests that mean now. What acts on messages takes the instant as an
+//! argument; a change that only notes when it was made asks for itself. How long something takes is measured by `Instant`.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

@@ -8,7 +8,7 @@
 //! - [`view`]: the filesystem as users see it;
 //! - [`store`]: messages, queues and drafts on disk;
 //! - [`queue`]: the model: names, configuration, states;
-//! - [`error`], [`clock`] and [`background`]: leaves.
+//! - [`error`], [`clock`], [`background`] and [`locks`]: leaves.
 
 #![deny(missing_docs)]
 
@@ -18,6 +18,7 @@ pub mod clock;
 pub mod commands;
 pub mod error;
 pub mod fuse;
+pub mod locks;
 pub mod queue;
 pub mod store;
 pub mod view;

@@ -3,10 +3,9 @@
 //! A message that its queue gives up, for its deliveries or its age, goes to the queue that `dead_letter` names. When that
 //! cannot be, it stays where it is, dead: it is never lost.
 
-use parking_lot::MutexGuard;
-
 use crate::clock::rfc3339;
 use crate::error::Result;
+use crate::locks::Guard;
 use crate::queue::access::{EXEC, Owner, WRITE};
 use crate::queue::config::Names;
 use crate::queue::name::{MAX_KEPT_NAME, MAX_NAME, stripped};
@@ -99,7 +98,7 @@ impl Store {
     /// Ends an operation that gives a message up to the queue `target`, under that name.
     fn dead_letter_to(
         &self,
-        mut state: MutexGuard<'_, State>,
+        mut state: Guard<'_, State>,
         (target, name): (u64, &[u8]),
         (seq, before): (u64, &MessageRecord),
         mut after: MessageRecord,

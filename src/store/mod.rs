@@ -5,7 +5,7 @@
 //! cut). Nothing of RocksDB shows through.
 //!
 //! Memory does not grow with what is queued: the store remembers queues that are in use, and of messages only those whose
-//! last close is awaited.
+//! last close is awaited, or that are being written: the room and the names that are kept for them.
 
 pub mod backup;
 mod batches;
@@ -72,7 +72,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
 pub use batches::BatchFile;
 pub use bodies::{Bodies, INLINE_MAX};
@@ -100,6 +100,7 @@ pub use transitions::{Altered, ClaimEnd, Taker};
 
 use crate::background::Alarm;
 use crate::error::Result;
+use crate::locks::{self, Guard, Ranked};
 use crate::queue::config::QueueConfig;
 use crate::queue::delivery::Delivery;
 use db::{Db, Family};
@@ -125,9 +126,12 @@ pub struct Store {
     deadlines: DeadlineWatch,
     /// What is remembered of queues, and the next numbers.
     ///
-    /// Every change of the database is computed and applied under this lock, so what was read under it is still true when
-    /// the change is applied. Nothing waits for a sync or for another thread while it holds the lock.
-    state: Mutex<State>,
+    /// Every change of what queues hold is computed and applied under this lock, so what was read under it is still true when
+    /// the change is applied. Without it are only removed what nobody else changes: deadlines that lead nowhere, remains of
+    /// a purge, checksums that were left to a reader. Nothing waits for a sync while it holds the lock, nor for another
+    /// thread of this process; but when the disk is full, a change waits for RocksDB to go on with the room that was kept
+    /// for it, and everybody with it ([`db::Db::write`]).
+    state: Ranked<State, { locks::STORE }>,
     /// When watched messages left.
     departures: Arc<Departures>,
     /// What was purged before this run and is to be cleared away.
@@ -165,7 +169,7 @@ impl Store {
             secret: RandomState::new(),
             claims: AtomicU64::new(0),
             departures: state.departures.clone(),
-            state: Mutex::new(state),
+            state: Ranked::new(state),
             purged_before: Mutex::default(),
             defaults,
             _lock: prepared.lock,
@@ -183,7 +187,7 @@ impl Store {
     }
 
     /// Begins an operation.
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> Guard<'_, State> {
         let mut state = self.state.lock();
         state.begin();
         state

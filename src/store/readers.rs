@@ -4,9 +4,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use crate::error::Result;
+use crate::locks::{self, Ranked};
 
 use super::db::{Batch, Db, Family};
 use super::{keys, stored_sums};
@@ -14,8 +13,8 @@ use super::{keys, stored_sums};
 /// The body files that are open.
 pub(super) struct Readers {
     db: Arc<Db>,
-    /// By their numbers. Innermost: nothing else is locked while it is.
-    open: Mutex<HashMap<u64, Open>>,
+    /// By their numbers.
+    open: Ranked<HashMap<u64, Open>, { locks::READERS }>,
 }
 
 #[derive(Default)]
@@ -33,7 +32,7 @@ pub(super) struct Reading {
 
 impl Readers {
     pub fn new(db: Arc<Db>) -> Arc<Self> {
-        Arc::new(Self { db, open: Mutex::default() })
+        Arc::new(Self { db, open: Ranked::default() })
     }
 
     /// Somebody begins to read a body file. To be called under the store's lock, under which its message was seen to be there: so

@@ -8,8 +8,9 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
 use rustix::fs::FallocateFlags;
+
+use crate::locks::{self, Ranked};
 
 /// Once it has the room, RocksDB goes on within milliseconds. Who waits for that waits no longer, if somebody else has taken the
 /// room.
@@ -24,7 +25,7 @@ const BETWEEN: Duration = Duration::from_secs(1);
 pub struct Reserve {
     path: PathBuf,
     bytes: u64,
-    state: Mutex<State>,
+    state: Ranked<State, { locks::RESERVE }>,
 }
 
 #[derive(Default)]
@@ -42,12 +43,12 @@ impl Reserve {
     /// because whoever copied the store left it out or a crash came before, is made anew.
     pub fn new(path: PathBuf, bytes: u64) -> Self {
         let kept = std::fs::metadata(&path).is_ok_and(|file| file.blocks() * 512 >= bytes);
-        Self { path, bytes, state: Mutex::new(State { kept, ..State::default() }) }
+        Self { path, bytes, state: Ranked::new(State { kept, ..State::default() }) }
     }
 
     /// Of a database that is not written to.
     pub fn none() -> Self {
-        Self { path: PathBuf::new(), bytes: 0, state: Mutex::new(State { impossible: true, ..State::default() }) }
+        Self { path: PathBuf::new(), bytes: 0, state: Ranked::new(State { impossible: true, ..State::default() }) }
     }
 
     /// The room that it keeps now, in bytes.

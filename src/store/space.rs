@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
 use rustix::fs::StatVfsMountFlags;
 
 use crate::error::{Error, Result};
+use crate::locks::{self, Ranked};
 
 use super::reserve::Reserve;
 
@@ -64,7 +64,7 @@ fn reserve(total: u64) -> u64 {
 pub struct Space {
     path: PathBuf,
     reserve: Arc<Reserve>,
-    seen: Mutex<Seen>,
+    seen: Ranked<Seen, { locks::SPACE }>,
 }
 
 struct Seen {
@@ -89,7 +89,7 @@ pub struct Usage {
 impl Space {
     /// Watches the file system that holds `path`, and keeps the reserve there.
     pub fn new(path: PathBuf, reserve: Arc<Reserve>) -> Self {
-        Self { path, reserve, seen: Mutex::new(Seen { at: None, left: 0 }) }
+        Self { path, reserve, seen: Ranked::new(Seen { at: None, left: 0 }) }
     }
 
     /// Refuses with [`Error::NoSpace`] unless `bytes` more fit above the reserve. What takes a few bytes, of which 0 stands for

@@ -4,9 +4,8 @@
 
 use std::time::Duration;
 
-use parking_lot::MutexGuard;
-
 use crate::error::{Error, Result};
+use crate::locks::Guard;
 use crate::queue::config::{Expired, QueueConfig};
 use crate::queue::delivery::Delivery;
 use crate::queue::properties::{Properties, ms};
@@ -117,7 +116,7 @@ impl Store {
     /// Ends an operation that makes of the message `seq` what `after` says.
     pub(super) fn replace(
         &self,
-        mut state: MutexGuard<'_, Remembered>,
+        mut state: Guard<'_, Remembered>,
         seq: u64,
         before: &MessageRecord,
         mut after: MessageRecord,
@@ -398,7 +397,7 @@ impl Store {
     /// Ends an operation that removes a message.
     pub(super) fn remove(
         &self,
-        mut state: MutexGuard<'_, Remembered>,
+        mut state: Guard<'_, Remembered>,
         seq: u64,
         record: &MessageRecord,
         now: u64,

@@ -10,9 +10,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::Mutex;
-
 use crate::error::Error;
+use crate::locks::{self, Ranked};
 
 use super::listener::{COMPACTION, Verdict};
 use super::reserve::Reserve;
@@ -24,7 +23,7 @@ const ECHO: &str = "Writer has previous error";
 pub struct Trouble {
     reserve: Arc<Reserve>,
     /// Only for the log.
-    told: Mutex<Told>,
+    told: Ranked<Told, { locks::TROUBLE }>,
     /// Whether `told` is anything but [`Told::Nothing`].
     any: AtomicBool,
 }
@@ -42,7 +41,7 @@ enum Told {
 impl Trouble {
     /// Of a database for which that room is kept.
     pub fn new(reserve: Arc<Reserve>) -> Self {
-        Self { reserve, told: Mutex::new(Told::Nothing), any: AtomicBool::new(false) }
+        Self { reserve, told: Ranked::new(Told::Nothing), any: AtomicBool::new(false) }
     }
 
     /// RocksDB met an error.

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use crate::error::{Error, Result};
 use crate::queue::config::{Names, Publish, QueueConfig};
 use crate::queue::name::{MAX_KEPT_NAME, Name, check_entry_name, check_producer_name, classify, stripped};
@@ -15,7 +13,7 @@ use super::attributes::FILE_MODE;
 use super::handles::Handle;
 use super::open::{Flags, Opened};
 use super::with::is_draft_given;
-use super::writer::Writer;
+use super::writer::{SharedWriter, Writer};
 use super::xattr::{Pairs, memory};
 use super::{Attributes, Node, View};
 
@@ -157,7 +155,7 @@ impl View {
         mode: u32,
         attributes: Pairs,
         waits: bool,
-    ) -> Result<Arc<Mutex<Writer>>> {
+    ) -> Result<Arc<SharedWriter>> {
         let producer_name = self.producer_name(queue, name)?;
         let info = self.store.queue(queue)?;
         self.store.admit_bytes(ROOM_FOR_ONE)?;
@@ -187,7 +185,7 @@ impl View {
         }
         let writer = Writer::new(new, held, name, info.config, caller, holds_room);
         let (key, opener) = (writer.key(), writer.opener());
-        let writer = Arc::new(Mutex::new(writer));
+        let writer = Arc::new(SharedWriter::new(writer));
         self.writers.lock().insert(id, writer.clone());
         let mut names = self.names.lock();
         names.arrived(caller.pid);

@@ -5,9 +5,8 @@ use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use parking_lot::Mutex;
-
 use crate::error::{Error, Result};
+use crate::locks::{self, Ranked};
 use crate::queue::worker::ProcessId;
 
 use super::access::Caller;
@@ -15,13 +14,13 @@ use super::backup::Backup;
 use super::control::ConfigEdit;
 use super::held::{Budget, Held, shares};
 use super::line_reader::LineReader;
-use super::line_writer::LineWriter;
+use super::line_writer::SharedLines;
 use super::locking::Again;
 use super::nack::Nacker;
 use super::open_body::OpenBody;
 use super::purge::Purger;
 use super::take::Take;
-use super::writer::Writer;
+use super::writer::SharedWriter;
 use super::{Attributes, Node, process};
 
 /// What an open file is.
@@ -35,7 +34,7 @@ pub enum Handle {
         /// Its number.
         id: u64,
         /// The message.
-        writer: Arc<Mutex<Writer>>,
+        writer: Arc<SharedWriter>,
     },
     /// The name of a message that has left.
     Gone,
@@ -58,7 +57,7 @@ pub enum Handle {
     /// A queue's `.mq/claim` or `.mq/pop`.
     Take(Arc<Take>),
     /// A queue's configuration, open for writing.
-    Config(Mutex<ConfigEdit>),
+    Config(Ranked<ConfigEdit, { locks::FILE }>),
     /// The mount's `backup`.
     Backup(Arc<Backup>),
     /// A queue's `purge`, open for writing.
@@ -66,7 +65,7 @@ pub enum Handle {
     /// A queue's `nack`, open for writing.
     Nack(Nacker),
     /// A queue's lines, open for writing.
-    LineWriter(Arc<Mutex<LineWriter>>),
+    LineWriter(Arc<SharedLines>),
     /// A queue's lines, open for reading.
     LineReader(Arc<LineReader>),
 }
@@ -96,7 +95,7 @@ pub struct Reader {
     /// The log tells that its bytes cannot be had.
     pub told: AtomicBool,
     /// The lease that this descriptor keeps alive.
-    pub hold: Mutex<Hold>,
+    pub hold: Ranked<Hold, { locks::TAKEN }>,
     /// What it becomes when it is written.
     pub again: Option<Again>,
 }
@@ -156,7 +155,7 @@ pub struct Handles {
     pub attributes: Arc<Budget>,
     /// For the bytes of writes that wait for room.
     pub waiting: Arc<Budget>,
-    open: Mutex<Open>,
+    open: Ranked<Open, { locks::HANDLES }>,
 }
 
 /// An open file of the table.
@@ -233,7 +232,7 @@ impl Handles {
         let budget = |bytes| Budget::new(bytes, owner);
         let (texts, bodies, attributes) = (budget(TEXTS), budget(BODIES), budget(ATTRIBUTES));
         let (next, waiting) = (AtomicU64::new(0), budget(WAITING));
-        Self { next, most, owner, texts, bodies, attributes, waiting, open: Mutex::default() }
+        Self { next, most, owner, texts, bodies, attributes, waiting, open: Ranked::default() }
     }
 
     /// Refuses one more file when many are open. `new`: it is not one that is open already and takes another message, for which
@@ -388,7 +387,7 @@ impl Handles {
     }
 
     /// A message that was opened by its name while it was being written, by its own number.
-    pub fn onlooked(&self, id: u64) -> Option<Arc<Mutex<Writer>>> {
+    pub fn onlooked(&self, id: u64) -> Option<Arc<SharedWriter>> {
         let open = self.open.lock();
         match &*open.by_number.get(open.onlookers.get(&id)?.first()?)?.handle {
             Handle::Onlooker { writer, .. } => Some(writer.clone()),
@@ -416,7 +415,7 @@ impl Handles {
     }
 
     /// The open files that lines are written to.
-    pub fn line_writers(&self) -> Vec<Arc<Mutex<LineWriter>>> {
+    pub fn line_writers(&self) -> Vec<Arc<SharedLines>> {
         let lines = |handle: &Arc<Handle>| match &**handle {
             Handle::LineWriter(lines) => Some(lines.clone()),
             _ => None,

@@ -10,10 +10,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use parking_lot::Mutex;
-
 use crate::clock;
 use crate::error::{Error, Result};
+use crate::locks::{self, Ranked};
 use crate::store::record::MessageRecord;
 use crate::store::{Altered, ClaimEnd, Taker};
 
@@ -39,7 +38,7 @@ pub struct LineReader {
     queue: u64,
     /// Who opened it.
     opener: Opener,
-    held: Mutex<Held>,
+    held: Ranked<Held, { locks::TAKEN }>,
 }
 
 /// The messages that were taken and not acknowledged yet.
@@ -135,7 +134,7 @@ impl View {
         self.refuse_read_only()?;
         self.refuse_consuming(caller, queue)?;
         let opener = Opener::new(caller.pid, self.workers.worker(caller.pid));
-        let reader = LineReader { queue, opener, held: Mutex::default() };
+        let reader = LineReader { queue, opener, held: Ranked::default() };
         Ok(Opened { stream: true, ..Opened::plain(self.handles.add(caller, Handle::LineReader(reader.into()))) })
     }
 

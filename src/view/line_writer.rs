@@ -7,10 +7,9 @@
 use std::fs::File;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use crate::clock;
 use crate::error::{Error, Result};
+use crate::locks::{self, Ranked};
 use crate::queue::config::{Durability, QueueConfig};
 use crate::queue::worker::ProcessId;
 use crate::store::record::NewMessage;
@@ -49,7 +48,9 @@ pub struct LineWriter {
     sync: bool,
 }
 
-type Shared = Arc<Mutex<LineWriter>>;
+/// Lines that descriptors and threads share.
+pub type SharedLines = Ranked<LineWriter, { locks::FILE }>;
+type Shared = Arc<SharedLines>;
 
 /// Which try to take bytes it is.
 enum Attempt {

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
+use crate::locks::{self, Ranked};
 use crate::store::record::MessageRecord;
 
 use super::access::Caller;
@@ -35,7 +36,7 @@ pub(super) struct Locking {
     threads: Mutex<HashMap<u32, (u64, Instant)>>,
     /// By the bare name's node of a message that was opened by that, the message that is written by that file now. As long as that
     /// is open, the node stands for it.
-    again: Mutex<HashMap<Node, u64>>,
+    again: Ranked<HashMap<Node, u64>, { locks::AGAIN }>,
 }
 
 /// What an open file on a message makes a new one of when it is written.

@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded, unbounded};
-use parking_lot::Mutex;
 
 use super::process::{self, ProcessId};
 use crate::background::Alarm;
+use crate::locks::{self, Ranked};
 
 /// A look takes some microseconds. After this long the process is taken to live: in exec, it does.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -26,7 +26,7 @@ type Question = (ProcessId, Sender<bool>);
 /// The thread that looks, for one thread that asks.
 pub struct Look {
     alarm: Alarm,
-    asking: Mutex<Asking>,
+    asking: Ranked<Asking, { locks::LOOK }>,
     stuck: Stuck,
     /// [`process::alive`].
     look: fn(ProcessId) -> bool,
@@ -34,7 +34,7 @@ pub struct Look {
 
 /// The processes at which a thread looks and does not come back. Whoever asks about one of them is answered at once, so a process
 /// takes one thread and [`PATIENCE`] once.
-type Stuck = Arc<Mutex<HashSet<ProcessId>>>;
+type Stuck = Arc<Ranked<HashSet<ProcessId>, { locks::STUCK }>>;
 
 enum Asking {
     /// The thread that looks has nothing else to do.
@@ -52,7 +52,7 @@ impl Look {
 
     fn with(alarm: &Alarm, look: fn(ProcessId) -> bool) -> std::io::Result<Self> {
         let stuck = Stuck::default();
-        let asking = Mutex::new(Asking::Free(begin(alarm, look, &stuck)?));
+        let asking = Ranked::new(Asking::Free(begin(alarm, look, &stuck)?));
         Ok(Self { alarm: alarm.clone(), asking, stuck, look })
     }
 
@@ -108,6 +108,8 @@ fn begin(alarm: &Alarm, look: fn(ProcessId) -> bool, stuck: &Stuck) -> std::io::
 
 #[cfg(test)]
 mod tests {
+    use parking_lot::Mutex;
+
     use super::*;
 
     #[test]

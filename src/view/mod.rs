@@ -4,9 +4,7 @@
 //! takes a callback, and where a reader waits. So it can be driven without a mount. Most calls come from the one thread that reads
 //! the kernel's requests; the deadline thread, the watch thread, the sync thread and the body threads are the others.
 //!
-//! Locks, in the order in which they may be taken: that of releases, a writer or a stream of lines, a draft's use, the batches that are being enqueued, the bare
-//! names, what was taken through an open file, the handles, the arrivals, the store's own. Nothing else is locked while the
-//! directories of `.mq/with` are, and nothing is called while the table of those who wait is, which so may be locked last of all.
+//! In which order locks may be taken says [`crate::locks`].
 
 pub mod access;
 mod arrivals;
@@ -76,6 +74,7 @@ pub use setattr::Change;
 
 use crate::background::Alarm;
 use crate::error::{Error, Result};
+use crate::locks::{self, Ranked};
 use crate::store::{Done, Probe, Store, Usage};
 use arrivals::Arrivals;
 use backup::Backup;
@@ -89,7 +88,7 @@ use telling::Telling;
 use waiters::Waiters;
 use with::Givens;
 use workers::Workers;
-use writer::Writer;
+use writer::SharedWriter;
 
 /// More bytes than this, 64 MiB, are many for one message: at some gigabytes a second, others can wait while so many are read.
 const LONG: u64 = 64 << 20;
@@ -114,18 +113,18 @@ pub struct View {
     store: Store,
     options: ViewOptions,
     handles: Handles,
-    writers: Mutex<HashMap<u64, Arc<Mutex<Writer>>>>,
-    drafts: Mutex<HashMap<u64, DraftUse>>,
+    writers: Ranked<HashMap<u64, Arc<SharedWriter>>, { locks::WRITERS }>,
+    drafts: Ranked<HashMap<u64, DraftUse>, { locks::DRAFTS }>,
     /// Batches that are being enqueued: nothing in them can be changed.
-    enqueued: Mutex<HashSet<u64>>,
+    enqueued: Ranked<HashSet<u64>, { locks::BATCHES }>,
     /// What names mean to the sessions that gave them.
-    names: Mutex<BareNames>,
+    names: Ranked<BareNames, { locks::NAMES }>,
     locking: Locking,
     givens: Mutex<Givens>,
     /// Messages on their way into queues that keep names.
     arrivals: Arrivals,
     /// Messages that were replaced lately in queues that keep names, the newest first.
-    replaced: Mutex<VecDeque<u64>>,
+    replaced: Ranked<VecDeque<u64>, { locks::REPLACED }>,
     workers: Workers,
     /// For the thread that serves requests.
     look: Look,
@@ -145,21 +144,21 @@ pub struct View {
     activity: AtomicU64,
     going_away: AtomicBool,
     /// Set by [`View::close`]; held while a file is released, so that what its last close enqueues is, or is not begun.
-    closed: Mutex<bool>,
+    closed: Ranked<bool, { locks::RELEASES }>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// The threads that purge, clear away what was purged, or keep a snapshot.
     purges: Mutex<Vec<JoinHandle<()>>>,
     /// The backup that is being made.
-    backup: Mutex<Option<Arc<Backup>>>,
+    backup: Ranked<Option<Arc<Backup>>, { locks::BACKUP }>,
     /// Held by the thread that makes a snapshot, until it has removed it.
-    snapshot: Mutex<()>,
+    snapshot: Ranked<(), { locks::SNAPSHOT }>,
 }
 
 impl View {
     /// Makes a view of an open store and starts its threads.
     pub fn new(store: Store, options: ViewOptions) -> std::io::Result<Arc<Self>> {
         let alarm = store.alarm().clone();
-        let names = Mutex::new(BareNames::new(store.departures().clone()));
+        let names = Ranked::new(BareNames::new(store.departures().clone()));
         let view = Arc::new(Self {
             store,
             options,
@@ -167,14 +166,14 @@ impl View {
                 rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX),
                 Self::process_owner(),
             ),
-            writers: Mutex::default(),
-            drafts: Mutex::default(),
-            enqueued: Mutex::default(),
+            writers: Ranked::default(),
+            drafts: Ranked::default(),
+            enqueued: Ranked::default(),
             names,
             locking: Locking::default(),
             givens: Mutex::default(),
             arrivals: Arrivals::new(&alarm),
-            replaced: Mutex::default(),
+            replaced: Ranked::default(),
             workers: Workers::default(),
             look: Look::start(&alarm)?,
             look_for_leases: Look::start(&alarm)?,
@@ -186,11 +185,11 @@ impl View {
             lanes: AtomicU32::new(0),
             activity: AtomicU64::new(0),
             going_away: AtomicBool::new(false),
-            closed: Mutex::default(),
+            closed: Ranked::default(),
             threads: Mutex::default(),
             purges: Mutex::default(),
-            backup: Mutex::default(),
-            snapshot: Mutex::default(),
+            backup: Ranked::default(),
+            snapshot: Ranked::default(),
         });
         let waiters = view.waiters.clone();
         view.store.watch_room(Box::new(move |queue| waiters.room_came(queue)));
@@ -281,7 +280,7 @@ impl View {
         self.telling.stop();
         self.look.stop();
         self.look_for_leases.stop();
-        let open: Vec<Arc<Mutex<Writer>>> = self.writers.lock().drain().map(|(_, writer)| writer).collect();
+        let open: Vec<Arc<SharedWriter>> = self.writers.lock().drain().map(|(_, writer)| writer).collect();
         for writer in open {
             self.drop_unfinished(&mut writer.lock());
         }

@@ -6,10 +6,9 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use parking_lot::Mutex;
-
 use crate::clock;
 use crate::error::{Error, Result};
+use crate::locks::{self, Ranked};
 use crate::store::record::MessageRecord;
 use crate::store::{ClaimEnd, Taker};
 
@@ -37,7 +36,7 @@ pub struct Take {
     answer: Answer,
     /// The thread that opened it, and its process.
     opener: Opener,
-    taken: Mutex<Option<Taken>>,
+    taken: Ranked<Option<Taken>, { locks::TAKEN }>,
 }
 
 /// The message that was taken.
@@ -87,7 +86,7 @@ impl View {
             queue,
             answer,
             opener: Opener::new(caller.pid, self.workers.worker(caller.pid)),
-            taken: Mutex::default(),
+            taken: Ranked::default(),
         };
         Ok(Opened { stream: true, ..Opened::plain(self.handles.add(caller, Handle::Take(take.into()))) })
     }

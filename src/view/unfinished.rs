@@ -6,8 +6,6 @@
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::queue::name::{Name, classify};
@@ -17,7 +15,7 @@ use super::access::Caller;
 use super::descriptors::{Others, others};
 use super::handles::Handle;
 use super::open::{Flags, Opened};
-use super::writer::Writer;
+use super::writer::SharedWriter;
 use super::{Attributes, Node, View, process};
 
 /// So many descriptors of a process that unlinks a name are looked at.
@@ -49,7 +47,7 @@ impl View {
         &self,
         caller: &Caller,
         id: u64,
-        writer: Option<Arc<Mutex<Writer>>>,
+        writer: Option<Arc<SharedWriter>>,
         flags: Flags,
     ) -> Result<Opened> {
         if flags.only_touches() {

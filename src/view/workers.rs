@@ -5,9 +5,9 @@ use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use crate::locks::{self, Ranked};
 use crate::queue::worker::{ProcessId, Worker};
 
 use super::process::{self, ProcessStat, StatmFile};
@@ -21,7 +21,7 @@ const FRESH: Duration = Duration::from_secs(1);
 #[derive(Default)]
 pub struct Workers {
     /// The newest first.
-    known: Mutex<VecDeque<Known>>,
+    known: Ranked<VecDeque<Known>, { locks::WORKERS }>,
 }
 
 struct Known {

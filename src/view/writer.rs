@@ -26,10 +26,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
-use parking_lot::Mutex;
-
 use crate::clock;
 use crate::error::{Error, Result};
+use crate::locks::{self, Ranked};
 use crate::queue::config::{Durability, Names, QueueConfig};
 use crate::store::record::NewMessage;
 use crate::store::{Done, Patience};
@@ -293,9 +292,12 @@ pub(super) fn refuse_too_large(config: &QueueConfig, length: u64) -> Result<()> 
     if too_large { Err(Error::MessageTooLarge) } else { Ok(()) }
 }
 
+/// A writer that descriptors and threads share.
+pub type SharedWriter = Ranked<Writer, { locks::FILE }>;
+
 impl View {
     /// The writer of a number.
-    pub(super) fn writer(&self, id: u64) -> Result<Arc<Mutex<Writer>>> {
+    pub(super) fn writer(&self, id: u64) -> Result<Arc<SharedWriter>> {
         self.writers.lock().get(&id).cloned().ok_or(Error::Stale)
     }
 

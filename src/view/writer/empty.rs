@@ -7,14 +7,12 @@
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use crate::error::Error;
 use crate::store::{Done, Patience};
 
 use super::super::descriptors::{Others, others};
 use super::super::{Node, View, process};
-use super::Writer;
+use super::{SharedWriter, Writer};
 
 /// The thread that serves requests looks at so many descriptors of a process. Of one that has more another thread looks...
 const FEW: usize = 64;
@@ -24,7 +22,7 @@ const MANY: usize = 65_536;
 impl View {
     /// The close, by the thread `tid` of the process that opened it, of a message without bytes. It may be the last, so there has to
     /// be room from now on.
-    pub(super) fn close_empty(self: &Arc<Self>, shared: Arc<Mutex<Writer>>, tid: u32, done: Done) {
+    pub(super) fn close_empty(self: &Arc<Self>, shared: Arc<SharedWriter>, tid: u32, done: Done) {
         let attempt = {
             let view = self.clone();
             move |writer: &mut Writer, patience| {
@@ -68,13 +66,7 @@ impl View {
 
     /// Commits a message without bytes, unless its opener can still write to it, of whose descriptors so many are looked at at
     /// `most`. `serving`: this is the thread that serves requests.
-    fn commit_empty(
-        self: &Arc<Self>,
-        shared: Arc<Mutex<Writer>>,
-        tid: u32,
-        (most, serving): (usize, bool),
-        done: Done,
-    ) {
+    fn commit_empty(self: &Arc<Self>, shared: Arc<SharedWriter>, tid: u32, (most, serving): (usize, bool), done: Done) {
         let (inode, version) = {
             let writer = shared.lock();
             (Node::Writer(writer.id()).inode(), writer.version)

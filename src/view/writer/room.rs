@@ -7,8 +7,6 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use parking_lot::Mutex;
-
 use crate::error::{Error, Result};
 use crate::queue::properties::Properties;
 use crate::store::{Patience, Room};
@@ -16,7 +14,7 @@ use crate::store::{Patience, Room};
 use super::super::View;
 use super::super::waiters::{Line, Turn};
 use super::super::watch::OVERDUE;
-use super::{Reason, Unmet, Writer};
+use super::{Reason, SharedWriter, Unmet, Writer};
 
 impl Writer {
     /// Room is kept for it, or it needs none.
@@ -95,7 +93,7 @@ impl View {
     /// Lets a call of the thread `tid` wait until `attempt` does not answer [`Error::WouldBlock`]. `bytes`: it is a write.
     pub(super) fn wait_for_room(
         self: &Arc<Self>,
-        shared: Arc<Mutex<Writer>>,
+        shared: Arc<SharedWriter>,
         tid: u32,
         bytes: bool,
         attempt: impl Fn(&mut Writer, Patience) -> Result<()> + Send + 'static,
