@@ -10,10 +10,10 @@ mod model;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek};
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsRawFd, IntoRawFd};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -32,6 +32,8 @@ struct Mounted {
     busy: bool,
     writers: BTreeMap<Tag, (usize, File)>,
     drafts: BTreeMap<Tag, PathBuf>,
+    /// Messages that were given another name than theirs is by default.
+    names: BTreeMap<Tag, String>,
 }
 
 fn refused<T>(result: io::Result<T>) -> Answer<T> {
@@ -93,7 +95,15 @@ impl Mounted {
     fn new() -> Mounted {
         let mount = Mount::with_clock(&clock(NOON));
         mount.queue_with("clock", &["durability=async"]);
-        Mounted { mount, now: NOON, round: 0, busy: false, writers: BTreeMap::new(), drafts: BTreeMap::new() }
+        Mounted {
+            mount,
+            now: NOON,
+            round: 0,
+            busy: false,
+            writers: BTreeMap::new(),
+            drafts: BTreeMap::new(),
+            names: BTreeMap::new(),
+        }
     }
 
     fn dir(&self, queue: usize) -> PathBuf {
@@ -110,6 +120,11 @@ impl Mounted {
         let words: Vec<String> = words(props).into_iter().map(|(word, value)| format!("{word}={value}")).collect();
         let dir = self.dir(queue);
         if words.is_empty() { dir } else { dir.join(".mq/with").join(words.join(",")) }
+    }
+
+    /// The name that a message was given.
+    fn name(&self, tag: Tag) -> String {
+        self.names.get(&tag).cloned().unwrap_or_else(|| format!("m{tag}"))
     }
 
     /// The path of a message in the directory of its state.
@@ -150,6 +165,7 @@ impl System for Mounted {
             fs::remove_dir(self.dir(queue)).unwrap();
         }
         self.drafts.clear();
+        self.names.clear();
         self.set_clock(self.now + 24 * HOUR, true);
         self.busy = false;
     }
@@ -224,6 +240,27 @@ impl System for Mounted {
         Ok(())
     }
 
+    fn unlink(&mut self, tag: Tag) -> bool {
+        let (queue, mut file) = self.writers.remove(&tag).unwrap();
+        fs::remove_file(self.dir(queue).join(self.name(tag))).unwrap();
+        file.write_all(b"more").unwrap();
+        close(file).unwrap();
+        true
+    }
+
+    fn name_anew(&mut self, tag: Tag) -> bool {
+        let (dir, new) = (self.dir(self.writers[&tag].0), format!("anew-m{tag}"));
+        let renamed = refused(fs::rename(dir.join(self.name(tag)), dir.join(&new)));
+        self.names.insert(tag, new);
+        renamed.unwrap();
+        true
+    }
+
+    fn chmod(&mut self, queue: usize, tag: Tag) -> Option<Answer<()>> {
+        let path = self.dir(queue).join(self.name(tag));
+        Some(refused(fs::set_permissions(path, Permissions::from_mode(0o600))))
+    }
+
     fn line(&mut self, _queue: usize, _tag: Tag, _text: &str) -> Option<Answer<()>> {
         None // nothing in a line's name says which it is
     }
@@ -288,7 +325,14 @@ impl System for Mounted {
     fn rename(&mut self, message: &Message, to: Place) -> Answer<()> {
         let from = self.find(message.queue, message.state, message.tag);
         let to = match to {
-            Place::Queue(other) if other != message.queue => self.dir(other).join(format!("m{}", message.tag)),
+            Place::Queue(other) if other != message.queue => {
+                let to = self.dir(other).join(format!("m{}", message.tag));
+                let moved = refused(fs::rename(from, to));
+                if moved.is_ok() {
+                    self.names.remove(&message.tag);
+                }
+                return moved;
+            }
             Place::Queue(own) => self.dir(own).join(from.file_name().unwrap()),
             Place::Claimed => self.state_dir(message.queue, State::Claimed).join(from.file_name().unwrap()),
             Place::Delayed => self.state_dir(message.queue, State::Delayed).join(from.file_name().unwrap()),

@@ -33,6 +33,12 @@ pub trait System {
     /// A process of its own writes the bytes after the first `at` and ends so with the file open; `counts`: as none may in its
     /// queue. When it is killed then, or the write is refused, nothing more is done with the writer.
     fn end(&mut self, tag: Tag, at: usize, bytes: &str, end: End, counts: bool) -> Answer<()>;
+    /// Unlinks a message that is being written, by its name, and goes on with its descriptor; false where there is no way to.
+    fn unlink(&mut self, tag: Tag) -> bool;
+    /// Gives one another name, of which it can be told as well; false where there is no way to.
+    fn name_anew(&mut self, tag: Tag) -> bool;
+    /// Sets the mode of a message by the name that it was given in that queue; `None` where there is no way to.
+    fn chmod(&mut self, queue: usize, tag: Tag) -> Option<Answer<()>>;
     /// Enqueues in one step; `None` where there is no way to.
     fn line(&mut self, queue: usize, tag: Tag, text: &str) -> Option<Answer<()>>;
     fn draft(&mut self, queue: usize, tag: Tag, text: &str, props: Props);
@@ -116,8 +122,10 @@ impl<'a, S: System> Drive<'a, S> {
         for (at, op) in ops.iter().enumerate() {
             let told = Told(at, op);
             drive.pass(1);
+            drive.model.note_left();
             drive.step(op);
             drive.settle();
+            drive.model.note_left();
             drive.compare((at + 1) % closely == 0 || at + 1 == ops.len());
             drop(told);
         }
@@ -200,6 +208,30 @@ impl<'a, S: System> Drive<'a, S> {
                     assert_eq!(answer, self.model.write(tag, *len).map(|()| self.model.end(tag, *end)));
                 }
             }
+            Op::Unlink { n } => {
+                if let Some(tag) = pick(&self.model.writers, *n)
+                    && self.system.unlink(tag)
+                {
+                    self.model.abort(tag);
+                }
+            }
+            Op::NameAnew { n } => {
+                if let Some(tag) = pick(&self.model.writers, *n)
+                    && self.system.name_anew(tag)
+                {
+                    self.model.retract(tag);
+                }
+            }
+            Op::Chmod { n } => {
+                let written = self.model.names.iter().map(|(tag, named)| (*tag, named.queue));
+                let writing = self.model.writers.iter().map(|(tag, writer)| (*tag, writer.queue));
+                let all: BTreeMap<Tag, usize> = written.chain(writing).collect();
+                if let Some(tag) = pick(&all, *n)
+                    && let Some(answer) = self.system.chmod(all[&tag], tag)
+                {
+                    assert_eq!(answer, self.model.chmod(tag), "the name of message {tag}");
+                }
+            }
             Op::Line { q, len } => {
                 let tag = self.tag();
                 let body = Body { of: tag, len: *len };
@@ -238,7 +270,7 @@ impl<'a, S: System> Drive<'a, S> {
                 let taken = self.model.take(*q);
                 let text = taken.map(|tag| self.model.messages[&tag].body.text());
                 assert_eq!(self.system.pop(*q), text);
-                taken.into_iter().for_each(|tag| self.model.ack(tag));
+                taken.into_iter().for_each(|tag| self.model.popped(tag));
             }
             Op::Read { n } => {
                 if let Some(message) = self.picked(*n).filter(|message| message.state == State::Ready) {

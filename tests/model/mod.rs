@@ -23,6 +23,8 @@ pub struct Model {
     pub messages: BTreeMap<Tag, Message>,
     pub writers: BTreeMap<Tag, Writer>,
     pub drafts: BTreeMap<Tag, Draft>,
+    /// The names that were given to messages one by one. All producers and consumers are of one session.
+    pub names: BTreeMap<Tag, Named>,
     next: u64,
 }
 
@@ -30,7 +32,15 @@ impl Model {
     pub fn new(now: u64, configs: impl IntoIterator<Item = Config>) -> Model {
         let queue = |config| Queue { config, totals: BTreeMap::new(), ids: BTreeMap::new() };
         let queues = configs.into_iter().map(queue).collect();
-        Model { now, queues, messages: BTreeMap::new(), writers: BTreeMap::new(), drafts: BTreeMap::new(), next: 1 }
+        Model {
+            now,
+            queues,
+            messages: BTreeMap::new(),
+            writers: BTreeMap::new(),
+            drafts: BTreeMap::new(),
+            names: BTreeMap::new(),
+            next: 1,
+        }
     }
 
     /// A new tag or sequence number.
@@ -220,7 +230,7 @@ impl Model {
     }
 
     /// What a close has promised is not so any more.
-    fn retract(&mut self, tag: Tag) {
+    pub fn retract(&mut self, tag: Tag) {
         let Writer { queue, len, .. } = self.writers[&tag];
         let room = self.is_limited(queue).then_some((1, len as u64));
         let writer = self.writers.get_mut(&tag).expect("an open writer");
@@ -270,16 +280,57 @@ impl Model {
             Some(message) => Some(Message { seq, since, ..message }),
             None => self.make(queue, tag, Body { of: tag, len }, props),
         };
+        let duplicate = message.is_none();
         if let Some(message) = message {
             self.show(message);
+        }
+        self.name(tag, queue);
+        if !duplicate {
             self.drop_oldest(queue, &[tag], self.order_in(queue, props));
             self.drop_oldest(queue, &[], 0);
         }
         Ok(())
     }
 
+    // Names.
+
+    /// A message is written under its name.
+    fn name(&mut self, tag: Tag, queue: usize) {
+        // A duplicate is gone at once.
+        let left = (!self.messages.contains_key(&tag)).then_some(self.now);
+        self.names.insert(tag, Named { queue, left });
+    }
+
+    /// The messages that their names find.
+    pub fn named(&self) -> Vec<Tag> {
+        let there = |tag: &Tag, named: &Named| {
+            self.messages.get(tag).is_some_and(|m| m.queue == named.queue && m.state != State::Dead)
+        };
+        self.names.iter().filter(|(tag, named)| there(tag, named)).map(|(tag, _)| *tag).collect()
+    }
+
+    /// Notes which messages have left just now.
+    pub fn note_left(&mut self) {
+        let (there, now) = (self.named(), self.now);
+        for (tag, named) in &mut self.names {
+            named.left = if there.contains(tag) { None } else { named.left.or(Some(now)) };
+        }
+    }
+
+    /// Sets the mode of a message by its name, which goes on for a while to mean it when it has left.
+    pub fn chmod(&mut self, tag: Tag) -> Answer<()> {
+        let Some(Named { queue, left }) = self.names.get(&tag).copied() else { return Ok(()) }; // it is being written
+        let kept = self.queues[queue].config.keep && self.messages.get(&tag).is_some_and(|m| m.queue == queue);
+        let gone = left.is_some_and(|left| self.now < left + 2000);
+        if kept || gone || self.named().contains(&tag) {
+            return Ok(());
+        }
+        self.names.remove(&tag);
+        Err(Refusal::NotFound)
+    }
+
     /// A message that is being written is dropped.
-    fn abort(&mut self, tag: Tag) {
+    pub fn abort(&mut self, tag: Tag) {
         let writer = self.writers.remove(&tag).expect("an open writer");
         self.count(writer.queue, "aborted_total");
     }
@@ -288,6 +339,7 @@ impl Model {
     pub fn publish(&mut self, draft: Tag, queue: usize, tag: Tag, link: bool) -> Answer<()> {
         let Draft { len, props, .. } = self.drafts[&draft];
         self.enqueue(queue, &[(tag, Body { of: draft, len }, props)])?;
+        self.name(tag, queue);
         if !link {
             self.drafts.remove(&draft);
         }
@@ -342,9 +394,16 @@ impl Model {
         message.lease = message.lease.max((now + visibility_timeout).min(message.claimed + max_lease));
     }
 
+    /// `.mq/pop`, when it was read.
+    pub fn popped(&mut self, tag: Tag) {
+        let message = self.messages.remove(&tag).expect("a message that is there");
+        self.count(message.queue, "acked_total");
+    }
+
     /// `rm`, whatever the state.
     pub fn ack(&mut self, tag: Tag) {
         let message = self.messages.remove(&tag).expect("a message that is there");
+        self.names.remove(&tag);
         self.count(message.queue, "acked_total");
     }
 
@@ -353,7 +412,10 @@ impl Model {
         let Message { queue, state, deliveries, .. } = *self.message(tag);
         match (state, to) {
             (State::Ready, Place::Claimed) => self.claim(tag)?,
-            (State::Ready | State::Delayed | State::Claimed, Place::Dead) => self.bury(tag),
+            (State::Ready | State::Delayed | State::Claimed, Place::Dead) => {
+                self.names.remove(&tag);
+                self.bury(tag);
+            }
             (State::Claimed, Place::Queue(own)) if own == queue => {
                 self.count(queue, "nacked_total");
                 self.come_back(tag, 0);
@@ -376,6 +438,7 @@ impl Model {
                 self.admit(other, (1, body.len as u64), order)?;
                 self.count(queue, "moved_out_total");
                 self.settle(tag, other, state != State::Dead);
+                self.name(tag, other);
                 self.drop_oldest(other, &[tag], order);
             }
             _ => return Err(Refusal::Foreign),
@@ -495,6 +558,7 @@ impl Model {
     pub fn crash(&mut self) {
         let promised = std::mem::take(&mut self.writers).into_values().filter_map(|writer| writer.promised);
         promised.for_each(|message| self.show(message));
+        self.names.clear();
     }
 }
 

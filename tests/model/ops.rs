@@ -46,6 +46,18 @@ pub enum Op {
         len: usize,
         end: End,
     },
+    /// Unlinks, by its name, a message that is being written.
+    Unlink {
+        n: usize,
+    },
+    /// Gives one another name.
+    NameAnew {
+        n: usize,
+    },
+    /// `chmod` by the name that a message was given, whatever has become of it.
+    Chmod {
+        n: usize,
+    },
     Draft {
         q: usize,
         len: usize,
@@ -271,6 +283,9 @@ pub fn op() -> impl Strategy<Value = Op> {
         3 => n().prop_map(|n| Op::Close { n }),
         2 => (n(), 1..40_usize, select(&[End::Killed, End::Failed, End::Well][..]))
             .prop_map(|(n, len, end)| Op::End { n, len, end }),
+        1 => n().prop_map(|n| Op::Unlink { n }),
+        1 => n().prop_map(|n| Op::NameAnew { n }),
+        6 => n().prop_map(|n| Op::Chmod { n }),
         2 => (q(), len(), props()).prop_map(|(q, len, props)| Op::Draft { q, len, props }),
         3 => (n(), q(), any::<bool>()).prop_map(|(n, q, link)| Op::Publish { n, q, link }),
         1 => n().prop_map(|n| Op::Discard { n }),
@@ -316,6 +331,7 @@ pub fn tour() -> Vec<Op> {
         rename(0, Place::Queue(2)),
         Op::Pop { q: 1 },
         Op::Pop { q: 1 },
+        Op::Chmod { n: 3 },
         Op::Ack { n: 1 },
         Op::Wait { ms: HOUR },
         Op::Open { q: 2, props: plain },
@@ -342,6 +358,12 @@ pub fn tour() -> Vec<Op> {
         Op::Write { n: 0, len: 1 },
         Op::End { n: 0, len: 3, end: End::Failed },
         Op::Close { n: 0 },
+        Op::Open { q: 1, props: plain },
+        Op::Write { n: 0, len: 7 },
+        Op::Flush { n: 0 },
+        Op::NameAnew { n: 0 },
+        Op::Chmod { n: 0 },
+        Op::Unlink { n: 0 },
         Op::Draft { q: 0, len: 3, props: Props { priority: 2, ..plain } },
         Op::Publish { n: 0, q: 1, link: true },
         Op::Publish { n: 0, q: 0, link: false },

@@ -159,6 +159,14 @@ pub struct Writer {
     pub promised: Option<Message>,
 }
 
+/// A name that a producer gave, as its own session sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Named {
+    pub queue: usize,
+    /// When its message left, if others made it leave.
+    pub left: Option<u64>,
+}
+
 #[derive(Clone, Copy, Debug)]
 pub struct Draft {
     pub queue: usize,
