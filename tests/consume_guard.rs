@@ -7,7 +7,7 @@ mod extra;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use common::*;
 use extra::*;
@@ -212,13 +212,35 @@ fn a_claim_is_taken_up_again_on_the_new_mount() {
     let worker =
         start(&m, &["--max-messages=1", "--mount-wait=1h"], "touch $T/began; until [ -e $T/go ]; do sleep 0.01; done");
     wait_until(|| exists(&m, "began"));
+    let before = SystemTime::now();
     m.signal(libc::SIGTERM);
     assert!(m.wait_for_exit().success());
     m.start();
     let first = deadline(&q, &x);
+    // To the millisecond, as deadlines are told.
+    let whole = before + Duration::from_secs(10) - Duration::from_millis(1);
+    assert!(first >= whole, "a whole visibility timeout from the end of the mount: {first:?} {whole:?}");
     wait_until(|| deadline(&q, &x) > first);
     assert_eq!((state(&q, &x).as_deref(), deliveries(&q, &x)), (Some("claimed"), 1));
     touch(&m, "go");
     worker.finish().ok();
     assert_eq!(m.bodies("q").len(), 0);
+}
+
+/// A guard that is killed is not covered; its message is delivered again all the same, and its worker says so.
+#[test]
+fn a_guard_that_is_killed_is_told() {
+    let m = Mount::new();
+    let q = m.queue_with("q", &["visibility_timeout=200ms"]);
+    let x = m.message(&q, "x", "");
+    let worker = start(&m, &["--max-messages=1"], "echo $$ >> $T/pids; echo $PPID > $T/guard; exec sleep 1000");
+    wait_until(|| said(&m, "guard").ends_with('\n'));
+    let guard: i32 = said(&m, "guard").trim().parse().unwrap();
+    // SAFETY: a call without pointers; the guard lives as long as the worker has not been told of its end.
+    assert_eq!(unsafe { libc::kill(guard, libc::SIGKILL) }, 0);
+    let ran = worker.finish();
+    assert!(ran.stderr.contains("its guard was killed"), "{ran:?}");
+    assert_eq!(ran.code(), Some(1));
+    wait_until(|| noted(&m).iter().all(|pid| !lives(*pid)));
+    wait_until(|| state(&q, &x).as_deref() == Some("ready"));
 }

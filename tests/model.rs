@@ -351,6 +351,18 @@ impl System for Mounted {
         assert!(touched.success());
     }
 
+    fn nack(&mut self, message: &Message, how: model::Nack) {
+        let path = self.find(message.queue, State::Claimed, message.tag);
+        let how = match how {
+            model::Nack::Now => "now".to_owned(),
+            model::Nack::Later => "later".to_owned(),
+            model::Nack::In(ms) => format!("{ms}ms"),
+            model::Nack::Uncounted => "uncounted".to_owned(),
+        };
+        let line = format!("{how} {}", path.file_name().unwrap().to_str().unwrap());
+        fs::write(self.dir(message.queue).join(".mq/nack"), line).unwrap();
+    }
+
     fn purge(&mut self, queue: usize, states: &[State], _clear: bool) {
         let words: Vec<&str> = states.iter().copied().map(word).collect();
         fs::write(self.dir(queue).join(".mq/purge"), words.join(" ")).unwrap();

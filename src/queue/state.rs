@@ -18,7 +18,7 @@
 //!       '--- from CLAIMED: nack for later; lease expired, in a queue that retries later
 //! ```
 //!
-//! An ack is no transition: it removes a message, whatever its state.
+//! An unclaim undoes a claim: from CLAIMED to READY, deliveries - 1. An ack is no transition: it removes a message, whatever its state.
 
 use crate::error::{Error, Result};
 
@@ -67,6 +67,8 @@ pub enum Event {
     Nack,
     /// Whoever took it gives it back, for later.
     NackLater,
+    /// Whoever took it has not tried: as if it had not been taken.
+    Unclaim,
     /// Somebody gives it up.
     DeadLetter,
     /// Somebody gives a dead message another chance.
@@ -94,6 +96,7 @@ pub fn next(state: State, event: Event, deliveries: u32, rules: Rules) -> Result
         (Event::Claim, State::Ready) => Ok((State::Claimed, deliveries.saturating_add(1))),
         // Whoever comes to claim it saw it ready: somebody else was faster.
         (Event::Claim, _) => Err(Error::NotFound),
+        (Event::Unclaim, State::Claimed) => Ok((State::Ready, deliveries.saturating_sub(1))),
         (Event::LeaseExpired | Event::Nack | Event::NackLater, State::Claimed) if exhausted => {
             Ok((State::Dead, deliveries))
         }
@@ -101,7 +104,9 @@ pub fn next(state: State, event: Event, deliveries: u32, rules: Rules) -> Result
         (Event::LeaseExpired, State::Claimed) if retries_later => Ok((State::Delayed, deliveries)),
         (Event::LeaseExpired | Event::Nack, State::Claimed) => Ok((State::Ready, deliveries)),
         (Event::LeaseExpired, _) => Err(Error::NotPermitted("only a claimed message has a lease that expires")),
-        (Event::Nack | Event::NackLater, _) => Err(Error::NotPermitted("only a claimed message can be given back")),
+        (Event::Nack | Event::NackLater | Event::Unclaim, _) => {
+            Err(Error::NotPermitted("only a claimed message can be given back"))
+        }
         (Event::DeadLetter, State::Ready | State::Delayed | State::Claimed) => Ok((State::Dead, deliveries)),
         (Event::DeadLetter, State::Dead) => Err(Error::NotPermitted("the message is dead already")),
         (Event::Redrive, State::Dead) => Ok((State::Ready, 0)),
@@ -119,7 +124,8 @@ mod tests {
     use super::State::*;
     use super::*;
 
-    const EVENTS: [Event; 8] = [Claim, LeaseExpired, Nack, NackLater, DeadLetter, Redrive, Deliver, TimeToLiveOver];
+    const EVENTS: [Event; 9] =
+        [Claim, LeaseExpired, Nack, NackLater, Unclaim, DeadLetter, Redrive, Deliver, TimeToLiveOver];
 
     fn at_most(max_deliveries: u32) -> Rules {
         Rules { max_deliveries, retries_later: false }
@@ -137,10 +143,11 @@ mod tests {
     }
 
     /// Every transition there is, for a message delivered once of at most three times.
-    const TRANSITIONS: [(State, Event, State, u32); 11] = [
+    const TRANSITIONS: [(State, Event, State, u32); 12] = [
         (Ready, Claim, Claimed, 2),
         (Claimed, LeaseExpired, Ready, 1),
         (Claimed, Nack, Ready, 1),
+        (Claimed, Unclaim, Ready, 0),
         (Claimed, NackLater, Delayed, 1),
         (Ready, TimeToLiveOver, Dead, 1),
         (Delayed, TimeToLiveOver, Dead, 1),
@@ -187,6 +194,7 @@ mod tests {
         assert_eq!(next(Claimed, LeaseExpired, 2, rules).unwrap(), (Delayed, 2));
         assert_eq!(next(Claimed, LeaseExpired, 3, rules).unwrap(), (Dead, 3));
         assert_eq!(next(Claimed, Nack, 2, rules).unwrap(), (Ready, 2));
+        assert_eq!(next(Claimed, Unclaim, 4, rules).unwrap(), (Ready, 3), "whatever the limit is by now");
     }
 
     #[test]

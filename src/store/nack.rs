@@ -50,10 +50,7 @@ impl Store {
                 Nack::Now => Event::Nack,
                 Nack::Later | Nack::In(_) => Event::NackLater,
                 Nack::Dead => Event::DeadLetter,
-                Nack::Uncounted => {
-                    record.deliveries = record.deliveries.saturating_sub(1);
-                    Event::Nack
-                }
+                Nack::Uncounted => Event::Unclaim,
             };
             give_back(record, holder, event, now)?;
             if !said.is_empty() {

@@ -54,6 +54,8 @@ pub trait System {
     fn rename(&mut self, message: &Message, to: Place) -> Answer<()>;
     fn ack(&mut self, message: &Message);
     fn renew(&mut self, message: &Message);
+    /// By the one who holds the claim.
+    fn nack(&mut self, message: &Message, how: super::Nack);
 
     /// `clear`: what was purged is cleared away at once.
     fn purge(&mut self, queue: usize, states: &[State], clear: bool);
@@ -303,6 +305,12 @@ impl<'a, S: System> Drive<'a, S> {
                 if let Some(message) = self.picked(*n).filter(claimed) {
                     self.system.renew(&message);
                     self.model.renew(message.tag);
+                }
+            }
+            Op::Nack { n, how } => {
+                if let Some(message) = self.picked(*n).filter(|message| message.state == State::Claimed) {
+                    self.system.nack(&message, *how);
+                    self.model.nack(message.tag, *how);
                 }
             }
             Op::Purge { q, states, clear } => {

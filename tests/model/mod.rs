@@ -446,6 +446,24 @@ impl Model {
         Ok(())
     }
 
+    /// A claimed message is given back, or up, as its worker says.
+    pub fn nack(&mut self, tag: Tag, how: Nack) {
+        let queue = self.message(tag).queue;
+        match how {
+            Nack::Now => drop(self.rename(tag, Place::Queue(queue))),
+            Nack::Later => drop(self.rename(tag, Place::Delayed)),
+            Nack::In(delay) => {
+                self.count(queue, "nacked_total");
+                self.come_back(tag, delay);
+            }
+            Nack::Uncounted => {
+                self.count(queue, "nacked_total");
+                self.message(tag).deliveries -= 1;
+                self.become_ready(tag);
+            }
+        }
+    }
+
     /// What is delivered late has been waiting since it was due.
     fn become_ready(&mut self, tag: Tag) {
         let now = self.now;

@@ -94,6 +94,10 @@ pub enum Op {
     Renew {
         n: usize,
     },
+    Nack {
+        n: usize,
+        how: super::Nack,
+    },
     Purge {
         q: usize,
         states: usize,
@@ -296,11 +300,22 @@ pub fn op() -> impl Strategy<Value = Op> {
         16 => (n(), place).prop_map(|(n, to)| Op::Rename { n, to }),
         4 => n().prop_map(|n| Op::Ack { n }),
         2 => n().prop_map(|n| Op::Renew { n }),
+        4 => (n(), how()).prop_map(|(n, how)| Op::Nack { n, how }),
         1 => (q(), 0..16_usize, any::<bool>()).prop_map(|(q, states, clear)| Op::Purge { q, states, clear }),
         6 => (q(), setting()).prop_map(|(q, setting)| Op::Set { q, setting }),
         4 => ms().prop_map(|ms| Op::Wait { ms }),
         2 => ms().prop_map(|ms| Op::Late { ms }),
         1 => any::<bool>().prop_map(|crash| Op::Restart { crash }),
+    ]
+}
+
+fn how() -> impl Strategy<Value = super::Nack> {
+    use super::Nack;
+    prop_oneof![
+        Just(Nack::Now),
+        Just(Nack::Later),
+        select(&[1, SECOND, HOUR][..]).prop_map(Nack::In),
+        Just(Nack::Uncounted)
     ]
 }
 
@@ -322,6 +337,8 @@ pub fn tour() -> Vec<Op> {
         Op::Take { q: 0 },
         Op::Renew { n: 0 },
         rename(0, Place::Queue(0)),
+        Op::Read { n: 0 },
+        Op::Nack { n: 0, how: super::Nack::Uncounted },
         Op::Read { n: 0 },
         rename(0, Place::Delayed),
         rename(0, Place::Queue(0)),

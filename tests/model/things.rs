@@ -39,6 +39,19 @@ pub enum Refusal {
 
 pub type Answer<T> = Result<T, Refusal>;
 
+/// How a worker gives a message back, or up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nack {
+    /// At once.
+    Now,
+    /// When its queue says.
+    Later,
+    /// After so many milliseconds.
+    In(u64),
+    /// At once, and the delivery does not count.
+    Uncounted,
+}
+
 /// What a producer says of a message. Times in milliseconds; 0 says nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Props {
