@@ -15,7 +15,7 @@ const HEADER: &str = "MQFS_HEADER_";
 /// What prefix headers have.
 const USER: &[u8] = b"user.";
 /// Attributes that say nothing to the one who holds the claim.
-const LEFT_OUT: [&str; 4] = ["state", "claimed_by", "deadline", "settled"];
+const LEFT_OUT: [&str; 5] = ["state", "claimed_by", "claimed_at", "deadline", "settled"];
 
 /// A variable.
 pub type Variable = (OsString, OsString);
