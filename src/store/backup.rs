@@ -254,7 +254,7 @@ impl Store {
             if let (Some(id), Some(seq)) = (keys::last_number(key), keys::last_number(seq)) {
                 let size = self.record(seq)?.size;
                 if !std::fs::metadata(self.bodies.path(id)).is_ok_and(|file| file.len() >= size) {
-                    tracing::warn!(seq, body = id, "the body is missing or cut");
+                    tracing::warn!(name = self.name_of(seq), body = id, "the body is missing or cut");
                     cut += 1;
                 }
             }

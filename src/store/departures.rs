@@ -82,7 +82,7 @@ impl Store {
                 Ok(message) => Some(message.state()).filter(|state| message.queue == queue && *state != State::Dead),
                 Err(Error::NotFound) => None,
                 Err(error) => {
-                    tracing::debug!(queue, seq, %error, "a message is taken to have left");
+                    tracing::debug!(queue = self.label(queue), name = self.name_of(seq), %error, "a message is taken to have left");
                     None
                 }
             },

@@ -85,7 +85,7 @@ impl Progress {
         if self.quiet {
             return;
         }
-        let line = format!("mqfs: {}: {what}", printable(&message.to_string_lossy()));
+        let line = printable(&format!("mqfs: {}: {what}", message.to_string_lossy()));
         match &self.bar {
             Some(bar) => bar.println(line),
             // Nobody to tell when standard error is gone.

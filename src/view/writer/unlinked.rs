@@ -25,12 +25,12 @@ impl View {
             Progress::Open | Progress::Duplicate => {}
         }
         tracing::info!(
-            queue = writer.queue,
+            queue = self.store.label(writer.queue),
             name = %String::from_utf8_lossy(&writer.name),
             "unlinked while it was being written: a message is dropped"
         );
         if let Err(error) = self.store.count_aborted(writer.queue, now) {
-            tracing::debug!(queue = writer.queue, %error, "a dropped message was not counted");
+            tracing::debug!(queue = self.store.label(writer.queue), %error, "a dropped message was not counted");
         }
         if writer.durable() {
             self.store.sync_soon();
