@@ -64,16 +64,19 @@ fn the_environment_tells_of_the_message() {
     command.args(["--", "-q"]); // are the command's
     let outer = r#"export MQFS_HEADER_OLD=1 MQFS_DEDUP_ID=2 MQFS_NAME=3 MQFS_OTHER=4; "$@""#;
     m.run(Command::new("bash").args(["-c", outer, "bash"]).arg(command.get_program()).args(command.get_args())).ok();
-    let path = within(&q, "claimed", &x);
+    let environment = scratch(&m, "env");
+    let path = environment.lines().find_map(|line| line.strip_prefix("MQFS_PATH=")).unwrap();
+    assert_eq!(plain(path), within(&q, "claimed", &x).display().to_string());
+    assert_ne!(plain(path), path, "it names the delivery");
     let expected = format!(
         "MQFS_CONTENT_TYPE=text/csv\nMQFS_DELIVERIES=1\nMQFS_ENQUEUED_AT={enqueued_at}\nMQFS_HEADER_X_REQUEST_ID=a b\n\
          MQFS_ID={id}\nMQFS_NAME=a b.csv\nMQFS_OTHER=4\nMQFS_PATH={}\nMQFS_PID={}\nMQFS_PRIORITY=2\n\
          MQFS_PRODUCER={producer}\nMQFS_QUEUE={}\nMQFS_SEQ={seq}\n",
-        path.display(),
+        path,
         m.pid(),
         q.display(),
     );
-    assert_eq!(scratch(&m, "env"), expected);
+    assert_eq!(environment, expected);
 }
 
 /// "Message stdin is [...] not a pipe, so CMD can seek", and its path is the same message's.

@@ -97,7 +97,7 @@ fn letters_that_cannot_go_stay() {
         let a = m.message(&q, "a", "body");
         exhaust(&m, "q", &a);
         assert_eq!(state(&q, &a).as_deref(), Some("dead"), "{dead_letter}");
-        assert_eq!(xattr(within(&q, "dead", &a), "user.mq.dead_reason"), None);
+        assert_eq!(xattr(within(&q, "dead", &a), "user.mq.dead_reason").as_deref(), Some("max_deliveries"));
         assert!(m.log().contains(warning), "{dead_letter}: {}", m.log());
     }
     m.set("q", "dead_letter=later");
@@ -126,6 +126,78 @@ fn giving_up_by_hand_is_literal() {
     let a = m.message(&q, "a", "body");
     m.sh("mv q/*-a q/.mq/dead/").ok();
     assert_eq!((state(&q, &a).as_deref(), listing(&graves).len()), (Some("dead"), 0));
+}
+
+/// What `user.mq.deaths` tells: queue, reason, count.
+fn deaths(message: &Path) -> Vec<(String, String, u64)> {
+    let deaths: serde_json::Value = serde_json::from_str(&xattr(message, "user.mq.deaths").unwrap()).unwrap();
+    let entry = |death: &serde_json::Value| {
+        let text = |key: &str| death[key].as_str().unwrap().to_owned();
+        let time = |key: &str| humantime::parse_rfc3339(&text(key)).unwrap();
+        assert!(time("first") <= time("last"));
+        (text("queue"), text("reason"), death["count"].as_u64().unwrap())
+    };
+    deaths.as_array().unwrap().iter().map(entry).collect()
+}
+
+fn died(queue: &str, reason: &str, count: u64) -> (String, String, u64) {
+    (queue.to_owned(), reason.to_owned(), count)
+}
+
+/// Reason and time are in every dead letter wherever it lies, and the history of deaths goes with the message.
+#[test]
+fn every_dead_letter_tells_how_it_died() {
+    let mut m = Mount::new();
+    let q = failing(&m, "");
+    let other = m.queue("other");
+    let a = m.message(&q, "a", "body");
+    assert_eq!(xattr(&a, "user.mq.deaths"), None);
+    exhaust(&m, "q", &a);
+    let dead = within(&q, "dead", &a);
+    for (what, value) in [("reason", "max_deliveries"), ("source", "q"), ("deliveries", "1")] {
+        assert_eq!(xattr(&dead, &format!("user.mq.dead_{what}")).as_deref(), Some(value));
+    }
+    assert!(xattr(&dead, "user.mq.dead_at").is_some());
+    assert_eq!(deaths(&dead), [died("q", "max_deliveries", 1)]);
+    m.sh("mv q/.mq/dead/*-a q/").ok();
+    exhaust(&m, "q", &a);
+    m.sh("mv q/.mq/dead/*-a q/; mv q/*-a q/.mq/dead/").ok();
+    m.remount();
+    assert_eq!(deaths(&dead), [died("q", "max_deliveries", 2), died("q", "moved", 1)]);
+    assert_eq!(xattr(&dead, "user.mq.dead_reason").as_deref(), Some("moved"));
+    m.sh("mv q/.mq/dead/*-a other/").ok();
+    assert_eq!(deaths(&only(&other)), [died("q", "max_deliveries", 2), died("q", "moved", 1)]);
+    m.sh("echo old > q/.mq/with/ttl=1ms/b").ok();
+    wait_until(|| listing(control(&q, "dead")).len() == 1);
+    assert_eq!(deaths(&only(control(&q, "dead"))), [died("q", "expired", 1)]);
+}
+
+/// Two queues whose dead letters go to each other: what no worker has had in between stops, and the log says so once.
+#[test]
+fn dead_letters_do_not_go_round() {
+    let m = Mount::new();
+    let a = m.queue_with("a", &["message_ttl=1ms", "dead_letter=b"]);
+    let b = m.queue_with("b", &["message_ttl=1ms", "dead_letter=a"]);
+    m.fill(&a, 3);
+    wait_until(|| listing(control(&b, "dead")).len() == 3);
+    assert_eq!((listing(&a).len(), m.stats("a")["enqueued_total"].as_u64()), (0, Some(3)));
+    for name in listing(control(&b, "dead")) {
+        let dead = control(&b, "dead").join(name);
+        assert_eq!(xattr(&dead, "user.mq.dead_reason").as_deref(), Some("cycle"));
+        assert_eq!(xattr(&dead, "user.mq.dead_source").as_deref(), Some("b"));
+        assert_eq!(deaths(&dead), [died("a", "expired", 1), died("b", "cycle", 1)]);
+    }
+    assert_eq!(m.log().matches("go round").count(), 1, "{}", m.log());
+    // With a worker in between it goes on, for as long as there is one.
+    for queue in ["a", "b"] {
+        m.set(queue, "message_ttl = 0s\nmax_deliveries = 1");
+    }
+    m.sh("mv b/.mq/dead/*-m0 b/").ok();
+    for (from, to) in [("b", &a), ("a", &b), ("b", &a)] {
+        let message = only(m.path().join(from));
+        exhaust(&m, from, &message);
+        assert_listed(to, &["m0"]);
+    }
 }
 
 /// In a queue with priorities a letter has its digit, and its name still fits into a directory entry.

@@ -12,6 +12,7 @@ use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use common::*;
 use extra::*;
@@ -264,6 +265,26 @@ fn a_reader_that_fails_gives_back() {
     assert_eq!(m.sh(script).stdout, "1\n1\n2\n");
     wait_until(|| count(&m, "claimed") == 0);
     assert_eq!(m.bodies("q"), ["3\n"]);
+}
+
+/// "A `.mq/lines` reader that fails gives back as `retry_delay` and `retry_backoff` say": restarts burn no deliveries.
+#[test]
+fn a_reader_that_fails_does_not_get_its_line_again_at_once() {
+    let (m, q) = queue(&["retry_delay=1h"]);
+    m.sh("seq 3 > q/.mq/lines").ok();
+    for line in ["1", "2", "3"] {
+        assert_eq!(m.sh("bash -c 'read -r l; echo $l; exit 1' < q/.mq/lines").stdout, format!("{line}\n"));
+        wait_until(|| count(&m, "claimed") == 0);
+    }
+    assert_eq!((count(&m, "delayed"), count(&m, "retrying"), count(&m, "ready")), (3, 3, 0));
+    let due = xattr(control(&q, "delayed").join(&listing(control(&q, "delayed"))[0]), "user.mq.due").unwrap();
+    let due = humantime::parse_rfc3339(&due).unwrap();
+    assert!(due > std::time::SystemTime::now() + Duration::from_secs(3000), "{due:?}");
+    // Of `.mq/pop` the same holds, and who ends well before the end has not failed.
+    m.sh("printf four > q/4; bash -c 'read -rn1 c; kill -9 $$' < q/.mq/pop").fails("");
+    wait_until(|| count(&m, "delayed") == 4);
+    m.sh("printf five > q/5; dd bs=1 count=1 if=q/.mq/pop 2> /dev/null").ok();
+    wait_until(|| count(&m, "ready") == 1);
 }
 
 /// A reader that has ended leaves its message with those who share the descriptor, until one of them reads on.

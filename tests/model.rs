@@ -82,6 +82,21 @@ fn tag_of(name: &str) -> Tag {
     name[1..].parse().unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
+/// What `user.mq.deaths` tells.
+fn deaths_of(json: &str) -> Vec<(String, String, u32, u64, u64)> {
+    let deaths: Vec<serde_json::Value> = serde_json::from_str(json).unwrap();
+    let entry = |death: &serde_json::Value| {
+        let text = |key: &str| death[key].as_str().unwrap().to_owned();
+        let time = |key: &str| {
+            let instant = humantime::parse_rfc3339(&text(key)).unwrap();
+            instant.duration_since(UNIX_EPOCH).unwrap().as_millis() as u64
+        };
+        let count = death["count"].as_u64().unwrap() as u32;
+        (text("queue"), text("reason"), count, time("first"), time("last"))
+    };
+    deaths.iter().map(entry).collect()
+}
+
 fn word(state: State) -> &'static str {
     match state {
         State::Ready => "ready",
@@ -306,7 +321,8 @@ impl System for Mounted {
 
     fn take(&mut self, queue: usize) -> Answer<Tag> {
         let path = self.read_control(queue, "claim")?;
-        Ok(tag_of(path.trim_end()))
+        let path = self.dir(queue).join(path.trim_end());
+        Ok(tag_of(&xattr(path, "user.mq.name").unwrap()))
     }
 
     fn pop(&mut self, queue: usize) -> Answer<String> {
@@ -408,6 +424,7 @@ impl System for Mounted {
             expires: time("expires"),
             lease: time("deadline"),
             died: text("dead_reason").map(|why| (why, text("dead_deliveries").unwrap().parse().unwrap())),
+            deaths: text("deaths").map(|deaths| deaths_of(&deaths)).unwrap_or_default(),
         }
     }
 

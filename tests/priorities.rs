@@ -29,7 +29,7 @@ fn higher_priorities_come_first() {
     let mut taken = Vec::new();
     for _ in &names {
         let path = m.sh("cat q/.mq/claim").ok().trim().to_owned();
-        taken.push(path.rsplit('/').next().unwrap().to_owned());
+        taken.push(plain(path.rsplit('/').next().unwrap()));
     }
     assert_eq!(taken, names);
     assert_eq!(listed(&control(&q, "claimed")), order);

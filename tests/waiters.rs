@@ -63,7 +63,7 @@ fn whatever_makes_a_message_ready_wakes() {
             "" => m.set_clock("+2h"),
             script => drop(m.sh(script).ok()),
         }
-        assert_eq!(reader.finish().ok(), format!(".mq/claimed/{name}\n"), "{why}");
+        assert_eq!(plain(reader.finish().ok()), format!(".mq/claimed/{name}\n"), "{why}");
     };
     fs::rename(&x, within(&q, "claimed", &x)).unwrap();
     claim("nack", &format!("mv q/.mq/claimed/{name} q/"));

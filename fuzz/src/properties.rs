@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use crate::clock::rfc3339;
 use crate::queue::config::{KEYS, QueueConfig};
+use crate::queue::delivery::Delivery;
 use crate::queue::duration;
-use crate::queue::name::{self, Name, classify, listed, stripped};
+use crate::queue::name::{self, Name, classify, delivered, listed, stripped};
 use crate::queue::properties::{LONGEST_ID, PREFIX, Properties};
 use crate::queue::state::State;
 use crate::queue::words;
@@ -243,8 +244,14 @@ pub fn names(input: &[u8]) {
         }
         let shown = listed(order, seq, bare);
         let called = (!bare.is_empty()).then_some(bare);
-        assert_eq!(classify(&shown), Name::Sequence { seq, name: called });
+        assert_eq!(classify(&shown), Name::Sequence { seq, delivery: None, name: called });
         assert_eq!(stripped(&shown, given), bare);
+        let delivery = Delivery::of(other);
+        let claimed = delivered(order, seq, delivery, called);
+        assert!(claimed.len() <= 255 && !claimed.contains(&b'\n'));
+        let told = matches!(classify(&claimed), Name::Sequence { seq: known, delivery: Some(of), name }
+            if known == seq && of == delivery && name.is_none_or(|name| name == bare));
+        assert!(told, "{claimed:?}");
         if name::check_producer_name(bare, order.is_some()).is_ok() {
             assert!(shown.len() <= 255);
         }

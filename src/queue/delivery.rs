@@ -11,12 +11,17 @@ pub struct Delivery(u64);
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 
 /// A delivery is written in so many characters, of five bits each.
-const LENGTH: usize = 10;
+pub const LENGTH: usize = 10;
 
 impl Delivery {
     /// The delivery that these bits, random ones for a new delivery, stand for: as many of them as are written.
     pub fn of(bits: u64) -> Self {
         Self(bits & ((1 << (5 * LENGTH)) - 1))
+    }
+
+    /// What [`Delivery::of`] makes it from.
+    pub fn bits(self) -> u64 {
+        self.0
     }
 
     /// As it is written in paths.

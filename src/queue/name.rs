@@ -3,15 +3,19 @@
 //! Names are bytes, not text. A listed name is the message's sequence number in 16 digits, then `-` and the name that
 //! its producer gave it, if any: `0000000000000042-a.csv`. In a queue with priorities one more digit comes first, lower for
 //! a higher priority. Sorted as bytes, listed names are in order of delivery.
+//!
+//! What `.mq/claim` answers names the delivery besides: `0000000000000042.K-a.csv`. As the name of something new it counts as
+//! a listed name does: all before the producer's name is taken off.
 
+use super::delivery::{self, Delivery};
 use crate::error::{Error, Result};
 
 /// The longest name a producer may give: with the sequence number and the dash it makes the 255 bytes that a directory
 /// entry can have.
-pub const MAX_NAME: usize = 255 - DIGITS - 1;
+pub const MAX_NAME: usize = LONGEST - DIGITS - 1;
 
 /// The longest name in a queue that keeps names: what a directory entry can have.
-pub const MAX_KEPT_NAME: usize = 255;
+pub const MAX_KEPT_NAME: usize = LONGEST;
 
 /// The longest name of a queue, as on other filesystems.
 pub const QUEUE_NAME_MAX: usize = 255;
@@ -20,6 +24,9 @@ pub const QUEUE_NAME_MAX: usize = 255;
 pub const CONTROL: &[u8] = b".mq";
 
 const DIGITS: usize = 16;
+
+/// The longest name of a directory entry.
+const LONGEST: usize = 255;
 
 /// What a name asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +39,8 @@ pub enum Name<'a> {
     Sequence {
         /// The number that the last 16 digits say.
         seq: u64,
+        /// Which delivery of that message, if it says so.
+        delivery: Option<Delivery>,
         /// What follows the dash; nothing when the digits stand alone.
         name: Option<&'a [u8]>,
     },
@@ -45,8 +54,8 @@ pub fn classify(name: &[u8]) -> Name<'_> {
         Name::Control
     } else if name.starts_with(b".") {
         Name::Draft(name)
-    } else if let Some((seq, name)) = split(name) {
-        Name::Sequence { seq, name }
+    } else if let Some((seq, delivery, name)) = split(name) {
+        Name::Sequence { seq, delivery, name }
     } else {
         Name::Plain(name)
     }
@@ -64,6 +73,31 @@ pub fn listed(order: Option<u8>, seq: u64, name: &[u8]) -> Vec<u8> {
         listed.extend_from_slice(name);
     }
     listed
+}
+
+/// The name of a delivery of a message. The producer's name is left out where it is `None`, and where the whole would be longer
+/// than a directory entry, or no line.
+pub fn delivered(order: Option<u8>, seq: u64, delivery: Delivery, name: Option<&[u8]>) -> Vec<u8> {
+    let mut delivered = listed(order, seq, b"");
+    delivered.push(b'.');
+    delivered.extend_from_slice(delivery.text().as_bytes());
+    let fits = |name: &&[u8]| !name.is_empty() && !name.contains(&b'\n') && delivered.len() + 1 + name.len() <= LONGEST;
+    if let Some(name) = name.filter(fits) {
+        delivered.push(b'-');
+        delivered.extend_from_slice(name);
+    }
+    delivered
+}
+
+/// A name without what names the delivery in it: the message as it is listed, as far as the name tells.
+pub fn undelivered(name: &[u8]) -> Vec<u8> {
+    match split(name) {
+        Some((_, Some(_), _)) => {
+            let digits = name.iter().take_while(|byte| byte.is_ascii_digit()).count();
+            [&name[..digits], &name[digits + 1 + delivery::LENGTH..]].concat()
+        }
+        _ => name.to_vec(),
+    }
 }
 
 /// Refuses a producer's name that is too long to be listed, in a queue with or without priorities.
@@ -91,7 +125,7 @@ pub fn check_queue_name(name: &[u8]) -> Result<()> {
 /// `given`, as the number of a message that is or was there; others are a name like any other, such as a time.
 pub fn stripped(name: &[u8], given: impl Fn(u64) -> bool) -> &[u8] {
     let mut rest = name;
-    while let Some((seq, inner)) = split(rest) {
+    while let Some((seq, _, inner)) = split(rest) {
         match inner {
             None if !given(seq) => break,
             inner => rest = inner.unwrap_or_default(),
@@ -103,13 +137,16 @@ pub fn stripped(name: &[u8], given: impl Fn(u64) -> bool) -> &[u8] {
 /// As [`classify`], where the digits of numbers that no message was `given` are a name like any other.
 pub fn classify_given(name: &[u8], given: impl Fn(u64) -> bool) -> Name<'_> {
     match classify(name) {
-        Name::Sequence { seq, name: None } if !given(seq) => Name::Plain(name),
+        Name::Sequence { seq, name: None, .. } if !given(seq) => Name::Plain(name),
         kind => kind,
     }
 }
 
+/// The number, the delivery and the producer's name in a name in sequence form.
+type Parts<'a> = (u64, Option<Delivery>, Option<&'a [u8]>);
+
 /// Takes a name in sequence form apart.
-fn split(name: &[u8]) -> Option<(u64, Option<&[u8]>)> {
+fn split(name: &[u8]) -> Option<Parts<'_>> {
     let digits = name.iter().take(DIGITS + 2).take_while(|byte| byte.is_ascii_digit()).count();
     if !(DIGITS..=DIGITS + 1).contains(&digits) {
         return None;
@@ -117,9 +154,16 @@ fn split(name: &[u8]) -> Option<(u64, Option<&[u8]>)> {
     let (digits, rest) = name.split_at(digits);
     // 16 digits cannot overflow.
     let seq = digits[digits.len() - DIGITS..].iter().fold(0, |seq, digit| seq * 10 + u64::from(digit - b'0'));
+    let (delivery, rest) = match rest {
+        [b'.', rest @ ..] => {
+            let (delivery, rest) = rest.split_at_checked(delivery::LENGTH)?;
+            (Some(Delivery::parse(delivery)?), rest)
+        }
+        rest => (None, rest),
+    };
     match rest {
-        [] => Some((seq, None)),
-        [b'-', name @ ..] => Some((seq, Some(name))),
+        [] => Some((seq, delivery, None)),
+        [b'-', name @ ..] => Some((seq, delivery, Some(name))),
         _ => None,
     }
 }
@@ -137,13 +181,16 @@ mod tests {
         for draft in [&b".a.csv"[..], b".mqx", b".", b".0000000000000042-a"] {
             assert_eq!(classify(draft), Name::Draft(draft));
         }
-        assert_eq!(classify(b"0000000000000042"), Name::Sequence { seq: 42, name: None });
-        assert_eq!(classify(b"0000000000000042-a.csv"), Name::Sequence { seq: 42, name: Some(b"a.csv") });
-        assert_eq!(classify(b"0000000000000042-"), Name::Sequence { seq: 42, name: Some(b"") });
-        assert_eq!(classify(b"0000000000000042-.mq"), Name::Sequence { seq: 42, name: Some(b".mq") });
-        assert_eq!(classify(b"70000000000000042-a"), Name::Sequence { seq: 42, name: Some(b"a") });
-        assert_eq!(classify(b"00000000000000042"), Name::Sequence { seq: 42, name: None });
-        assert_eq!(classify(b"9999999999999999"), Name::Sequence { seq: LARGEST, name: None });
+        assert_eq!(classify(b"0000000000000042"), Name::Sequence { seq: 42, delivery: None, name: None });
+        assert_eq!(
+            classify(b"0000000000000042-a.csv"),
+            Name::Sequence { seq: 42, delivery: None, name: Some(b"a.csv") }
+        );
+        assert_eq!(classify(b"0000000000000042-"), Name::Sequence { seq: 42, delivery: None, name: Some(b"") });
+        assert_eq!(classify(b"0000000000000042-.mq"), Name::Sequence { seq: 42, delivery: None, name: Some(b".mq") });
+        assert_eq!(classify(b"70000000000000042-a"), Name::Sequence { seq: 42, delivery: None, name: Some(b"a") });
+        assert_eq!(classify(b"00000000000000042"), Name::Sequence { seq: 42, delivery: None, name: None });
+        assert_eq!(classify(b"9999999999999999"), Name::Sequence { seq: LARGEST, delivery: None, name: None });
         for plain in [
             &b"a.csv"[..],
             b"",
@@ -169,6 +216,30 @@ mod tests {
         assert_eq!(listed(None, 42, b""), b"0000000000000042");
         assert_eq!(listed(Some(3), 42, b"a.csv"), b"30000000000000042-a.csv");
         assert_eq!(listed(None, LARGEST, b"a"), b"9999999999999999-a");
+    }
+
+    #[test]
+    fn names_of_deliveries_are_told_apart() {
+        let delivery = Delivery::of(33);
+        let name = |name| Name::Sequence { seq: 42, delivery: Some(delivery), name };
+        assert_eq!(classify(b"0000000000000042.0000000011"), name(None));
+        assert_eq!(classify(b"0000000000000042.0000000011-a.csv"), name(Some(b"a.csv")));
+        assert_eq!(classify(b"30000000000000042.0000000011-a"), name(Some(b"a")));
+        for plain in ["0000000000000042.", "0000000000000042.000000001-a", "0000000000000042.0000000011a"] {
+            assert_eq!(classify(plain.as_bytes()), Name::Plain(plain.as_bytes()));
+        }
+        assert_eq!(stripped(b"0000000000000042.0000000011-a.csv", |_| true), b"a.csv");
+        assert_eq!(stripped(b"0000000000000042.0000000011", |_| true), b"");
+        assert_eq!(undelivered(b"30000000000000042.0000000011-a"), b"30000000000000042-a");
+        assert_eq!(undelivered(b"0000000000000042.0000000011"), b"0000000000000042");
+        assert_eq!(undelivered(b"0000000000000042-a.0000000011"), b"0000000000000042-a.0000000011");
+        let written = |order, name: Option<&[u8]>| delivered(order, 42, delivery, name);
+        assert_eq!(written(None, Some(b"a.csv")), b"0000000000000042.0000000011-a.csv");
+        assert_eq!(written(Some(3), Some(b"a")), b"30000000000000042.0000000011-a");
+        for alone in [None, Some(&b""[..]), Some(b"a\nb"), Some(&[b'x'; 228])] {
+            assert_eq!(written(None, alone), b"0000000000000042.0000000011");
+        }
+        assert_eq!(written(None, Some(&[b'x'; 227])).len(), 255);
     }
 
     #[test]
@@ -201,10 +272,10 @@ mod tests {
     #[test]
     fn digits_that_are_no_messages_number_are_a_name() {
         let given = |seq: u64| seq < 43;
-        assert_eq!(classify_given(b"0000000000000042", given), Name::Sequence { seq: 42, name: None });
+        assert_eq!(classify_given(b"0000000000000042", given), Name::Sequence { seq: 42, delivery: None, name: None });
         assert_eq!(classify_given(b"0000000000000043", given), Name::Plain(b"0000000000000043"));
         assert_eq!(classify_given(b"70000000000000043", given), Name::Plain(b"70000000000000043"));
-        let named = Name::Sequence { seq: 43, name: Some(b"a") };
+        let named = Name::Sequence { seq: 43, delivery: None, name: Some(b"a") };
         assert_eq!(classify_given(b"0000000000000043-a", given), named);
         assert_eq!(classify_given(b".mq", given), Name::Control);
         assert_eq!(stripped(b"0000000000000042-1795873109887454", given), b"1795873109887454");
@@ -216,7 +287,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_listed_is_classified_back(seq in 0..=LARGEST, name: Vec<u8>) {
-            let expected = Name::Sequence { seq, name: (!name.is_empty()).then_some(&name[..]) };
+            let expected = Name::Sequence { seq, delivery: None, name: (!name.is_empty()).then_some(&name[..]) };
             let listed = listed(None, seq, &name);
             prop_assert_eq!(classify(&listed), expected);
         }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::batches::{BATCH_MAX, BatchFile};
 use super::record::DraftRecord;
 use super::sums::Sums;
-use super::{Entry, NewBody, NewQueue, ROOT, Seen, Store};
+use super::{Entry, NewBody, NewQueue, Of, ROOT, Seen, Store};
 use crate::error::Error;
 use crate::queue::config::QueueConfig;
 use crate::queue::state::State;
@@ -105,7 +105,7 @@ fn the_sweep_takes_no_body_before_its_acknowledgement_is_durable() {
         true
     };
     store.list(queue, State::Ready, 0, each).unwrap();
-    store.ack(queue, messages[0], &[State::Ready], 9).unwrap();
+    store.ack(queue, messages[0], (&[State::Ready], Of::Any), 9).unwrap();
     assert_eq!(store.sweep().unwrap(), 1);
     assert!(path.exists());
     drop(go_on);

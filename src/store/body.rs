@@ -286,7 +286,7 @@ mod tests {
         let (seq, record) = enqueue_large(&store, q);
         let [first, second] = [(); 2].map(|()| store.body(&record).unwrap());
         first.read(0, BLOCK, |bytes| assert!(bytes == vec![7; BLOCK])).unwrap();
-        store.ack(q, seq, &[State::Ready], 2).unwrap();
+        store.ack(q, seq, (&[State::Ready], crate::store::Of::Any), 2).unwrap();
         assert!(matches!(store.body(&record), Err(Error::NotFound)));
         let BodyPlace::File(id) = record.body else { panic!() };
         let Body::File(file) = &second else { panic!() };

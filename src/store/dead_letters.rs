@@ -12,34 +12,49 @@ use crate::queue::name::{MAX_KEPT_NAME, MAX_NAME, stripped};
 
 use super::record::{MessageRecord, QueueRecord};
 use super::state::{Queue, State};
-use super::{Altered, ROOT, Store};
+use super::{Altered, ROOT, Store, deaths};
 
-/// What a dead letter that went to another queue tells about itself: why, the path of the queue it came from, how often it was
-/// delivered there, and when it was given up.
+/// What a dead letter tells about itself: why, the path of the queue that gave it up, how often it was delivered there, and when
+/// it was given up.
 pub const DEAD_HEADERS: &[&str] =
     &["user.mq.dead_reason", "user.mq.dead_source", "user.mq.dead_deliveries", "user.mq.dead_at"];
 
-/// Why a message is dead-lettered by the queue itself. Its word becomes a header of a message that goes to another queue.
+/// Why a message is a dead letter. Its word becomes a header of the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeadReason {
     /// `max_deliveries`.
     MaxDeliveries,
     /// Its time to live was over.
     Expired,
+    /// Its worker gave it up.
+    Rejected,
+    /// Somebody moved it to the dead letters.
+    Moved,
 }
+
+/// The word for one that would have gone round.
+const CYCLE: &str = "cycle";
 
 impl DeadReason {
     fn word(self) -> &'static str {
         match self {
             DeadReason::MaxDeliveries => "max_deliveries",
             DeadReason::Expired => "expired",
+            DeadReason::Rejected => "rejected",
+            DeadReason::Moved => "moved",
         }
+    }
+
+    /// Whether it goes to the queue that `dead_letter` names. What was moved by hand is found where it was moved to.
+    fn leaves(self) -> bool {
+        self != DeadReason::Moved
     }
 }
 
 impl Store {
-    /// As [`Store::alter`], for what may end in dead: `change` tells why. Such a message goes to the queue that `dead_letter`
-    /// names, with headers that say where from and why.
+    /// As [`Store::alter`], for what may end in dead: `change` tells why. Such a message gets headers that say where it died and
+    /// why, and goes to the queue that `dead_letter` names; unless it died there before and nobody has claimed it since, which
+    /// would go on for ever.
     pub(super) fn give_up(
         &self,
         seq: u64,
@@ -50,12 +65,20 @@ impl Store {
         let before = self.visible(&mut state, seq)?;
         let mut after = before.clone();
         let holder = state.changing(&self.db, before.queue)?;
-        let reason = change(&mut after, holder)?;
+        let Some(reason) = change(&mut after, holder)? else {
+            return Ok(Altered { seq, record: self.replace(state, seq, &before, after, now)? });
+        };
+        let mut word = reason.word();
         let path = holder.config.dead_letter.clone();
-        if let Some(reason) = reason.filter(|_| !path.is_empty()) {
+        if reason.leaves() && !path.is_empty() {
             match self.dead_letter_place(&mut state, &path, (seq, &before))? {
+                Ok((target, _)) if deaths::goes_round(&before.deaths, target) => {
+                    word = CYCLE;
+                    self.tell_cycle(&mut state, &before, &path)?;
+                }
                 Ok((target, name)) => {
-                    return self.dead_letter_to(state, (target, &name), (seq, &before), after, reason, now);
+                    self.note_death(&mut state, &before, &mut after, word, now)?;
+                    return self.dead_letter_to(state, (target, &name), (seq, &before), after, now);
                 }
                 Err(why) => {
                     tracing::warn!(
@@ -68,7 +91,40 @@ impl Store {
                 }
             }
         }
+        self.note_death(&mut state, &before, &mut after, word, now)?;
         Ok(Altered { seq, record: self.replace(state, seq, &before, after, now)? })
+    }
+
+    /// Writes into a message's new record where it died, and why.
+    fn note_death(
+        &self,
+        state: &mut State,
+        before: &MessageRecord,
+        after: &mut MessageRecord,
+        word: &str,
+        now: u64,
+    ) -> Result<()> {
+        let path = self.queue_path(state, before.queue)?;
+        deaths::note(&mut after.deaths, (before.queue, &path), word, now);
+        let values = [word.to_owned(), path, before.deliveries.to_string(), rfc3339(now)];
+        after.attributes.retain(|(name, _)| !DEAD_HEADERS.contains(&name.as_str()));
+        let headers = DEAD_HEADERS.iter().zip(values).map(|(name, value)| ((*name).to_owned(), value.into_bytes()));
+        after.attributes.extend(headers);
+        Ok(())
+    }
+
+    /// Says in the log, once for each queue, that dead letters go round.
+    fn tell_cycle(&self, state: &mut State, message: &MessageRecord, dead_letter: &str) -> Result<()> {
+        if !std::mem::replace(&mut state.queue(&self.db, message.queue)?.cycle_told, true) {
+            let path = self.queue_path(state, message.queue)?;
+            tracing::warn!(
+                queue = path,
+                name = %String::from_utf8_lossy(&message.name),
+                dead_letter,
+                "dead letters go round: a message that died there before, and that no worker has had since, stays in .mq/dead"
+            );
+        }
+        Ok(())
     }
 
     /// Where a dead letter goes, and under which name, or why it cannot.
@@ -102,18 +158,8 @@ impl Store {
         (target, name): (u64, &[u8]),
         (seq, before): (u64, &MessageRecord),
         mut after: MessageRecord,
-        reason: DeadReason,
         now: u64,
     ) -> Result<Altered> {
-        let values = [
-            reason.word().to_owned(),
-            self.queue_path(&mut state, before.queue)?,
-            before.deliveries.to_string(),
-            rfc3339(now),
-        ];
-        after.attributes.retain(|(name, _)| !DEAD_HEADERS.contains(&name.as_str()));
-        let headers = DEAD_HEADERS.iter().zip(values).map(|(name, value)| ((*name).to_owned(), value.into_bytes()));
-        after.attributes.extend(headers);
         self.settle(&mut state, &mut after, (target, name), false, now)?;
         let mut batch = self.db.batch();
         let new = self.renumber(&mut state, &mut batch, seq, before, &mut after)?;

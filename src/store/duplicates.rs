@@ -200,7 +200,7 @@ mod tests {
     use super::*;
     use crate::queue::state::State as MessageState;
     use crate::store::tests::{message, open, queue};
-    use crate::store::{DeadlineKind, NewBody, Taker};
+    use crate::store::{DeadlineKind, NewBody, Of, Taker};
 
     const WINDOW: u64 = 60_000;
 
@@ -236,7 +236,7 @@ mod tests {
         assert!(enqueue(&store, q, "b", false, 1001).seq().is_some());
         assert!(enqueue(&store, other, "a", false, 1001).seq().is_some(), "ids are the queue's own");
         store.claim(q, first, Taker { worker: None, uid: 0 }, 1002).unwrap();
-        store.ack(q, first, &[MessageState::Claimed], 1003).unwrap();
+        store.ack(q, first, (&[MessageState::Claimed], Of::Any), 1003).unwrap();
         store.close().unwrap();
         drop(store);
         store = open(dir.path());

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::db::Family;
 use super::keys;
 use super::tests::{NOBODY, Random, message, open, queue};
-use super::{Enqueued, NewBody, Onto, Store};
+use super::{DeadReason, Enqueued, NewBody, Of, Onto, Store};
 use crate::error::{Error, Result};
 use crate::queue::state::State;
 
@@ -114,16 +114,17 @@ fn step(store: &Store, random: &mut Random, queues: [u64; 2], mut names: Names, 
             let state = store.message(seq).unwrap().state();
             let onto = onto(store, &names, target, &name);
             if random.below(3) == 0 && onto != Onto::Nothing {
-                let refused = store.move_to(queue, seq, state, (target, name.as_bytes(), Onto::Nothing), now);
+                let refused =
+                    store.move_to(queue, seq, (state, Of::Any), (target, name.as_bytes(), Onto::Nothing), now);
                 assert!(matches!(refused, Err(Error::Exists)));
             } else {
-                let new = store.move_to(queue, seq, state, (target, name.as_bytes(), onto), now).unwrap();
+                let new = store.move_to(queue, seq, (state, Of::Any), (target, name.as_bytes(), onto), now).unwrap();
                 names.remove(&(queue, old));
                 names.insert((target, name), new);
             }
         }
         (5, Some((queue, name, seq))) => {
-            store.ack(queue, seq, &State::ALL, now).unwrap();
+            store.ack(queue, seq, (&State::ALL, Of::Any), now).unwrap();
             names.remove(&(queue, name));
         }
         (6, Some(_)) if random.below(4) == 0 => {
@@ -141,8 +142,8 @@ fn step(store: &Store, random: &mut Random, queues: [u64; 2], mut names: Names, 
             let state = store.message(seq).unwrap().state();
             let _ = match random.below(4) {
                 0 => store.claim(queue, seq, NOBODY, now).map(drop),
-                1 => store.nack(queue, seq, random.below(2) == 0, now).map(drop),
-                2 => store.dead_letter(queue, seq, state, now).map(drop),
+                1 => store.nack(queue, seq, Of::Any, random.below(2) == 0, now).map(drop),
+                2 => store.dead_letter(queue, seq, (state, Of::Any), DeadReason::Moved, now).map(drop),
                 _ => store.redrive(queue, seq, now).map(drop),
             };
         }
@@ -196,10 +197,10 @@ fn only_what_was_meant_is_replaced() {
     let seen = Onto::message(x, &store.message(x).unwrap());
     store.claim(q, x, NOBODY, 2).unwrap();
     assert!(matches!(store.rename_message(q, y, State::Ready, b"x", seen, 3), Err(Error::Busy)));
-    store.ack(q, x, &State::ALL, 4).unwrap();
+    store.ack(q, x, (&State::ALL, Of::Any), 4).unwrap();
     let another = put("x");
     assert!(matches!(store.rename_message(q, y, State::Ready, b"x", seen, 5), Err(Error::Busy)));
-    store.ack(q, another, &State::ALL, 6).unwrap();
+    store.ack(q, another, (&State::ALL, Of::Any), 6).unwrap();
     store.rename_message(q, y, State::Ready, b"x", seen, 7).unwrap();
     assert_eq!(store.message_named(q, b"x").unwrap().0, y);
 }

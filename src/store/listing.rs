@@ -168,10 +168,10 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
-    use super::super::NewBody;
     use super::super::record::Counters;
     use super::super::state::Queue;
     use super::super::tests::{message, open, queue};
+    use super::super::{DeadReason, NewBody, Of};
     use super::*;
 
     /// So many queues are in use that the next operation forgets those that it can.
@@ -194,7 +194,7 @@ mod tests {
             store.enqueue(new, NewBody::Inline(b"x"), false, 1).unwrap().seq().unwrap()
         };
         let (first, second) = (enqueue(), enqueue());
-        store.dead_letter(q, first, MessageState::Ready, 2).unwrap();
+        store.dead_letter(q, first, (MessageState::Ready, Of::Any), DeadReason::Moved, 2).unwrap();
         assert!(store.has_ready(q, 2).unwrap());
         let third = enqueue(); // with it, where the first one is goes to the disk
         use_many_queues(&store, q);

@@ -34,6 +34,7 @@ mod limits;
 mod lines;
 mod listener;
 mod listing;
+mod lost;
 #[cfg(test)]
 mod model_tests;
 mod nack;
@@ -96,7 +97,7 @@ pub use queues::{NewQueue, QueueInfo};
 pub use reservations::{Patience, RoomWatch};
 pub use space::{Space, Usage};
 pub use syncer::{Done, Probe};
-pub use transitions::{Altered, ClaimEnd, Taker};
+pub use transitions::{Altered, ClaimEnd, Of, Taker};
 
 use crate::background::Alarm;
 use crate::error::Result;

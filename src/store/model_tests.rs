@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use super::record::{DraftRecord, MessageRecord, NewMessage};
 use super::sums::Sums;
 use super::tests::{NOBODY, message, open};
-use super::{DeadlineKind, Enqueued, INLINE_MAX, NewBody, Seen, Store};
+use super::{DeadReason, DeadlineKind, Enqueued, INLINE_MAX, NewBody, Of, Seen, Store};
 use crate::clock::rfc3339;
 use crate::error::{Error, Result};
 use crate::queue::state::State as StoreState;
@@ -175,10 +175,11 @@ impl Tested {
     fn refuses_others(&self, queue: u64, seq: u64, state: State) {
         let (store, now) = (self.store(), self.now);
         assert!(state == State::Ready || matches!(store.claim(queue, seq, NOBODY, now), Err(Error::NotFound)));
-        assert!(state == State::Claimed || store.nack(queue, seq, false, now).is_err());
+        assert!(state == State::Claimed || store.nack(queue, seq, Of::Any, false, now).is_err());
         assert!(state == State::Delayed || store.deliver(queue, seq, None, now).is_err());
         assert!(state == State::Dead || store.redrive(queue, seq, now).is_err());
-        assert!(state != State::Dead || store.dead_letter(queue, seq, StoreState::Dead, now).is_err());
+        let dead = (StoreState::Dead, Of::Any);
+        assert!(state != State::Dead || store.dead_letter(queue, seq, dead, DeadReason::Moved, now).is_err());
     }
 }
 

@@ -158,7 +158,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::super::tests::{NOBODY, Random, message, open, queue};
-    use super::super::{NewBody, Store};
+    use super::super::{DeadReason, NewBody, Of, Store};
     use super::AT_ONCE;
     use crate::error::Error;
     use crate::queue::state::State;
@@ -176,7 +176,7 @@ mod tests {
         let many = 2 * AT_ONCE as u64 + 10;
         let seqs: Vec<u64> = (0..many).map(|n| enqueue(&store, 1000 + n)).collect();
         for seq in &seqs {
-            store.dead_letter(q, *seq, State::Ready, 3000).unwrap();
+            store.dead_letter(q, *seq, (State::Ready, Of::Any), DeadReason::Moved, 3000).unwrap();
         }
         assert_eq!(store.oldest(q, State::Dead).unwrap(), Some(3000));
         let behind = enqueue(&store, 4000);
@@ -191,11 +191,11 @@ mod tests {
             let looks: Vec<_> = (0..4).map(|_| store.oldest(q, State::Ready).unwrap()).collect();
             assert_eq!(looks, [5000, 5000, 4000, 4000].map(Some));
         }
-        store.ack(q, behind, &[State::Ready], 6000).unwrap();
+        store.ack(q, behind, (&[State::Ready], Of::Any), 6000).unwrap();
         assert_eq!(store.oldest(q, State::Ready).unwrap(), Some(5000));
         let last = enqueue(&store, 7000);
         for seq in seqs {
-            store.ack(q, seq, &[State::Ready], 8000).unwrap();
+            store.ack(q, seq, (&[State::Ready], Of::Any), 8000).unwrap();
         }
         assert_eq!(store.oldest(q, State::Ready).unwrap(), Some(7000));
         store.claim(q, last, NOBODY, 9000).unwrap();
@@ -240,13 +240,13 @@ mod tests {
                 }
                 4 if !claimed.is_empty() => {
                     let key = *claimed.keys().nth(random.below(claimed.len())).unwrap();
-                    store.nack(q, key.1, false, now).unwrap();
+                    store.nack(q, key.1, Of::Any, false, now).unwrap();
                     claimed.remove(&key);
                     ready.insert(key, now);
                 }
                 5 if !claimed.is_empty() => {
                     let (key, _) = claimed.pop_first().unwrap();
-                    store.ack(q, key.1, &[State::Claimed], now).unwrap();
+                    store.ack(q, key.1, (&[State::Claimed], Of::Any), now).unwrap();
                 }
                 _ => match (store.claim_next(q, NOBODY, now), ready.pop_first()) {
                     (Ok((seq, _)), Some((key, _))) => {

@@ -3,7 +3,7 @@
 use super::db::Family;
 use super::record;
 use super::tests::{NOBODY, keys_in, message, open, queue};
-use super::{Body, Due, NewBody, Remains, Store, keys};
+use super::{Body, Due, NewBody, Of, Remains, Store, keys};
 use crate::error::Error;
 use crate::queue::state::State;
 
@@ -64,7 +64,7 @@ fn what_is_purged_is_gone_at_once_and_cleared_away_afterwards() {
     assert_eq!(jobs(&store), 0);
 
     assert_eq!((listed(&store, q, State::Ready), listed(&store, other, State::Ready)), (vec![new], vec![stays]));
-    store.nack(q, seqs[0], false, 5).unwrap();
+    store.nack(q, seqs[0], Of::Any, false, 5).unwrap();
     assert_eq!(
         listed(&store, q, State::Ready),
         [seqs[0], new],
@@ -172,7 +172,7 @@ fn messages_of_an_older_store_are_purged_too() {
     let (count, remains) = store.purge(q, &[State::Ready], 2).unwrap();
     clear(remains);
     assert_eq!((count, keys_in(&store, Family::Messages)), (1, 1));
-    store.nack(q, seqs[1], false, 3).unwrap();
+    store.nack(q, seqs[1], Of::Any, false, 3).unwrap();
     assert_eq!(listed(&store, q, State::Ready), [seqs[1]]);
 }
 

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use crate::queue::state::State as MessageState;
 
 use super::super::tests::{NOBODY, Random, message, open, queue};
-use super::super::{Enqueued, NewBody};
+use super::super::{Enqueued, NewBody, Of};
 use super::*;
 
 /// What is in the queue and what is reserved is never more than allowed, whatever becomes of the writers; and when all have
@@ -80,8 +80,8 @@ fn reservations_are_kept_once_and_given_back_once() {
             (5, _) if !ready.is_empty() => {
                 let seq = ready.swap_remove(random.below(ready.len()));
                 store.claim(q, seq, NOBODY, step).unwrap();
-                store.nack(q, seq, false, step).unwrap();
-                store.ack(q, seq, &[MessageState::Ready], step).unwrap();
+                store.nack(q, seq, Of::Any, false, step).unwrap();
+                store.ack(q, seq, (&[MessageState::Ready], Of::Any), step).unwrap();
             }
             _ => {}
         }
@@ -140,10 +140,10 @@ fn who_waits_is_told_once() {
     assert_eq!(told(), 0, "nobody waits");
     assert!(matches!(reserve(103, Patience::Waits), Err(Error::WouldBlock)));
     store.claim(q, first, NOBODY, 2).unwrap();
-    store.nack(q, first, false, 2).unwrap();
+    store.nack(q, first, Of::Any, false, 2).unwrap();
     enqueue(&store, q, 102, 10);
     assert_eq!(told(), 0, "there is no more room than there was");
-    store.ack(q, first, &[MessageState::Ready], 3).unwrap();
+    store.ack(q, first, (&[MessageState::Ready], Of::Any), 3).unwrap();
     assert_eq!(told(), 1);
     reserve(103, Patience::Turn { overdue: false }).unwrap();
     store.release(q, 103);
@@ -195,7 +195,7 @@ fn of_those_who_wait_for_each_other_one_goes_on() {
     let seq = enqueue(&store, q, 101, 90);
     blocked(102, 60, overdue); // somebody can take the other
     tells.try_iter().count();
-    store.ack(q, seq, &[MessageState::Ready], 3).unwrap();
+    store.ack(q, seq, (&[MessageState::Ready], Of::Any), 3).unwrap();
     assert_eq!(tells.try_iter().count(), 1);
     blocked(104, 1, turn);
     reserve(102, 60, turn).unwrap();

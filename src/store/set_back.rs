@@ -108,7 +108,7 @@ mod tests {
     use std::time::Duration;
 
     use super::super::tests::{NOBODY, message, open, queue};
-    use super::super::{Enqueued, NewBody};
+    use super::super::{Enqueued, NewBody, Of};
     use super::*;
 
     /// Of a clock that is wrong, and ahead.
@@ -166,7 +166,7 @@ mod tests {
         store.deadlines.look(1000, start);
         store.deadlines.look(FAR, start + Duration::from_secs(1));
         let deadline = |record: MessageRecord| record.claim.unwrap().deadline;
-        assert_eq!(deadline(store.renew(seq, FAR).unwrap()), FAR + 30_000);
+        assert_eq!(deadline(store.renew(seq, Of::Any, FAR).unwrap()), FAR + 30_000);
         assert_eq!(store.shorten_waits(false, || 2000).unwrap(), 1);
         assert_eq!(deadline(store.message(seq).unwrap()), 32_000);
     }
@@ -182,7 +182,7 @@ mod tests {
                 let seq = enqueue(&store, q, &[], 1000).seq().unwrap();
                 let claim = store.claim(q, seq, NOBODY, 1000).unwrap().claim.unwrap();
                 if later {
-                    store.nack(q, seq, true, FAR).unwrap();
+                    store.nack(q, seq, Of::Any, true, FAR).unwrap();
                 } else {
                     store.expire(seq, claim.deadline, FAR).unwrap();
                 }
@@ -235,7 +235,7 @@ mod tests {
             store.claim(q, seq, NOBODY, at).unwrap();
             seq
         };
-        let renewed = |seq, now| store.renew(seq, now).unwrap().claim.unwrap().deadline;
+        let renewed = |seq, now| store.renew(seq, Of::Any, now).unwrap().claim.unwrap().deadline;
         let start = std::time::Instant::now();
         let look = |now, after| store.deadlines.look(now, start + Duration::from_millis(after));
         look(1000, 0);

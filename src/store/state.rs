@@ -15,6 +15,7 @@ use super::departures::Departures;
 use super::kept::{HeldNames, enter_name, leave_name};
 use super::keys::{self, DeadlineKind};
 use super::limits::Dropped;
+use super::lost::LostClaims;
 use super::oldest::{Ages, aged};
 use super::outdated::Outdated;
 use super::record::{self, Counters, MessageRecord, QueueRecord};
@@ -55,6 +56,8 @@ pub struct Queue {
     pub reserved: Reservations,
     /// What was dropped to make room.
     pub dropped: Dropped,
+    /// The log tells that its dead letters go round.
+    pub cycle_told: bool,
 }
 
 /// A message that users do not see yet.
@@ -110,6 +113,8 @@ pub struct State {
     stamped: i64,
     /// Names of messages that are being written, in queues that keep names.
     pub held: HeldNames,
+    /// Claims that ended without an acknowledgement.
+    pub lost: LostClaims,
     /// While a snapshot is being made: the numbers of the messages that are, or have been, hidden meanwhile. The files of their
     /// bodies may be those of messages that are written on.
     pub unfinished: Option<HashSet<u64>>,
@@ -177,6 +182,7 @@ impl Queue {
             ages: Ages::default(),
             reserved: Reservations::default(),
             dropped: Dropped::default(),
+            cycle_told: false,
         })
     }
 
@@ -239,6 +245,7 @@ impl State {
             placed: 0,
             stamped: i64::MIN,
             held: HeldNames::default(),
+            lost: LostClaims::default(),
             unfinished: None,
             room_watch: None,
         })

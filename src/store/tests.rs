@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::db::Family;
 use super::record::NewMessage;
-use super::{NewBody, NewQueue, OpenError, ROOT, Store, Taker, check, keys};
+use super::{NewBody, NewQueue, Of, OpenError, ROOT, Store, Taker, check, keys};
 use crate::error::Error;
 use crate::queue::config::QueueConfig;
 use crate::queue::state::State;
@@ -125,7 +125,7 @@ fn what_comes_back_among_outdated_messages_is_found() {
     store.claim(q, back, NOBODY, 1000).unwrap();
     assert_eq!(store.claim_next(q, NOBODY, 2000).unwrap().0, last);
     assert!(!store.has_ready(q, 2000).unwrap());
-    store.nack(q, back, false, 2000).unwrap();
+    store.nack(q, back, Of::Any, false, 2000).unwrap();
     assert_eq!(store.claim_next(q, NOBODY, 2000).unwrap().0, back);
 }
 
@@ -157,7 +157,7 @@ fn every_lease_that_ends_is_told() {
         let seq = store.enqueue(message(&store, q, "m"), NewBody::Inline(b""), false, 1).unwrap().seq().unwrap();
         store.claim(q, seq, NOBODY, 1000 + n).unwrap();
         if n % 2 == 0 {
-            store.ack(q, seq, &[State::Claimed], 2000).unwrap();
+            store.ack(q, seq, (&[State::Claimed], Of::Any), 2000).unwrap();
         }
     }
     assert_eq!(store.due(999 + lease, None, 100).unwrap(), []);
@@ -209,7 +209,7 @@ fn a_body_that_was_written_twice_is_gone_once_its_message_is() {
     let mut again = store.db.batch();
     again.put(Family::Bodies, &keys::body(seq), b"body");
     store.db.write(again).unwrap();
-    store.ack(q, seq, &[State::Ready], 2000).unwrap();
+    store.ack(q, seq, (&[State::Ready], Of::Any), 2000).unwrap();
     store.db.flush().unwrap();
     assert_eq!(keys_in(&store, Family::Bodies), 0);
 }

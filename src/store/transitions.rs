@@ -46,6 +46,30 @@ pub(super) fn after(now: u64, duration: Duration) -> u64 {
     now.saturating_add(ms(duration))
 }
 
+/// Of which delivery of a message an operation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Of {
+    /// Of whichever there is, or none.
+    Any,
+    /// Of this one only, or with `None` while there is none: else the message is not found.
+    This(Option<Delivery>),
+}
+
+impl Of {
+    /// Whether a message is as it has to be.
+    pub fn is(self, record: &MessageRecord) -> bool {
+        match self {
+            Of::Any => true,
+            Of::This(delivery) => record.claim.as_ref().map(|claim| claim.delivery) == delivery,
+        }
+    }
+
+    /// As [`Of::is`]; [`Error::NotFound`] when it is not.
+    pub(super) fn check(self, record: &MessageRecord) -> Result<()> {
+        if self.is(record) { Ok(()) } else { Err(Error::NotFound) }
+    }
+}
+
 /// How a claim ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClaimEnd {
@@ -53,6 +77,8 @@ pub enum ClaimEnd {
     Ack,
     /// Nobody did the work: the message goes back to its place, or to dead when its deliveries are used up.
     Return,
+    /// Somebody has begun the work and failed: as with `Return`, but after the queue's `retry_delay` if it has one.
+    Fail,
 }
 
 /// The times of a message, in nanoseconds since the epoch.
@@ -126,6 +152,7 @@ impl Store {
         state.displace(&self.db, &mut batch, seq, before)?;
         state.place(&self.db, &mut batch, seq, &mut after)?;
         state.commit(&self.db, batch, now)?;
+        state.lost.note(before, &after);
         drop(state);
         self.note_deadlines(&after);
         Ok(after)
@@ -198,7 +225,7 @@ impl Store {
     /// not `held` any more.
     pub fn inherit(&self, seq: u64, held: &Claim, taker: Taker, now: u64) -> Result<MessageRecord> {
         self.alter(seq, now, |record, _| match &mut record.claim {
-            Some(claim) if claim.process == held.process && claim.at == held.at => {
+            Some(claim) if claim.process == held.process && claim.delivery == held.delivery => {
                 *claim = claim_of(taker, claim.delivery, claim.at, claim.deadline);
                 Ok(())
             }
@@ -208,8 +235,9 @@ impl Store {
 
     /// Lets a lease run for another visibility timeout from `now`, though not beyond `max_lease` after the claim; what the clock
     /// was set forward by since does not count.
-    pub fn renew(&self, seq: u64, now: u64) -> Result<MessageRecord> {
+    pub fn renew(&self, seq: u64, of: Of, now: u64) -> Result<MessageRecord> {
         self.alter(seq, now, |record, holder| {
+            of.check(record)?;
             let Some(claim) = &mut record.claim else {
                 return Err(Error::NotFound);
             };
@@ -232,35 +260,32 @@ impl Store {
     }
 
     /// Gives a claimed message of `queue` back: to ready, or to dead when its deliveries are used up. `later`: to delayed.
-    pub fn nack(&self, queue: u64, seq: u64, later: bool, now: u64) -> Result<Altered> {
+    pub fn nack(&self, queue: u64, seq: u64, of: Of, later: bool, now: u64) -> Result<Altered> {
         self.give_up(seq, now, |record, holder| {
             in_state(record, queue, MessageState::Claimed)?;
+            of.check(record)?;
             holder.counters.nacked_total += 1;
             give_back(record, holder, if later { Event::NackLater } else { Event::Nack }, now)?;
             Ok(dead(record, DeadReason::MaxDeliveries))
         })
     }
 
-    /// Ends the claim `claim` (its time and the delivery count) of a message, if it still lasts: [`Error::NotFound`] when it
-    /// does not. Gives what became of the message when it was given back. That is no nack of a user's and not counted as one.
-    pub fn end_claim(&self, seq: u64, claim: (u64, u32), end: ClaimEnd, now: u64) -> Result<Option<Altered>> {
-        let lasts =
-            |record: &MessageRecord| record.claim.as_ref().is_some_and(|held| (held.at, record.deliveries) == claim);
-        if end == ClaimEnd::Return {
+    /// Ends a delivery of a message, if it still lasts: [`Error::NotFound`] when it does not. Gives what became of the message
+    /// when it was given back. That is no nack of a user's and not counted as one.
+    pub fn end_claim(&self, seq: u64, delivery: Delivery, end: ClaimEnd, now: u64) -> Result<Option<Altered>> {
+        let of = Of::This(Some(delivery));
+        if end != ClaimEnd::Ack {
             let back = self.give_up(seq, now, |record, holder| {
-                if !lasts(record) {
-                    return Err(Error::NotFound);
-                }
-                give_back(record, holder, Event::Nack, now)?;
+                of.check(record)?;
+                let later = end == ClaimEnd::Fail && !holder.config.retry_delay.is_zero();
+                give_back(record, holder, if later { Event::NackLater } else { Event::Nack }, now)?;
                 Ok(dead(record, DeadReason::MaxDeliveries))
             });
             return back.map(Some);
         }
         let mut state = self.lock();
         let record = self.visible(&mut state, seq)?;
-        if !lasts(&record) {
-            return Err(Error::NotFound);
-        }
+        of.check(&record)?;
         state.changing(&self.db, record.queue)?.counters.acked_total += 1;
         self.remove(state, seq, &record, now).map(|()| None)
     }
@@ -303,11 +328,20 @@ impl Store {
         ended.map(Some)
     }
 
-    /// Makes a message of `queue` that is in state `from` a dead letter, which stays in its queue.
-    pub fn dead_letter(&self, queue: u64, seq: u64, from: MessageState, now: u64) -> Result<MessageRecord> {
-        self.alter(seq, now, |record, holder| {
+    /// Makes a message of `queue` that is in state `from` a dead letter.
+    pub fn dead_letter(
+        &self,
+        queue: u64,
+        seq: u64,
+        (from, of): (MessageState, Of),
+        reason: DeadReason,
+        now: u64,
+    ) -> Result<Altered> {
+        self.give_up(seq, now, |record, holder| {
             in_state(record, queue, from)?;
-            give_back(record, holder, Event::DeadLetter, now)
+            of.check(record)?;
+            give_back(record, holder, Event::DeadLetter, now)?;
+            Ok(Some(reason))
         })
     }
 
@@ -354,13 +388,14 @@ impl Store {
         &self,
         queue: u64,
         seq: u64,
-        from: MessageState,
+        (from, of): (MessageState, Of),
         (target, name, onto): (u64, &[u8], Onto),
         now: u64,
     ) -> Result<u64> {
         let mut state = self.lock();
         let before = self.visible(&mut state, seq)?;
         in_state(&before, queue, from)?;
+        of.check(&before)?;
         let mut to = before.clone();
         let name = self.fitting(&mut state, target, seq, name)?;
         // It has outlived its own time to live, or it does not matter any more: somebody wants to see it delivered.
@@ -384,9 +419,10 @@ impl Store {
     }
 
     /// Removes a message for good, when `queue` holds it in one of the states `from`.
-    pub fn ack(&self, queue: u64, seq: u64, from: &[MessageState], now: u64) -> Result<()> {
+    pub fn ack(&self, queue: u64, seq: u64, (from, of): (&[MessageState], Of), now: u64) -> Result<()> {
         let mut state = self.lock();
         let record = self.visible(&mut state, seq)?;
+        of.check(&record)?;
         if record.queue != queue || !from.contains(&record.state()) {
             return Err(Error::NotFound);
         }
@@ -442,10 +478,12 @@ impl Store {
     pub fn set_message_stat(
         &self,
         seq: u64,
+        of: Of,
         now: u64,
         change: impl FnOnce(&mut u32, &mut u32, &mut u32, &mut Times),
     ) -> Result<MessageRecord> {
         self.alter(seq, now, |record, _| {
+            of.check(record)?;
             let mut times = Times { modified_ns: record.modified_ns, accessed_ns: record.accessed_ns };
             change(&mut record.mode, &mut record.uid, &mut record.gid, &mut times);
             (record.modified_ns, record.accessed_ns) = (times.modified_ns, times.accessed_ns);
@@ -483,6 +521,7 @@ fn claim(record: &mut MessageRecord, holder: &mut Queue, (taker, delivery): (Tak
     record.set_state(to);
     record.since = now;
     record.deliveries = deliveries;
+    record.deaths.iter_mut().for_each(|death| death.unclaimed = false);
     record.claim = Some(claim_of(taker, delivery, now, after(now, holder.config.visibility_timeout)));
     holder.counters.claims_total += 1;
     holder.counters.redelivered_total += u64::from(deliveries > 1);

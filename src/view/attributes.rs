@@ -69,7 +69,7 @@ impl Attributes {
     pub fn valid(&self) -> Duration {
         match self.node {
             Node::Queue(_) => Duration::from_secs(1),
-            Node::Message(..) | Node::Granted(..) => Duration::from_secs(1),
+            Node::Message(..) | Node::Granted(..) | Node::Delivery(..) => Duration::from_secs(1),
             // Their names are asked for each time. If the kernel asked once more before it opens them, it could be told, too late to
             // look up once more, that they mean something else by now.
             Node::Unfinished(_) | Node::Gone(_) => Duration::from_secs(10),
@@ -173,7 +173,11 @@ impl View {
     pub(super) fn message_attributes(&self, node: Node, message: &MessageRecord) -> Attributes {
         let owner = (message.uid, message.gid, message.mode);
         let shown = self.file(node, message.size, owner, time_ns(message.modified_ns));
-        let granted = if matches!(node, Node::Granted(..)) { 0o444 } else { 0 };
+        let granted = match node {
+            Node::Granted(..) => 0o444,
+            Node::Delivery(_, true) => 0o666,
+            _ => 0,
+        };
         let accessed = message.accessed_ns.map_or(shown.modified, time_ns);
         Attributes { mode: shown.mode | granted, accessed, changed: time_ms(message.enqueued_at), ..shown }
     }
@@ -264,16 +268,20 @@ impl View {
             | Node::Stats(id) => self.queue_attributes(node, id),
             Node::Given(number) => self.queue_attributes(node, self.queue_given(number)?),
             Node::Version | Node::Metrics | Node::Backup => self.queue_attributes(node, ROOT),
-            Node::Message(seq, _) | Node::Granted(seq, _) => match self.store.message(seq) {
-                Ok(message) => Ok(self.message_attributes(node, &message)),
-                // A message that is gone is still what an open descriptor shows. To others the kernel looks its name up again: it
-                // may be that of another one, or there to be created.
-                Err(Error::NotFound) => {
-                    let open = self.handles.attributes_of(seq);
-                    open.or_else(|| self.names.lock().shown_lately(node)).ok_or(Error::Stale)
+            Node::Message(..) | Node::Granted(..) | Node::Delivery(..) => {
+                let reach = self.reach(node)?.ok_or(Error::Stale)?;
+                match self.reached(&reach) {
+                    Ok(message) => Ok(self.message_attributes(node, &message)),
+                    // A message that is gone is still what an open descriptor shows. To others the kernel looks its name up
+                    // again: it may be that of another one, or there to be created.
+                    Err(Error::NotFound) => {
+                        let open = self.handles.attributes_of(reach.seq);
+                        let shown = open.or_else(|| self.names.lock().shown_lately(node)).ok_or(Error::Stale)?;
+                        Ok(Attributes { node, ..shown })
+                    }
+                    Err(error) => Err(error),
                 }
-                Err(error) => Err(error),
-            },
+            }
             Node::Writer(id) => {
                 let writer = self.writer(id)?;
                 let writer = writer.lock();

@@ -7,7 +7,7 @@ use crate::clock;
 use crate::error::{Error, Result};
 use crate::queue::state::State;
 use crate::store::record::MessageRecord;
-use crate::store::{Altered, DeadlineKind, Due, Wake};
+use crate::store::{Altered, DeadlineKind, Due, Of, Wake};
 
 use super::handles::Lease;
 use super::{View, process};
@@ -144,9 +144,9 @@ impl View {
         let Some(claim) = message.claim.filter(|claim| claim.deadline == due.at) else {
             return self.store.drop_deadline(due);
         };
-        let leases = self.handles.leases_of(due.id, (claim.at, message.deliveries));
+        let leases = self.handles.leases_of(due.id, claim.delivery);
         if leases.iter().any(|lease| lease.process.is_none_or(|process| self.look_for_leases.alive(process))) {
-            let renewed = self.store.renew(due.id, now)?;
+            let renewed = self.store.renew(due.id, Of::This(Some(claim.delivery)), now)?;
             if renewed.claim.is_some_and(|claim| claim.deadline > now) {
                 return Ok(());
             }
@@ -161,11 +161,11 @@ impl View {
     pub(super) fn renew_held(&self) {
         let now = clock::now_ms();
         for seq in self.handles.read() {
-            let Ok(MessageRecord { claim: Some(claim), deliveries, .. }) = self.store.message(seq) else { continue };
-            let leases = self.handles.leases_of(seq, (claim.at, deliveries));
+            let Ok(MessageRecord { claim: Some(claim), .. }) = self.store.message(seq) else { continue };
+            let leases = self.handles.leases_of(seq, claim.delivery);
             let held = |lease: &Lease| lease.process.is_none_or(|process| !process::is_over(process));
             if leases.iter().any(held)
-                && let Err(error) = self.store.renew(seq, now)
+                && let Err(error) = self.store.renew(seq, Of::This(Some(claim.delivery)), now)
             {
                 tracing::debug!(name = self.store.name_of(seq), %error, "lease not renewed at the end");
             }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
 use crate::locks::{self, Ranked};
+use crate::queue::delivery::Delivery;
 use crate::queue::worker::ProcessId;
 
 use super::access::Caller;
@@ -109,8 +110,8 @@ pub enum Hold {
     AtFirstRead,
     /// It keeps the lease alive.
     Lease(Lease),
-    /// The process that opened it, or one that descends from that, has ended this claim (its time and the delivery count).
-    Settled((u64, u32)),
+    /// The process that opened it, or one that descends from that, has ended this delivery.
+    Settled(Delivery),
 }
 
 /// A lease that an open descriptor keeps alive while its process lives.
@@ -118,8 +119,8 @@ pub enum Hold {
 pub struct Lease {
     /// The process that opened it; `None` when it is not visible from here: then the descriptor alone counts.
     pub process: Option<ProcessId>,
-    /// Which claim of the message it belongs to: its time and the delivery count. A later claim is not this descriptor's.
-    pub claim: (u64, u32),
+    /// Which delivery of the message it belongs to. A later one is not this descriptor's.
+    pub delivery: Delivery,
     /// When the lease ended as of the open, in milliseconds since the epoch.
     pub deadline: u64,
     /// The visibility timeout then, in milliseconds.
@@ -395,9 +396,9 @@ impl Handles {
         }
     }
 
-    /// The leases of one claim of a message that open descriptors keep alive.
-    pub fn leases_of(&self, seq: u64, claim: (u64, u32)) -> Vec<Lease> {
-        self.readers_of(seq).iter().flat_map(leases).filter(|lease| lease.claim == claim).collect()
+    /// The leases of one delivery of a message that open descriptors keep alive.
+    pub fn leases_of(&self, seq: u64, delivery: Delivery) -> Vec<Lease> {
+        self.readers_of(seq).iter().flat_map(leases).filter(|lease| lease.delivery == delivery).collect()
     }
 
     /// Looks at what the descriptors do that have a message open for reading.

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::queue::config::{Durability, Names};
+use crate::queue::name::{Name, classify};
 use crate::queue::state::State;
 use crate::store::record::{MessageRecord, NewMessage};
 use crate::store::{Body, Done, Enqueued, Holder, NewBody, Onto, QueueInfo, ROOT, Room};
 
 use super::access::{Caller, READ};
 use super::arrivals::{Found as Answer, Waiting};
+use super::deliveries::Reach;
 use super::lookup::Found;
 use super::open::{shares, shows};
 use super::writer::Writer;
@@ -44,6 +46,10 @@ impl View {
             }
         }
         let (seq, _) = match self.store.message_named(queue, name) {
+            // What was moved here under the name of its delivery.
+            Err(Error::NotFound) if matches!(classify(name), Name::Sequence { delivery: Some(_), .. }) => {
+                return self.find_own(caller, queue, name);
+            }
             Err(Error::NotFound) => return self.find_own_kept(caller, queue, name),
             found => found?,
         };
@@ -181,7 +187,11 @@ impl View {
         match message.state() {
             // It wants a claim, and somebody was faster.
             State::Claimed if matches!(to, Node::Claimed(_)) => Err(Error::NotFound),
-            State::Claimed if !self.may_touch_claim(caller, message) => Err(Error::Busy),
+            State::Claimed if !self.may_touch_claim(caller, message) => {
+                // A worker that has lost it to another one finds nothing.
+                self.settles_by_name(caller, message)?;
+                Err(Error::Busy)
+            }
             State::Dead | State::Delayed => Err(Error::NotFound),
             state => Ok(state),
         }
@@ -224,11 +234,11 @@ impl View {
     pub(super) fn link_message(
         self: &Arc<Self>,
         caller: &Caller,
-        (seq, via): (u64, Via),
+        reach: Reach,
         to: (Node, &[u8]),
         done: impl FnOnce(Result<Attributes>) + Send + 'static,
     ) {
-        let copy = match self.copy_of(caller, (seq, via), to) {
+        let copy = match self.copy_of(caller, reach, to) {
             Ok(copy) => copy,
             Err(error) => return done(Err(error)),
         };
@@ -256,9 +266,9 @@ impl View {
     }
 
     /// Checks that a copy may be made, and what it is.
-    fn copy_of(&self, caller: &Caller, (seq, via): (u64, Via), to: (Node, &[u8])) -> Result<Copy> {
-        let from = self.store.message(seq)?;
-        if !shows(via, from.state()) {
+    fn copy_of(&self, caller: &Caller, reach: Reach, to: (Node, &[u8])) -> Result<Copy> {
+        let from = self.reached(&reach)?;
+        if !shows(reach.via, from.state()) {
             return Err(Error::NotFound); // since the name was looked up
         }
         let readable = self.message_owner(&from).allows(caller, READ);

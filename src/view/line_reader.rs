@@ -13,7 +13,8 @@ use std::sync::atomic::AtomicBool;
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::locks::{self, Ranked};
-use crate::store::record::MessageRecord;
+use crate::queue::delivery::Delivery;
+use crate::store::record::{Claim, MessageRecord};
 use crate::store::{Altered, ClaimEnd, Taker};
 
 use super::View;
@@ -51,7 +52,7 @@ struct Held {
 
 struct Message {
     seq: u64,
-    claim: (u64, u32),
+    delivery: Delivery,
     /// When the lease ended as of the claim, and the visibility timeout then, in milliseconds.
     deadline: u64,
     timeout: u64,
@@ -110,8 +111,8 @@ impl LineReader {
     pub fn leases(&self) -> Vec<Lease> {
         let held = self.held.lock();
         let of = |message: &Message| {
-            let Message { claim, deadline, timeout, .. } = *message;
-            let lease = move |process| Lease { process, claim, deadline, timeout };
+            let Message { delivery, deadline, timeout, .. } = *message;
+            let lease = move |process| Lease { process, delivery, deadline, timeout };
             held.holders.processes().map(lease).collect::<Vec<_>>()
         };
         held.messages.iter().flat_map(of).collect()
@@ -187,8 +188,8 @@ impl View {
         }
     }
 
-    /// What is held goes back.
-    fn give_lines_back(&self, handle: u64, reader: &LineReader) {
+    /// What is held goes back. `failed`: the reader got some of it, and died of that as far as anybody can tell.
+    fn give_lines_back(&self, handle: u64, reader: &LineReader, failed: bool) {
         let messages = std::mem::take(&mut reader.held.lock().messages);
         if messages.is_empty() {
             return;
@@ -199,7 +200,8 @@ impl View {
             "a reader did not finish: its messages go back"
         );
         for message in messages {
-            if let Some(back) = self.end_line(handle, reader.queue, &message, ClaimEnd::Return) {
+            let end = if failed && message.given > 0 { ClaimEnd::Fail } else { ClaimEnd::Return };
+            if let Some(back) = self.end_line(handle, reader.queue, &message, end) {
                 self.log_dead_letter(reader.queue, &back);
                 self.announce(&back.record);
             }
@@ -209,7 +211,7 @@ impl View {
     /// Ends the claim of a message; gives what became of it if it went back.
     fn end_line(&self, handle: u64, queue: u64, message: &Message, end: ClaimEnd) -> Option<Altered> {
         self.handles.unbind(handle, message.seq);
-        let ended = self.store.end_claim(message.seq, message.claim, end, clock::now_ms());
+        let ended = self.store.end_claim(message.seq, message.delivery, end, clock::now_ms());
         ended.unwrap_or_else(|error| {
             match error {
                 Error::NotFound => tracing::debug!(name = self.store.name_of(message.seq), queue = self.store.label(queue), "the claim ended before its reader"),
@@ -228,7 +230,7 @@ impl View {
             !held.messages.is_empty() && held.holders.include(tid)
         };
         if concerned && self.workers.failed(tid) {
-            self.give_lines_back(handle, reader);
+            self.give_lines_back(handle, reader, true);
         }
     }
 
@@ -236,7 +238,7 @@ impl View {
     pub(super) fn release_line_reader(&self, handle: u64, reader: &LineReader) {
         self.waiters.forget_poller(reader.line(), handle);
         self.acknowledge_lines(handle, reader);
-        self.give_lines_back(handle, reader);
+        self.give_lines_back(handle, reader, false);
     }
 
     /// The next bytes: of what is held, or of what is taken now.
@@ -292,7 +294,8 @@ impl View {
                 Err(_) if taken > 0 => break, // nothing more, or the next read is told
                 claimed => claimed?,
             };
-            match self.line_message(memory, (seq, &record), timeout) {
+            let claim = record.claim.as_ref().ok_or(Error::NotFound)?;
+            match self.line_message(memory, (seq, &record), claim, timeout) {
                 Ok(message) => {
                     left = left.min(room as u64).saturating_sub(message.left());
                     self.handles.bind(handle, seq);
@@ -305,9 +308,7 @@ impl View {
                     damaged += 1;
                 }
                 Err(error) => {
-                    let claim = record.claim.as_ref().map_or(0, |claim| claim.at);
-                    let back = (claim, record.deliveries);
-                    self.store.end_claim(seq, back, ClaimEnd::Return, clock::now_ms())?;
+                    self.store.end_claim(seq, claim.delivery, ClaimEnd::Return, clock::now_ms())?;
                     return if taken > 0 { Ok(()) } else { Err(error) };
                 }
             }
@@ -315,12 +316,17 @@ impl View {
         if taken == 0 { Err(Error::Damaged("too many messages in a row".into())) } else { Ok(()) }
     }
 
-    fn line_message(&self, memory: Room, (seq, record): (u64, &MessageRecord), timeout: u64) -> Result<Message> {
+    fn line_message(
+        &self,
+        memory: Room,
+        (seq, record): (u64, &MessageRecord),
+        claim: &Claim,
+        timeout: u64,
+    ) -> Result<Message> {
         let body = memory.open(&self.store, record)?;
         let last = body.last()?;
-        let (at, deadline) = record.claim.as_ref().map_or((0, 0), |claim| (claim.at, claim.deadline));
         let bare = last != Some(b'\n');
-        let claim = (at, record.deliveries);
-        Ok(Message { seq, claim, deadline, timeout, body, length: record.size, bare, given: 0 })
+        let Claim { delivery, deadline, .. } = *claim;
+        Ok(Message { seq, delivery, deadline, timeout, body, length: record.size, bare, given: 0 })
     }
 }

@@ -18,9 +18,11 @@ use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
 use crate::locks::{self, Ranked};
+use crate::store::Of;
 use crate::store::record::MessageRecord;
 
 use super::access::Caller;
+use super::deliveries::Reach;
 use super::handles::{Handle, Reader};
 use super::open::Opened;
 use super::xattr::Pairs;
@@ -101,7 +103,7 @@ impl View {
         };
         if via == Via::Bare {
             let again = self.again(caller, seq, &message);
-            let opened = self.open_message(caller, (seq, via), again)?;
+            let opened = self.open_message(caller, Reach { seq, via, of: Of::Any }, again)?;
             return Ok(Opened { immutable: false, direct: true, ..opened });
         }
         if self.locking.send_back(caller.pid, seq) {
@@ -113,7 +115,7 @@ impl View {
     /// Opens a message for reading and writing, found for that.
     pub(super) fn open_locked(&self, caller: &Caller, (seq, via): (u64, Via)) -> Result<Opened> {
         self.locking.arrived(caller.pid);
-        let opened = self.open_message(caller, (seq, via), None)?;
+        let opened = self.open_message(caller, Reach { seq, via, of: Of::Any }, None)?;
         Ok(Opened { immutable: false, direct: true, ..opened })
     }
 

@@ -7,10 +7,11 @@ use std::sync::atomic::Ordering;
 
 use crate::error::{Error, Result};
 use crate::queue::config::{Names, QueueConfig};
-use crate::queue::name::{Name, check_entry_name, classify, classify_given, listed};
+use crate::queue::delivery::Delivery;
+use crate::queue::name::{Name, check_entry_name, classify, classify_given, delivered, listed};
 use crate::queue::state::State;
 use crate::store::record::MessageRecord;
-use crate::store::{QueueInfo, ROOT, Seen};
+use crate::store::{Of, QueueInfo, ROOT, Seen};
 
 use super::access::{Caller, READ};
 use super::{Attributes, Node, Via, View};
@@ -55,6 +56,15 @@ pub(super) fn listed_name(config: &QueueConfig, order: u8, seq: u64, name: &[u8]
         Names::Keep => name.to_vec(),
         Names::Sequence => listed((config.priorities > 1).then_some(order), seq, name),
     }
+}
+
+/// The path below its queue that names a delivery of a message.
+pub(super) fn delivery_path(config: &QueueConfig, seq: u64, message: &MessageRecord, delivery: Delivery) -> Vec<u8> {
+    let (order, name) = match config.names {
+        Names::Keep => (None, None),
+        Names::Sequence => ((config.priorities > 1).then_some(message.order), Some(&message.name[..])),
+    };
+    [b".mq/claimed/", &delivered(order, seq, delivery, name)[..]].concat()
 }
 
 /// What a name in a queue's directory means to a caller.
@@ -112,7 +122,11 @@ impl View {
         if self.store.keeps_names(queue)? {
             return self.find_kept(caller, queue, name, drafts);
         }
-        if let Name::Sequence { seq, name: called } = kind
+        // Deliveries are found in `.mq/claimed` only; a copy may have been given such a name.
+        if let Name::Sequence { delivery: Some(_), .. } = kind {
+            return self.find_own(caller, queue, name);
+        }
+        if let Name::Sequence { seq, name: called, .. } = kind
             && queue != ROOT
         {
             let info = self.store.queue(queue)?;
@@ -164,20 +178,27 @@ impl View {
         }
     }
 
-    /// The message of a name in the directory of a state.
-    pub(super) fn find_in_state(&self, caller: &Caller, directory: Node, name: &[u8]) -> Result<(u64, MessageRecord)> {
+    /// The message of a name in the directory of a state, and of which delivery it has to be.
+    pub(super) fn find_in_state(
+        &self,
+        caller: &Caller,
+        directory: Node,
+        name: &[u8],
+    ) -> Result<(u64, MessageRecord, Of)> {
         let (queue, states, _) = Self::state_directory(directory).ok_or(Error::NotDirectory)?;
         let info = self.store.queue(queue)?;
-        let (seq, name) = match classify(name) {
+        let (seq, delivery, name) = match classify(name) {
             kind if info.config.names == Names::Keep => match (self.store.message_named(queue, name), kind) {
-                // What `.mq/claim` answers for a name with a newline.
-                (Err(Error::NotFound), Name::Sequence { seq, name: None }) => (seq, None),
-                (found, _) => (found?.0, Some(name)),
+                (Err(Error::NotFound), Name::Sequence { seq, delivery, name: None }) => (seq, delivery, None),
+                (found, _) => (found?.0, None, Some(name)),
             },
-            Name::Sequence { seq, name } => (seq, name),
+            Name::Sequence { seq, delivery, name } => (seq, delivery, name),
             _ => return Err(Error::NotFound),
         };
-        Ok((seq, self.resolve(caller, (queue, &info), seq, name, states)?))
+        let message = self.resolve(caller, (queue, &info), seq, name, states)?;
+        let of = delivery.map_or(Of::Any, |delivery| Of::This(Some(delivery)));
+        let named = delivery.is_none() || matches!(directory, Node::Claimed(_));
+        if named && of.is(&message) { Ok((seq, message, of)) } else { Err(Error::NotFound) }
     }
 
     /// Which of its `.mq/lines` a queue shows next.
@@ -219,8 +240,10 @@ impl View {
             Node::Batch(batch) => self.attributes(Node::Draft(self.find_batch_file(batch, name)?)),
             _ => {
                 let (_, _, via) = Self::state_directory(directory).ok_or(Error::NotDirectory)?;
-                let (seq, message) = self.find_in_state(caller, directory, name)?;
-                self.found_message(caller, seq, via, &message)
+                match self.find_in_state(caller, directory, name)? {
+                    (seq, message, Of::Any) => self.found_message(caller, seq, via, &message),
+                    (seq, message, Of::This(_)) => self.found_delivery(caller, seq, &message),
+                }
             }
         }
     }

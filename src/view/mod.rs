@@ -14,6 +14,7 @@ mod batch;
 mod control;
 mod create;
 mod deadlines;
+mod deliveries;
 mod descriptors;
 mod draft;
 mod handles;
@@ -78,6 +79,7 @@ use crate::locks::{self, Ranked};
 use crate::store::{Done, Probe, Store, Usage};
 use arrivals::Arrivals;
 use backup::Backup;
+use deliveries::Deliveries;
 use draft::DraftUse;
 use handles::Handles;
 use locking::Locking;
@@ -121,6 +123,7 @@ pub struct View {
     names: Ranked<BareNames, { locks::NAMES }>,
     locking: Locking,
     givens: Mutex<Givens>,
+    deliveries: Mutex<Deliveries>,
     /// Messages on their way into queues that keep names.
     arrivals: Arrivals,
     /// Messages that were replaced lately in queues that keep names, the newest first.
@@ -172,6 +175,7 @@ impl View {
             names,
             locking: Locking::default(),
             givens: Mutex::default(),
+            deliveries: Mutex::default(),
             arrivals: Arrivals::new(&alarm),
             replaced: Ranked::default(),
             workers: Workers::default(),

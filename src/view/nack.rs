@@ -79,13 +79,12 @@ impl View {
             |error| tracing::warn!(queue = self.store.label(queue), uid = caller.uid, %error, "not given back"),
         )?;
         self.refuse_consuming(&caller, queue)?;
-        let (seq, message) = self.find_in_state(&caller, Node::Claimed(queue), order.name)?;
-        let claim = message.claim.as_ref().map_or(0, |claim| claim.at);
+        let (seq, message, _) = self.find_in_state(&caller, Node::Claimed(queue), order.name)?;
+        let delivery = message.claim.as_ref().map(|claim| claim.delivery).ok_or(Error::NotFound)?;
         if order.how == Nack::Uncounted && !self.holds(tid, seq, &message) {
             return Err(Error::NotPermitted("only the one who holds the claim may say that it does not count"));
         }
-        let back =
-            self.store.nack_as(queue, seq, (claim, message.deliveries), order.how, order.said, clock::now_ms())?;
+        let back = self.store.nack_as(queue, seq, delivery, order.how, order.said, clock::now_ms())?;
         self.log_dead_letter(queue, &back);
         self.announce(&back.record);
         Ok(())
@@ -94,7 +93,7 @@ impl View {
     /// Whether the process of a thread has claimed a message, or has it open and so keeps the lease alive.
     fn holds(&self, tid: u32, seq: u64, message: &MessageRecord) -> bool {
         let (Some(asker), Some(claim)) = (self.workers.worker(tid), &message.claim) else { return false };
-        let leases = self.handles.leases_of(seq, (claim.at, message.deliveries));
+        let leases = self.handles.leases_of(seq, claim.delivery);
         claim.process == Some(asker.process) || leases.iter().any(|lease| lease.process == Some(asker.process))
     }
 }

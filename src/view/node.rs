@@ -4,6 +4,7 @@
 //! The top byte is the kind; the rest a queue, a sequence number, a writer or a draft. The same message has a different id
 //! on each path that leads to it, because `open` gets an id only and must do a different thing on each.
 
+use crate::queue::delivery::Delivery;
 use crate::store::ROOT;
 
 /// The path on which a message was found.
@@ -87,6 +88,9 @@ pub enum Node {
     /// A message, granted or not, as it is opened for reading and writing, to lock it: see [`super::locking`]. Only a lookup
     /// answers it and only an open is asked of it.
     Locked(u64, Via, bool),
+    /// A message in `.mq/claimed` by a path that names the delivery. With `true`, as somebody sees it whom its mode would refuse,
+    /// but who may consume.
+    Delivery(Delivery, bool),
     /// A message that is being written.
     Writer(u64),
     /// The same by the name that its session gave it.
@@ -140,6 +144,7 @@ impl Node {
             Node::Nack(queue) => (64, queue),
             Node::Unfinished(id) => (38, id),
             Node::Gone(number) => (39, number),
+            Node::Delivery(delivery, granted) => (65 + u64::from(granted), delivery.bits()),
         };
         (kind << KIND_SHIFT) | (number & NUMBER)
     }
@@ -192,6 +197,7 @@ impl Node {
             37 => Node::Lines(number & ((1 << QUEUE_BITS) - 1), (number >> QUEUE_BITS) as u32),
             kind @ 40..48 => Node::Locked(number, Via::from_code(kind - 40)?, false),
             kind @ 48..56 => Node::Locked(number, Via::from_code(kind - 48)?, true),
+            kind @ 65..67 if Delivery::of(number).bits() == number => Node::Delivery(Delivery::of(number), kind == 66),
             64 => Node::Nack(number),
             38 => Node::Unfinished(number),
             39 => Node::Gone(number),
@@ -219,6 +225,7 @@ mod tests {
             Node::Writer(7),
             Node::Draft(7),
         ]);
+        nodes.extend([false, true].map(|granted| Node::Delivery(Delivery::of(u64::MAX), granted)));
         nodes.extend([Node::Delayed(7), Node::Batches(7), Node::Batch(7), Node::With(7), Node::Given(7)]);
         nodes.extend([
             Node::Claim(7),

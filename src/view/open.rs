@@ -13,6 +13,7 @@ use crate::store::{QueueInfo, Taker};
 
 use super::access::{Caller, READ};
 use super::control::ConfigEdit;
+use super::deliveries::Reach;
 use super::handles::{Handle, Hold, Lease, Reader};
 use super::locking::Again;
 use super::look::Look;
@@ -149,10 +150,18 @@ impl View {
             Node::Message(seq, via) | Node::Granted(seq, via) if flags.only_locks() => {
                 self.open_to_lock(caller, (seq, via))
             }
-            Node::Message(seq, via) | Node::Granted(seq, via) if flags.writes() || flags.truncates() => {
-                self.refuse_rewrite(caller, seq, via, flags)
+            Node::Message(..) | Node::Granted(..) | Node::Delivery(..) => {
+                let reach = self.reach(node)?.ok_or(Error::Stale)?;
+                match flags.writes() || flags.truncates() {
+                    // What is kept of the bytes is this delivery's: nobody else's are changed by who maps them.
+                    true if matches!(node, Node::Delivery(..)) && flags.only_locks() => {
+                        let opened = self.open_message(caller, reach, None)?;
+                        Ok(Opened { immutable: false, direct: true, ..opened })
+                    }
+                    true => self.refuse_rewrite(caller, reach.seq, reach.via, flags),
+                    false => self.open_message(caller, reach, None),
+                }
             }
-            Node::Message(seq, via) | Node::Granted(seq, via) => self.open_message(caller, (seq, via), None),
             Node::Writer(id) => self.reopen_writer(caller, id, flags),
             Node::Unfinished(id) => self.open_unfinished(caller, id, flags),
             Node::Gone(age) => self.open_gone(caller, age, flags),
@@ -236,7 +245,12 @@ impl View {
         Ok(Opened { direct: true, ..Opened::plain(self.handles.add(caller, Handle::Writer(id))) })
     }
 
-    pub(super) fn open_message(&self, caller: &Caller, (seq, via): (u64, Via), again: Option<Again>) -> Result<Opened> {
+    pub(super) fn open_message(
+        &self,
+        caller: &Caller,
+        Reach { seq, via, of }: Reach,
+        again: Option<Again>,
+    ) -> Result<Opened> {
         let found = match self.store.message(seq) {
             // The name means the message that replaced it: the kernel looks it up again.
             Err(Error::NotFound) if via == Via::Queue && self.was_replaced(seq) => return Err(Error::Stale),
@@ -257,7 +271,8 @@ impl View {
             return Err(error);
         }
         let (message, hold) = match via {
-            _ if !shows(via, found.state()) => return Err(Error::NotFound), // since the name was looked up
+            // Since the name was looked up.
+            _ if !shows(via, found.state()) || !of.is(&found) => return Err(Error::NotFound),
             Via::Bare if claims => (found, Hold::AtFirstRead),
             Via::Queue if claims && self.reopens_own(caller, &queue, &found) => (found, Hold::AtFirstRead),
             Via::Queue | Via::Claimed if claims => self.take(caller, seq, via, found, &queue)?,
@@ -317,7 +332,7 @@ impl View {
         let hold = message.claim.as_ref().map_or(Hold::Nothing, |claim| {
             Hold::Lease(Lease {
                 process: asker.map(|asker| asker.process),
-                claim: (claim.at, message.deliveries),
+                delivery: claim.delivery,
                 deadline: claim.deadline,
                 timeout: u64::try_from(queue.config.visibility_timeout.as_millis()).unwrap_or(u64::MAX),
             })

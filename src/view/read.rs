@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::store::record::BodyPlace;
-use crate::store::{Done, ROOT};
+use crate::store::{Done, Of, ROOT};
 
 use super::access::Caller;
 use super::handles::{Handle, Hold, Lease};
@@ -237,11 +237,9 @@ impl View {
             return;
         }
         // The deadline may have been renewed since the open; another renewal does no harm.
-        let message = self.store.message(seq);
-        let same = message
-            .is_ok_and(|message| message.claim.is_some_and(|claim| (claim.at, message.deliveries) == lease.claim));
-        if same && let Err(error) = self.store.renew(seq, now) {
-            tracing::debug!(name = self.store.name_of(seq), %error, "lease not renewed at close");
+        match self.store.renew(seq, Of::This(Some(lease.delivery)), now) {
+            Ok(_) | Err(Error::NotFound) => {}
+            Err(error) => tracing::debug!(name = self.store.name_of(seq), %error, "lease not renewed at close"),
         }
     }
 

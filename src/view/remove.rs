@@ -3,6 +3,7 @@
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::queue::state::State;
+use crate::store::Of;
 use crate::store::record::MessageRecord;
 
 use super::access::Caller;
@@ -33,8 +34,9 @@ impl View {
             Found::Control | Found::Queue(_) => Err(Error::IsDirectory),
             Found::Draft(draft) => self.store.remove_draft(draft, now),
             Found::Message(seq, message) => {
+                let of = self.settles_by_name(caller, &message)?;
                 let kept = self.store.keeps_names(queue)?;
-                self.ack(caller, (queue, seq, &message), if kept { &State::ALL } else { SHOWN }, now)
+                self.ack(caller, (queue, seq, &message), (if kept { &State::ALL } else { SHOWN }, of), now)
             }
             // Programs unlink an existing target before they write it: that must not destroy a message that nobody has
             // read.
@@ -43,8 +45,9 @@ impl View {
                 Err(Error::NotFound)
             }
             Found::Bare(seq, message) => {
+                let of = self.settles_by_name(caller, &message)?;
                 self.names.lock().forget_message(seq);
-                self.ack(caller, (queue, seq, &message), SHOWN, now)
+                self.ack(caller, (queue, seq, &message), (SHOWN, of), now)
             }
             Found::Unfinished(id) => self.unlink_unfinished(caller, id),
             Found::Gone(age) => {
@@ -58,18 +61,18 @@ impl View {
         let Some((queue, states, _)) = Self::state_directory(directory) else {
             return Err(Error::NotPermitted("control files cannot be removed"));
         };
-        let (seq, message) = self.find_in_state(caller, directory, name)?;
-        self.ack(caller, (queue, seq, &message), states, now)
+        let (seq, message, of) = self.find_in_state(caller, directory, name)?;
+        self.ack(caller, (queue, seq, &message), (states, of), now)
     }
 
     fn ack(
         &self,
         caller: &Caller,
         (queue, seq, message): (u64, u64, &MessageRecord),
-        states: &[State],
+        from: (&[State], Of),
         now: u64,
     ) -> Result<()> {
-        self.store.ack(queue, seq, states, now)?;
+        self.store.ack(queue, seq, from, now)?;
         self.forget_own(caller, seq);
         self.note_settled(caller, seq, message);
         Ok(())

@@ -8,7 +8,7 @@ use crate::queue::config::Names;
 use crate::queue::name::{Name, check_entry_name, check_queue_name, classify};
 use crate::queue::state::State;
 use crate::store::record::{DraftRecord, MessageRecord};
-use crate::store::{Done, Published, ROOT, Taker};
+use crate::store::{DeadReason, Done, Of, Published, ROOT, Taker};
 
 use super::access::Caller;
 use super::create::is_draft_name;
@@ -28,6 +28,8 @@ struct Source {
     message: MessageRecord,
     /// The state that its directory stands for.
     state: State,
+    /// The delivery of which it is renamed.
+    of: Of,
     /// Its queue keeps names.
     kept: bool,
 }
@@ -35,12 +37,20 @@ struct Source {
 impl Source {
     /// Whether `name` is one of the names of the message: a transition does not give it another.
     fn is_called(&self, name: &[u8]) -> bool {
-        if self.kept {
-            return name == self.message.name;
-        }
         name == self.message.name
-            || matches!(classify(name), Name::Sequence { seq, name }
-                if seq == self.seq && name.is_none_or(|name| name == self.message.name))
+            || matches!(classify(name), Name::Sequence { seq, delivery, name }
+                if seq == self.seq
+                    && (delivery.is_some() || !self.kept)
+                    && name.is_none_or(|name| name == self.message.name))
+    }
+
+    /// The name under which it goes to another queue that `name` was given for: that of its delivery means that it stays as it
+    /// is.
+    fn name_for<'a>(&'a self, name: &'a [u8]) -> &'a [u8] {
+        match classify(name) {
+            Name::Sequence { delivery: Some(_), .. } if self.is_called(name) => &self.message.name,
+            _ => name,
+        }
     }
 }
 
@@ -89,8 +99,11 @@ impl View {
         if kept && to.0 == Node::Queue(queue) {
             return self.rename_kept(caller, (queue, seq), &message, to.1, keep);
         }
-        let state = if kept { self.kept_state(caller, &message, to.0)? } else { State::Ready };
-        self.transit(caller, Source { queue, seq, message, state, kept }, to, keep)
+        let (state, of) = match kept {
+            true => (self.kept_state(caller, &message, to.0)?, self.settles_by_name(caller, &message)?),
+            false => (State::Ready, Of::Any),
+        };
+        self.transit(caller, Source { queue, seq, message, state, of, kept }, to, keep)
     }
 
     fn rename_in_state(
@@ -107,9 +120,9 @@ impl View {
             Node::Delayed(queue) => (queue, State::Delayed),
             _ => return Err(FOREIGN),
         };
-        let (seq, message) = self.find_in_state(caller, directory, name)?;
+        let (seq, message, of) = self.find_in_state(caller, directory, name)?;
         let kept = self.store.keeps_names(queue)?;
-        self.transit(caller, Source { queue, seq, message, state, kept }, to, keep)
+        self.transit(caller, Source { queue, seq, message, state, of, kept }, to, keep)
     }
 
     fn transit(&self, caller: &Caller, source: Source, to: (Node, &[u8]), keep: bool) -> Result<()> {
@@ -121,7 +134,7 @@ impl View {
 
     /// The transition that a rename of a message asks for.
     fn transition(&self, caller: &Caller, source: Source, to: (Node, &[u8]), keep: bool) -> Result<()> {
-        let Source { queue, seq, state, .. } = source;
+        let Source { queue, seq, state, of, .. } = source;
         if !self.owner(&self.store.queue(queue)?).may_consume(caller) {
             return Err(Error::AccessDenied);
         }
@@ -136,12 +149,14 @@ impl View {
                 self.store.claim(queue, seq, taker, now).map(drop)
             }
             (State::Ready | State::Claimed | State::Delayed, Node::Dead(target)) if target == queue && same => {
-                self.store.dead_letter(queue, seq, state, now)?;
+                self.store.dead_letter(queue, seq, (state, of), DeadReason::Moved, now)?;
                 self.forget_own(caller, seq);
                 Ok(())
             }
-            (State::Claimed, Node::Queue(target)) if target == queue && same => self.nack(queue, seq, false, now),
-            (State::Claimed, Node::Delayed(target)) if target == queue && same => self.nack(queue, seq, true, now),
+            (State::Claimed, Node::Queue(target)) if target == queue && same => self.nack(queue, seq, (of, false), now),
+            (State::Claimed, Node::Delayed(target)) if target == queue && same => {
+                self.nack(queue, seq, (of, true), now)
+            }
             (State::Delayed, Node::Queue(target)) if target == queue && same => {
                 self.store.deliver(queue, seq, None, now).map(|record| self.announce(&record))
             }
@@ -150,13 +165,14 @@ impl View {
             }
             (_, Node::Queue(ROOT)) => Err(Error::NotPermitted("the root of the mount holds queues only")),
             (_, Node::Queue(target)) if target != queue => {
-                self.refuse_name_of_draft(caller, target, to.1)?;
-                let name = self.producer_name(target, to.1)?;
+                let name = source.name_for(to.1);
+                self.refuse_name_of_draft(caller, target, name)?;
+                let name = self.producer_name(target, name)?;
                 let onto = self.onto(caller, target, name, keep)?;
                 let config = self.store.config(target)?;
                 let fits = refuse_too_large(&config, source.message.size);
                 fits.map_err(|error| self.rejected(target, error))?;
-                let moved = self.store.move_to(queue, seq, state, (target, name, onto), now);
+                let moved = self.store.move_to(queue, seq, (state, of), (target, name, onto), now);
                 let moved = moved.map_err(|error| self.rejected(target, error))?;
                 self.forget_own(caller, seq);
                 self.remember_move(caller, (target, to.1), (moved, &source.message));
@@ -181,8 +197,8 @@ impl View {
         }
     }
 
-    fn nack(&self, queue: u64, seq: u64, later: bool, now: u64) -> Result<()> {
-        let back = self.store.nack(queue, seq, later, now)?;
+    fn nack(&self, queue: u64, seq: u64, (of, later): (Of, bool), now: u64) -> Result<()> {
+        let back = self.store.nack(queue, seq, of, later, now)?;
         self.log_dead_letter(queue, &back);
         self.announce(&back.record);
         Ok(())
@@ -197,7 +213,7 @@ impl View {
                 None => return Ok(false),
             },
         };
-        let Name::Sequence { seq, name } = classify(name) else {
+        let Name::Sequence { seq, delivery, name } = classify(name) else {
             return Ok(false);
         };
         if self.store.keeps_names(queue)? {
@@ -207,6 +223,7 @@ impl View {
             Ok(other) => Ok(seq != but
                 && other.queue == queue
                 && states.contains(&other.state())
+                && delivery.is_none_or(|delivery| Of::This(Some(delivery)).is(&other))
                 && name.is_none_or(|name| name == other.name)),
             Err(Error::NotFound) => Ok(false),
             Err(error) => Err(error),
@@ -351,8 +368,10 @@ impl View {
             }
             _ => Err(Error::NotPermitted("only drafts and messages can be linked")),
         });
-        if let (Ok(()), Node::Message(seq, via) | Node::Granted(seq, via)) = (self.refuse_read_only(), node) {
-            return self.link_message(caller, (seq, via), to, done);
+        match self.reach(node) {
+            Ok(Some(reach)) if self.refuse_read_only().is_ok() => return self.link_message(caller, reach, to, done),
+            Err(error) => return done(Err(error)),
+            Ok(_) => {}
         }
         match checked {
             Ok((draft, target, attributes)) => {

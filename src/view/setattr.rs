@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 
 use super::access::Caller;
 use super::attributes::{DIRECTORY_MODE, FILE_MODE, ns_of};
+use super::deliveries::Reach;
 use super::staging::fill_hole;
 use super::{Attributes, Node, Via, View};
 
@@ -64,14 +65,17 @@ impl View {
                 self.change_queue(queue, change)?;
             }
             Node::Queue(_) | Node::Batch(_) => {}
-            Node::Message(seq, via) | Node::Granted(seq, via) => match self.change_message(caller, seq, via, change) {
-                // It has left since it was looked up or opened.
-                Err(Error::NotFound) => {
-                    let shown = self.left_of_own(caller, seq).ok_or(Error::NotFound)?;
-                    return Ok(Attributes { node, ..shown });
+            Node::Message(..) | Node::Granted(..) | Node::Delivery(..) => {
+                let reach = self.reach(node)?.ok_or(Error::Stale)?;
+                match self.change_message(caller, reach, change) {
+                    // It has left since it was looked up or opened.
+                    Err(Error::NotFound) => {
+                        let shown = self.left_of_own(caller, reach.seq).ok_or(Error::NotFound)?;
+                        return Ok(Attributes { node, ..shown });
+                    }
+                    changed => changed?,
                 }
-                changed => changed?,
-            },
+            }
             Node::Writer(id) | Node::Unfinished(id) => self.change_writer(caller, id, change)?,
             // It has left; its producer was told that all went well, and so it is.
             Node::Gone(_) if change.size.is_none() => {}
@@ -100,12 +104,12 @@ impl View {
         })
     }
 
-    fn change_message(&self, caller: &Caller, seq: u64, via: Via, change: Change) -> Result<()> {
+    fn change_message(&self, caller: &Caller, Reach { seq, via, of }: Reach, change: Change) -> Result<()> {
         if change.size.is_some() {
             return Err(Error::NotPermitted("a committed message never changes"));
         }
         let now = clock::now_ms();
-        let message = self.store.set_message_stat(seq, now, |mode, uid, gid, times| {
+        let message = self.store.set_message_stat(seq, of, now, |mode, uid, gid, times| {
             change.apply(mode, uid, gid, FILE_MODE);
             if change.times() {
                 // That it was accessed when it was modified is so only as long as nobody set the one.
@@ -117,7 +121,7 @@ impl View {
         // may write to it; they need not be consumers.
         let renews = change.times() && message.claim.is_some() && via != Via::Peek;
         if renews && self.owner(&self.store.queue(message.queue)?).may_consume(caller) {
-            self.store.renew(seq, now)?;
+            self.store.renew(seq, of, now)?;
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 //! A worker whose claim is over has to know: when its own command has removed or moved the message, all is well; when it was
 //! anybody else, or the lease ended, somebody else works on the message, or will.
 
+use crate::queue::delivery::Delivery;
 use crate::store::record::MessageRecord;
 
 use super::access::Caller;
@@ -12,10 +13,10 @@ use super::{View, process};
 impl View {
     /// The caller has ended the claim of the message `seq`, which was `message` before.
     pub(super) fn note_settled(&self, caller: &Caller, seq: u64, message: &MessageRecord) {
-        let Some(held) = message.claim.as_ref().map(|claim| (claim.at, message.deliveries)) else { return };
+        let Some(held) = message.claim.as_ref().map(|claim| claim.delivery) else { return };
         self.handles.each_hold(seq, |hold| {
             if let Hold::Lease(lease) = hold
-                && lease.claim == held
+                && lease.delivery == held
                 && lease.process.is_some_and(|process| process::is_below(caller.pid, process.tgid))
             {
                 *hold = Hold::Settled(held);
@@ -24,9 +25,9 @@ impl View {
     }
 
     /// Whether a descriptor that has the message `seq` open tells so of such a claim.
-    pub(super) fn was_settled(&self, seq: u64, is: impl Fn((u64, u32)) -> bool) -> bool {
+    pub(super) fn was_settled(&self, seq: u64, is: impl Fn(Delivery) -> bool) -> bool {
         let mut settled = false;
-        self.handles.each_hold(seq, |hold| settled |= matches!(hold, Hold::Settled(claim) if is(*claim)));
+        self.handles.each_hold(seq, |hold| settled |= matches!(hold, Hold::Settled(delivery) if is(*delivery)));
         settled
     }
 }

@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicBool;
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::locks::{self, Ranked};
+use crate::queue::delivery::Delivery;
 use crate::store::record::MessageRecord;
 use crate::store::{ClaimEnd, Taker};
 
@@ -16,7 +17,7 @@ use super::View;
 use super::access::Caller;
 use super::handles::{Handle, Lease};
 use super::holders::{Holders, Opener};
-use super::lookup::listed_name;
+use super::lookup::delivery_path;
 use super::open::Opened;
 use super::open_body::{OpenBody, Room};
 use super::waiters::{Line, Notify, Turn};
@@ -42,7 +43,7 @@ pub struct Take {
 /// The message that was taken.
 struct Taken {
     seq: u64,
-    claim: (u64, u32),
+    delivery: Delivery,
     /// When the lease ended as of the claim, and the visibility timeout then, in milliseconds.
     deadline: u64,
     timeout: u64,
@@ -61,8 +62,8 @@ struct Taken {
 
 impl Taken {
     fn leases(&self) -> impl Iterator<Item = Lease> {
-        let Taken { claim, deadline, timeout, .. } = *self;
-        self.holders.processes().map(move |process| Lease { process, claim, deadline, timeout })
+        let Taken { delivery, deadline, timeout, .. } = *self;
+        self.holders.processes().map(move |process| Lease { process, delivery, deadline, timeout })
     }
 }
 
@@ -145,10 +146,9 @@ impl View {
         let holders = Holders::new(worker, &take.opener);
         let got = self.taken(take, room, (seq, &message), holders).inspect_err(|error| {
             // What is short for a moment must not keep the message until its lease expires.
-            let claim = message.claim.as_ref().map_or(0, |claim| claim.at);
             if matches!(error, Error::TooManyOpen)
-                && let Err(error) =
-                    self.store.end_claim(seq, (claim, message.deliveries), ClaimEnd::Return, clock::now_ms())
+                && let Some(claim) = &message.claim
+                && let Err(error) = self.store.end_claim(seq, claim.delivery, ClaimEnd::Return, clock::now_ms())
             {
                 tracing::debug!(name = self.store.name_of(seq), %error, "not given back");
             }
@@ -160,14 +160,10 @@ impl View {
 
     fn taken(&self, take: &Take, room: Room, (seq, message): (u64, &MessageRecord), holders: Holders) -> Result<Taken> {
         let config = self.store.config(take.queue)?;
+        let claim = message.claim.as_ref().ok_or(Error::NotFound)?;
         let bytes = match take.answer {
             Answer::Path => {
-                let mut path = b".mq/claimed/".to_vec();
-                match listed_name(&config, message.order, seq, &message.name) {
-                    // A path is a line.
-                    name if name.contains(&b'\n') => path.extend(format!("{seq:016}").bytes()),
-                    name => path.extend(name),
-                }
+                let mut path = delivery_path(&config, seq, message, claim.delivery);
                 path.push(b'\n');
                 room.hold(path)?
             }
@@ -176,11 +172,10 @@ impl View {
                 .inspect_err(|error| self.tell_unreadable(seq, error, &AtomicBool::new(false)))?,
         };
         let length = bytes.size();
-        let claim = message.claim.as_ref().map_or((0, 0), |claim| (claim.at, claim.deadline));
         Ok(Taken {
             seq,
-            claim: (claim.0, message.deliveries),
-            deadline: claim.1,
+            delivery: claim.delivery,
+            deadline: claim.deadline,
             timeout: u64::try_from(config.visibility_timeout.as_millis()).unwrap_or(u64::MAX),
             bytes: bytes.into(),
             length,
@@ -253,10 +248,11 @@ impl View {
             }
             Answer::Body if done => ClaimEnd::Ack,
             // Somebody who got the name goes on with it.
-            _ if self.is_held(taken.seq, taken.claim) => return,
+            _ if self.is_held(taken.seq, taken.delivery) => return,
+            Answer::Body if taken.failed => ClaimEnd::Fail,
             _ => ClaimEnd::Return,
         };
-        match self.store.end_claim(taken.seq, taken.claim, end, clock::now_ms()) {
+        match self.store.end_claim(taken.seq, taken.delivery, end, clock::now_ms()) {
             Ok(Some(back)) => {
                 tracing::info!(
                     name = self.store.name_of(taken.seq),
@@ -281,9 +277,9 @@ impl View {
     }
 
     /// Whether an open descriptor of a living process keeps that claim alive.
-    fn is_held(&self, seq: u64, claim: (u64, u32)) -> bool {
+    fn is_held(&self, seq: u64, delivery: Delivery) -> bool {
         self.handles
-            .leases_of(seq, claim)
+            .leases_of(seq, delivery)
             .iter()
             .any(|lease| lease.process.is_none_or(|process| self.look.alive(process)))
     }

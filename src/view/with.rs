@@ -98,8 +98,10 @@ impl View {
 
     /// The kernel has forgotten a node that it was told of so many times.
     pub fn forget(&self, node: Node, times: u64) {
-        if let Node::Given(number) = node {
-            self.givens.lock().forget(number, times);
+        match node {
+            Node::Given(number) => self.givens.lock().forget(number, times),
+            Node::Delivery(delivery, _) => self.deliveries.lock().forget(delivery, times),
+            _ => {}
         }
     }
 

@@ -2,15 +2,19 @@
 //!
 //! `user.mq.*` is the project's; any other `user.*` attribute of a message is a header that travels with it.
 
+use std::sync::Arc;
+
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::queue::config::{KEYS, QueueConfig};
 use crate::queue::properties::{CONTROLLING, DESCRIBING, Properties};
 use crate::queue::state::State;
-use crate::store::ROOT;
-use crate::store::record::MessageRecord;
+use crate::store::record::{Claim, MessageRecord};
+use crate::store::{Death, Of, ROOT};
 
 use super::access::Caller;
+use super::lookup::delivery_path;
+use super::open::shares;
 use super::stats::{COUNTERS, GAUGES, counter};
 use super::{Node, View};
 
@@ -25,6 +29,7 @@ pub const MESSAGE_ATTRIBUTES: &[&str] = &[
     "claimed_by",
     "claimed_at",
     "deadline",
+    "delivery",
     SETTLED,
     "due",
     "expires",
@@ -33,10 +38,15 @@ pub const MESSAGE_ATTRIBUTES: &[&str] = &[
     "dead_source",
     "dead_deliveries",
     "dead_at",
+    "deaths",
+    "last_error",
 ];
 /// Of a message that is open, and whose claim is over: see [`super::settled`].
 const SETTLED: &str = "settled";
 pub use crate::queue::properties::PREFIX;
+
+/// What a worker said when it failed: who may consume sets it, at any time.
+const LAST_ERROR: &str = "user.mq.last_error";
 
 /// On the root of the mount: the process that serves it.
 pub const DAEMON_PID: &str = "user.mq.daemon_pid";
@@ -137,7 +147,7 @@ pub(super) fn set_on_new(pairs: &mut Pairs, name: &str, value: &[u8], demand: De
     }
 }
 
-fn own_attribute(seq: u64, message: &MessageRecord, name: &str) -> Option<Vec<u8>> {
+fn own_attribute(seq: u64, message: &MessageRecord, config: &QueueConfig, name: &str) -> Option<Vec<u8>> {
     let claim = message.claim.as_ref();
     let text = match name {
         "id" => format!("{:016x}", message.id),
@@ -152,6 +162,9 @@ fn own_attribute(seq: u64, message: &MessageRecord, name: &str) -> Option<Vec<u8
         }
         "claimed_at" => clock::rfc3339(claim?.at),
         "deadline" => clock::rfc3339(claim?.deadline),
+        "delivery" => return Some(delivery_path(config, seq, message, claim?.delivery)),
+        "deaths" if !message.deaths.is_empty() => deaths(message),
+        "last_error" if !message.last_error.is_empty() => return Some(message.last_error.clone()),
         "due" if message.state() == State::Delayed => clock::rfc3339(message.due),
         "expires" if message.expires > 0 => clock::rfc3339(message.expires),
         "producer" => format!("pid={} uid={}", message.producer_pid, message.uid),
@@ -160,23 +173,31 @@ fn own_attribute(seq: u64, message: &MessageRecord, name: &str) -> Option<Vec<u8
     Some(text.into_bytes())
 }
 
-impl View {
-    /// A message that was looked up by its name. When it has left, the kernel looks the name up again.
-    fn message_looked_up(&self, seq: u64) -> Result<MessageRecord> {
-        self.store.message(seq).map_err(|error| if matches!(error, Error::NotFound) { Error::Stale } else { error })
-    }
+/// The history of a message's deaths, as JSON.
+fn deaths(message: &MessageRecord) -> String {
+    let entry = |death: &Death| {
+        let (first, last) = (clock::rfc3339(death.first), clock::rfc3339(death.last));
+        serde_json::json!({
+            "queue": death.path, "reason": death.reason, "count": death.count, "first": first, "last": last
+        })
+    };
+    serde_json::Value::from_iter(message.deaths.iter().map(entry)).to_string()
+}
 
+impl View {
     /// The value of an attribute.
     pub fn get_xattr(&self, node: Node, name: &[u8]) -> Result<Vec<u8>> {
         let name = kept(name)?;
         let own = name.strip_prefix(PREFIX);
         match self.meant(node) {
-            Node::Message(seq, _) | Node::Granted(seq, _) if own == Some(SETTLED) => {
-                if self.was_settled(seq, |_| true) { Ok(b"yes".to_vec()) } else { Err(Error::NoAttribute) }
+            Node::Message(..) | Node::Granted(..) | Node::Delivery(..) if own == Some(SETTLED) => {
+                let reach = self.reach(node)?.ok_or(Error::Stale)?;
+                let is = |delivery| reach.of == Of::Any || reach.of == Of::This(Some(delivery));
+                if self.was_settled(reach.seq, is) { Ok(b"yes".to_vec()) } else { Err(Error::NoAttribute) }
             }
-            Node::Message(seq, _) | Node::Granted(seq, _) => {
-                let message = self.message_looked_up(seq)?;
-                match own.and_then(|own| own_attribute(seq, &message, own)) {
+            Node::Message(..) | Node::Granted(..) | Node::Delivery(..) => {
+                let (seq, message, config) = self.described(node)?;
+                match own.and_then(|own| own_attribute(seq, &message, &config, own)) {
                     Some(value) => Ok(value),
                     None => find(&message.attributes, name),
                 }
@@ -205,9 +226,9 @@ impl View {
         let own = |name: &&str| format!("{PREFIX}{name}");
         let names = |pairs: Pairs| pairs.into_iter().map(|(name, _)| name);
         Ok(match self.meant(node) {
-            Node::Message(seq, _) | Node::Granted(seq, _) => {
-                let message = self.message_looked_up(seq)?;
-                let there = |name: &&&str| own_attribute(seq, &message, name).is_some();
+            Node::Message(..) | Node::Granted(..) | Node::Delivery(..) => {
+                let (seq, message, config) = self.described(node)?;
+                let there = |name: &&&str| own_attribute(seq, &message, &config, name).is_some();
                 let mut all: Vec<String> = MESSAGE_ATTRIBUTES.iter().filter(there).map(own).collect();
                 all.extend(names(message.attributes));
                 all
@@ -243,7 +264,12 @@ impl View {
                 self.store.admit_bytes(0)?;
                 self.store.alter_draft(id, |draft| set_on_new(&mut draft.attributes, name, value, demand)).map(drop)
             }
-            Node::Message(..) | Node::Granted(..) => Err(Error::NotPermitted("a committed message never changes")),
+            Node::Message(..) | Node::Granted(..) | Node::Delivery(..) if name == LAST_ERROR => {
+                self.set_last_error(caller, node, value)
+            }
+            Node::Message(..) | Node::Granted(..) | Node::Delivery(..) => {
+                Err(Error::NotPermitted("a committed message never changes"))
+            }
             Node::Queue(ROOT) => Err(Error::NotPermitted("the root of the mount has no attributes of its own")),
             Node::Queue(queue) => match name.strip_prefix(PREFIX) {
                 Some(own) => self.set_key(caller, queue, own, value),
@@ -254,6 +280,31 @@ impl View {
             },
             _ => Err(Error::NotPermitted("control files have no attributes")),
         }
+    }
+
+    /// The message of a node, its number, and the configuration of its queue.
+    fn described(&self, node: Node) -> Result<(u64, MessageRecord, Arc<QueueConfig>)> {
+        let reach = self.reach(node)?.ok_or(Error::Stale)?;
+        let message = self.reached(&reach).map_err(|error| match (error, reach.of) {
+            // It was looked up by its name, and has left: the kernel looks the name up again.
+            (Error::NotFound, Of::Any) => Error::Stale,
+            (error, _) => error,
+        })?;
+        let config = self.store.config(message.queue)?;
+        Ok((reach.seq, message, config))
+    }
+
+    /// A worker says why it failed. It may if it holds the claim, or may consume.
+    fn set_last_error(&self, caller: &Caller, node: Node, said: &[u8]) -> Result<()> {
+        self.store.admit_bytes(0)?;
+        let reach = self.reach(node)?.ok_or(Error::Stale)?;
+        let message = self.reached(&reach)?;
+        let holds = |claim: &Claim| shares(self.workers.worker(caller.pid), claim, &self.look).is_some();
+        let may = self.owner(&self.store.queue(message.queue)?).may_consume(caller);
+        if !may && !message.claim.as_ref().is_some_and(holds) {
+            return Err(Error::AccessDenied);
+        }
+        self.store.set_last_error(reach.seq, reach.of, said, clock::now_ms())
     }
 
     /// Changes the attributes of a new message; [`Error::TooManyOpen`] when those of all that are open take too much memory.

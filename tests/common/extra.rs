@@ -68,9 +68,20 @@ pub fn control(queue: &Path, what: &str) -> PathBuf {
     queue.join(".mq").join(what)
 }
 
+/// A name that `.mq/claim` answered, or a path that ends with one, without what names the delivery: as it is listed.
+pub fn plain(path: &str) -> String {
+    let name = path.rfind('/').map_or(0, |slash| slash + 1);
+    match path[name..].find('.') {
+        Some(dot) if dot >= 16 && path[name..][..dot].bytes().all(|byte| byte.is_ascii_digit()) => {
+            [&path[..name + dot], &path[name + dot + 11..]].concat()
+        }
+        _ => path.to_owned(),
+    }
+}
+
 /// The path of a message of `queue` (its name is taken from `message`) in a state's directory.
 pub fn within(queue: &Path, what: &str, message: &Path) -> PathBuf {
-    control(queue, what).join(message.file_name().unwrap())
+    control(queue, what).join(plain(&message.file_name().unwrap().to_string_lossy()))
 }
 
 /// Renames a message into a state's directory of its queue; its path there.

@@ -11,7 +11,7 @@ use super::actors::{Part, Role};
 use super::body;
 use super::journal::{Event, Journal, now};
 use crate::common::try_xattr;
-use crate::extra::Random;
+use crate::extra::{Random, plain};
 
 /// For workers in shell: `look NAME` writes down that `$BODY`, a copy of a message, is the one of that name, and whole; a read
 /// that failed is no broken message, so it is the copy that is looked at. `$asked` is when the message was asked for.
@@ -35,7 +35,8 @@ pub const LOOP: &str = r#"
 while :; do
     asked=${EPOCHREALTIME/[.,]/}
     f=$(cat "$Q/.mq/claim") || { sleep 0.05; continue; }
-    cat "$Q/$f" > "$BODY" && look "${f##*/}" || continue
+    name=${f##*/} name=${name/.??????????-/-} # without what names the delivery
+    cat "$Q/$f" > "$BODY" && look "$name" || continue
     note acking "\"id\":\"$id\""
     rm "$Q/$f" && note acked "\"id\":\"$id\""
 done
@@ -152,7 +153,7 @@ impl Worker {
         let number =
             |attribute| try_xattr(path, attribute).ok().and_then(|text| String::from_utf8(text).ok()?.parse().ok());
         let (seq, deliveries) = (number("user.mq.seq"), number("user.mq.deliveries"));
-        let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        let name = path.file_name().map_or_else(String::new, |name| plain(&name.to_string_lossy()));
         let mut bytes = Vec::new();
         match File::open(path).and_then(|mut file| file.read_to_end(&mut bytes)) {
             Ok(_) => {

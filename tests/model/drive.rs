@@ -8,7 +8,7 @@ use proptest::collection::vec;
 use proptest::test_runner::{Config as Runs, RngAlgorithm, TestError, TestRng, TestRunner};
 
 use super::ops::{HOUR, Op, QUEUES, beginnings, op};
-use super::{Answer, Body, End, Message, Model, Place, Props, STATES, State, Tag};
+use super::{Answer, Body, Death, End, Message, Model, Place, Props, STATES, State, Tag};
 
 /// What is driven: it does what the methods say, by the ways that its users have.
 pub trait System {
@@ -82,10 +82,12 @@ pub struct Looks {
     pub lease: u64,
     /// `user.mq.dead_reason`, `user.mq.dead_deliveries`.
     pub died: Option<(String, u32)>,
+    /// `user.mq.deaths`: queue, reason, count, first, last.
+    pub deaths: Vec<(String, String, u32, u64, u64)>,
 }
 
 impl Looks {
-    fn of(message: &Message) -> Looks {
+    fn of(message: &Message, deaths: &[Death], path: impl Fn(usize) -> String) -> Looks {
         let only = |state, time| if message.state == state { time } else { 0 };
         Looks {
             body: message.body.text(),
@@ -94,6 +96,7 @@ impl Looks {
             expires: message.expires,
             lease: only(State::Claimed, message.lease),
             died: message.died.map(|(why, deliveries)| (why.to_owned(), deliveries)),
+            deaths: deaths.iter().map(|d| (path(d.queue), d.reason.to_owned(), d.count, d.first, d.last)).collect(),
         }
     }
 }
@@ -378,7 +381,9 @@ impl<'a, S: System> Drive<'a, S> {
         for (queue, state) in (0..QUEUES).flat_map(|queue| STATES.map(|state| (queue, state))).filter(|_| closely) {
             for message in self.model.list(queue, state) {
                 let looks = self.system.look_at(queue, state, message.tag);
-                assert_eq!(looks, Looks::of(message), "queue {queue}, {state:?}, message {}", message.tag);
+                let deaths = self.model.deaths.get(&message.tag).map_or(&[][..], |deaths| deaths);
+                let expected = Looks::of(message, deaths, |queue| self.system.path(queue));
+                assert_eq!(looks, expected, "queue {queue}, {state:?}, message {}", message.tag);
             }
         }
     }

@@ -25,6 +25,8 @@ pub struct Model {
     pub drafts: BTreeMap<Tag, Draft>,
     /// The names that were given to messages one by one. All producers and consumers are of one session.
     pub names: BTreeMap<Tag, Named>,
+    /// Where messages became dead letters, the newest last.
+    pub deaths: BTreeMap<Tag, Vec<Death>>,
     next: u64,
 }
 
@@ -32,15 +34,8 @@ impl Model {
     pub fn new(now: u64, configs: impl IntoIterator<Item = Config>) -> Model {
         let queue = |config| Queue { config, totals: BTreeMap::new(), ids: BTreeMap::new() };
         let queues = configs.into_iter().map(queue).collect();
-        Model {
-            now,
-            queues,
-            messages: BTreeMap::new(),
-            writers: BTreeMap::new(),
-            drafts: BTreeMap::new(),
-            names: BTreeMap::new(),
-            next: 1,
-        }
+        let (messages, writers, drafts, names, deaths) = Default::default();
+        Model { now, queues, messages, writers, drafts, names, deaths, next: 1 }
     }
 
     /// A new tag or sequence number.
@@ -367,6 +362,7 @@ impl Model {
         if self.messages[&tag].deliveries > 0 {
             self.count(queue, "redelivered_total");
         }
+        self.deaths.entry(tag).or_default().iter_mut().for_each(|death| death.unclaimed = false);
         let message = self.message(tag);
         message.state = State::Claimed;
         message.deliveries += 1;
@@ -414,7 +410,7 @@ impl Model {
             (State::Ready, Place::Claimed) => self.claim(tag)?,
             (State::Ready | State::Delayed | State::Claimed, Place::Dead) => {
                 self.names.remove(&tag);
-                self.bury(tag);
+                self.bury(tag, "moved");
             }
             (State::Claimed, Place::Queue(own)) if own == queue => {
                 self.count(queue, "nacked_total");
@@ -493,20 +489,28 @@ impl Model {
     }
 
     /// It is dead, and stays in its queue.
-    fn bury(&mut self, tag: Tag) {
-        let now = self.now;
+    fn bury(&mut self, tag: Tag, reason: &'static str) {
+        let (now, Message { queue, deliveries, .. }) = (self.now, *self.message(tag));
+        let deaths = self.deaths.entry(tag).or_default();
+        let before = deaths.iter().position(|death| (death.queue, death.reason) == (queue, reason));
+        let (count, first) = before.map_or((0, now), |at| (deaths[at].count, deaths.remove(at).first));
+        deaths.push(Death { queue, reason, count: count + 1, first, last: now, unclaimed: true });
         let message = self.message(tag);
+        message.died = Some((reason, deliveries));
         (message.state, message.since, message.due, message.retrying) = (State::Dead, now, 0, false);
-        let queue = message.queue;
         self.count(queue, "dead_lettered_total");
     }
 
-    /// The queue gives it up: it goes to the queue that gets the dead letters, which never refuses it.
+    /// The queue gives it up: it goes to the queue that gets the dead letters, which never refuses it. But it does not go round
+    /// without end: where it died since it was last claimed, it does not come again.
     fn give_up(&mut self, tag: Tag, why: &'static str) {
-        self.bury(tag);
-        let Message { queue, deliveries, .. } = self.messages[&tag];
-        if let Some(target) = self.queues[queue].config.dead_letter {
-            self.message(tag).died = Some((why, deliveries));
+        let target = self.queues[self.messages[&tag].queue].config.dead_letter;
+        let was_in = |queue| self.deaths.entry(tag).or_default().iter().any(|d| d.unclaimed && d.queue == queue);
+        if target.is_some_and(was_in) {
+            return self.bury(tag, "cycle");
+        }
+        self.bury(tag, why);
+        if let Some(target) = target {
             self.settle(tag, target, false);
         }
     }

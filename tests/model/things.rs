@@ -98,7 +98,7 @@ pub struct Message {
     /// While claimed: since when, and until when.
     pub claimed: u64,
     pub lease: u64,
-    /// Of a dead letter that went to another queue: why, and after how many deliveries.
+    /// How it died last, if it has: why, and after how many deliveries.
     pub died: Option<(&'static str, u32)>,
 }
 
@@ -117,6 +117,18 @@ impl Message {
         ];
         all.into_iter().flatten().collect()
     }
+}
+
+/// Deaths of a message in a queue for one reason.
+#[derive(Clone, Copy, Debug)]
+pub struct Death {
+    pub queue: usize,
+    pub reason: &'static str,
+    pub count: u32,
+    pub first: u64,
+    pub last: u64,
+    /// Nobody has claimed it since.
+    pub unclaimed: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

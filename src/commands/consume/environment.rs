@@ -14,8 +14,8 @@ const VARIABLE: &str = "MQFS_";
 const HEADER: &str = "MQFS_HEADER_";
 /// What prefix headers have.
 const USER: &[u8] = b"user.";
-/// Attributes that say nothing to the one who holds the claim.
-const LEFT_OUT: [&str; 5] = ["state", "claimed_by", "claimed_at", "deadline", "settled"];
+/// Attributes that say nothing to the one who holds the claim; the delivery is in the path.
+const LEFT_OUT: [&str; 6] = ["state", "claimed_by", "claimed_at", "deadline", "delivery", "settled"];
 
 /// A variable.
 pub type Variable = (OsString, OsString);

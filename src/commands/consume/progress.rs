@@ -3,11 +3,13 @@
 use std::ffi::OsStr;
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::super::text::printable;
+use crate::queue::name::undelivered;
 
 /// How often the line shows how much is ready, and the rate.
 const EVERY: Duration = Duration::from_secs(1);
@@ -85,7 +87,8 @@ impl Progress {
         if self.quiet {
             return;
         }
-        let line = printable(&format!("mqfs: {}: {what}", message.to_string_lossy()));
+        let message = undelivered(message.as_bytes());
+        let line = printable(&format!("mqfs: {}: {what}", String::from_utf8_lossy(&message)));
         match &self.bar {
             Some(bar) => bar.println(line),
             // Nobody to tell when standard error is gone.

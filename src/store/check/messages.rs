@@ -8,6 +8,7 @@ use crate::queue::state::State as MessageState;
 use crate::store::body::Body;
 use crate::store::db::Family;
 use crate::store::dead_letters::DEAD_HEADERS;
+use crate::store::deaths;
 use crate::store::keys;
 use crate::store::oldest::aged;
 use crate::store::record::{self, BodyPlace, MessageRecord};
@@ -143,6 +144,9 @@ impl Check<'_> {
         record.retrying = false;
         record.attributes.retain(|(name, _)| !DEAD_HEADERS.contains(&name.as_str()));
         let values = [REASON.to_vec(), clock::rfc3339(clock::now_ms()).into_bytes()];
+        let label = self.label(record.queue);
+        let path = label.strip_prefix("queue ").unwrap_or(&label);
+        deaths::note(&mut record.deaths, (record.queue, path), "damaged", clock::now_ms());
         for (name, value) in [DEAD_HEADERS[0], DEAD_HEADERS[3]].into_iter().zip(values) {
             record.attributes.push((name.to_owned(), value));
         }

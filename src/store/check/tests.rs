@@ -4,7 +4,7 @@ use super::*;
 use crate::store::keys::{self, DeadlineKind};
 use crate::store::sums::Sums;
 use crate::store::tests::{checked, message, open as open_store, queue};
-use crate::store::{NewBody, Store, Taker};
+use crate::store::{DeadReason, NewBody, Of, Store, Taker};
 
 /// A store with a message in each state.
 fn filled(dir: &Path) -> (Store, u64, Vec<u64>) {
@@ -16,7 +16,7 @@ fn filled(dir: &Path) -> (Store, u64, Vec<u64>) {
     });
     let seqs: Vec<u64> = seqs.collect();
     store.claim(q, seqs[0], Taker { worker: None, uid: 0 }, 2000).unwrap();
-    store.dead_letter(q, seqs[1], MessageState::Ready, 2000).unwrap();
+    store.dead_letter(q, seqs[1], (MessageState::Ready, Of::Any), DeadReason::Moved, 2000).unwrap();
     (store, q, seqs)
 }
 
@@ -162,7 +162,7 @@ fn what_is_set_aside_is_not_taken_for_purged() {
     let store = open_store(dir.path());
     let found = store.message(large).unwrap();
     assert_eq!(found.state(), MessageState::Dead);
-    store.ack(q, large, &[MessageState::Dead], 3000).unwrap();
+    store.ack(q, large, (&[MessageState::Dead], Of::Any), 3000).unwrap();
 }
 
 /// Has a store with a record that cannot be decoded and a body file that nobody owns repaired.

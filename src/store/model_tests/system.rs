@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::super::db::Family;
 use super::super::record::{Counters, MessageRecord, NewMessage, QueueRecord};
 use super::super::tests::{NOBODY, keys_in, open, queue};
-use super::super::{BatchFile, ClaimEnd, Enqueued, NewQueue, Onto, Patience, Published, ROOT, Room};
+use super::super::{BatchFile, ClaimEnd, DeadReason, Enqueued, NewQueue, Of, Onto, Patience, Published, ROOT, Room};
 use super::model::drive::{Looks, System};
 use super::model::ops::{BEGINNINGS, HOUR, QUEUES};
 use super::model::{Answer, Body, End, Message, Place, Props, Refusal, STATES, State, Tag};
@@ -235,8 +235,8 @@ impl System for Tested {
     fn pop(&mut self, queue: usize) -> Answer<String> {
         let (seq, record) = refused(self.store().claim_next(self.queues[queue], NOBODY, self.now))?;
         let text = self.text(&record);
-        let claim = (record.claim.unwrap().at, record.deliveries);
-        assert!(self.store().end_claim(seq, claim, ClaimEnd::Ack, self.now).unwrap().is_none());
+        let delivery = record.claim.unwrap().delivery;
+        assert!(self.store().end_claim(seq, delivery, ClaimEnd::Ack, self.now).unwrap().is_none());
         Ok(text)
     }
 
@@ -252,14 +252,16 @@ impl System for Tested {
         let (store, now, from) = (self.store(), self.now, store_state(message.state));
         match (message.state, to) {
             (State::Ready, Place::Claimed) => refused(store.claim(queue, seq, NOBODY, now).map(drop)),
-            (_, Place::Dead) => refused(store.dead_letter(queue, seq, from, now).map(drop)),
-            (State::Claimed, Place::Delayed) => refused(store.nack(queue, seq, true, now).map(drop)),
+            (_, Place::Dead) => {
+                refused(store.dead_letter(queue, seq, (from, Of::Any), DeadReason::Moved, now).map(drop))
+            }
+            (State::Claimed, Place::Delayed) => refused(store.nack(queue, seq, Of::Any, true, now).map(drop)),
             (_, Place::Queue(target)) if target != message.queue => {
                 let name = format!("m{}", message.tag);
                 let to = (self.queues[target], name.as_bytes(), Onto::Nothing);
-                self.answer(target, store.move_to(queue, seq, from, to, now).map(drop))
+                self.answer(target, store.move_to(queue, seq, (from, Of::Any), to, now).map(drop))
             }
-            (State::Claimed, Place::Queue(_)) => refused(store.nack(queue, seq, false, now).map(drop)),
+            (State::Claimed, Place::Queue(_)) => refused(store.nack(queue, seq, Of::Any, false, now).map(drop)),
             (State::Delayed, Place::Queue(_)) => refused(store.deliver(queue, seq, None, now).map(drop)),
             (State::Dead, Place::Queue(_)) => refused(store.redrive(queue, seq, now).map(drop)),
             // The view tells that these are none.
@@ -269,12 +271,12 @@ impl System for Tested {
 
     fn ack(&mut self, message: &Message) {
         let (seq, record) = self.find(message.queue, message.state, message.tag);
-        self.store().ack(record.queue, seq, &[record.state()], self.now).unwrap();
+        self.store().ack(record.queue, seq, (&[record.state()], Of::Any), self.now).unwrap();
     }
 
     fn renew(&mut self, message: &Message) {
         let (seq, _) = self.find(message.queue, message.state, message.tag);
-        self.store().renew(seq, self.now).unwrap();
+        self.store().renew(seq, Of::Any, self.now).unwrap();
     }
 
     fn nack(&mut self, message: &Message, how: super::model::Nack) {
@@ -344,6 +346,7 @@ impl System for Tested {
             lease: record.claim.as_ref().map_or(0, |claim| claim.deadline),
             died: attribute("user.mq.dead_reason")
                 .map(|why| (why, attribute("user.mq.dead_deliveries").unwrap().parse().unwrap())),
+            deaths: record.deaths.into_iter().map(|d| (d.path, d.reason, d.count, d.first, d.last)).collect(),
         }
     }
 
