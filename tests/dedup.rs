@@ -29,7 +29,7 @@ fn one_of_several_is_enqueued() {
         ": > q/.mq/with/id=a/empty",
         "echo two > q/.d; setfattr -n user.mq.dedup_id -v a q/.d; mv q/.d q/d",
         "echo two > q/.d; mv q/.d q/.mq/with/id=a/d",
-        "echo two > q/.d; ln q/.d q/.mq/with/id=a/d; rm q/.d",
+        "echo two > q/.d; ln q/.d q/.mq/with/id=a/linked; rm q/.d",
         "{ echo two; setfattr -n user.mq.dedup_id -v a /proc/self/fd/1; } > q/x",
         "head -c 300000 /dev/zero > q/.mq/with/id=a/large",
         "head -c 300000 /dev/zero > q/.d; mv q/.d q/.mq/with/id=a/large",

@@ -247,6 +247,8 @@ impl View {
             }
         }
     }
+
+    /// What a lookup answers that found a file.
     fn found_file(&self, caller: &Caller, found: Found) -> Result<Attributes> {
         let shown = match found {
             Found::Draft(draft) => self.attributes(Node::Draft(draft)),
