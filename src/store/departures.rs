@@ -95,7 +95,7 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::super::tests::{message, open, queue};
-    use super::super::{NewBody, Onto, Store, Taker};
+    use super::super::{DeadReason, NewBody, Of, Onto, Store, Taker};
     use crate::queue::state::State;
 
     fn enqueue(store: &Store, queue: u64) -> u64 {
@@ -113,26 +113,26 @@ mod tests {
         let left = |seq| store.departures().left(seq);
         let [acked, moved, dead, purged, claimed] = [(); 5].map(|()| enqueue(&store, q));
         store.claim(q, claimed, Taker { worker: None, uid: 0 }, 5).unwrap();
-        store.nack(q, claimed, true, 6).unwrap();
+        store.nack(q, claimed, Of::Any, true, 6).unwrap();
         store.deliver(q, claimed, None, 7).unwrap();
         store.claim(q, claimed, Taker { worker: None, uid: 0 }, 8).unwrap();
         assert_eq!(left(claimed), None);
-        store.ack(q, acked, &State::ALL, 10).unwrap();
-        store.move_to(q, moved, State::Ready, (other, b"m", Onto::Nothing), 11).unwrap();
-        store.dead_letter(q, dead, State::Ready, 12).unwrap();
+        store.ack(q, acked, (&State::ALL, Of::Any), 10).unwrap();
+        store.move_to(q, moved, (State::Ready, Of::Any), (other, b"m", Onto::Nothing), 11).unwrap();
+        store.dead_letter(q, dead, (State::Ready, Of::Any), DeadReason::Moved, 12).unwrap();
         store.purge(q, &[State::Ready], 13).unwrap();
-        store.ack(q, dead, &State::ALL, 13).unwrap();
+        store.ack(q, dead, (&State::ALL, Of::Any), 13).unwrap();
         assert_eq!([acked, moved, dead, purged].map(left), [Some(10), Some(11), Some(12), Some(13)]);
         assert_eq!(left(claimed), None, "it was not ready");
         store.redrive(q, dead, 14).unwrap_err();
-        store.ack(q, claimed, &State::ALL, 14).unwrap();
+        store.ack(q, claimed, (&State::ALL, Of::Any), 14).unwrap();
         assert_eq!(left(claimed), Some(14));
         store.departures().forget(claimed);
         assert_eq!(left(claimed), None);
         store.watch(q, claimed, 15);
         assert_eq!(left(claimed), Some(15), "it is not there any more");
         let back = enqueue(&store, q);
-        store.dead_letter(q, back, State::Ready, 16).unwrap();
+        store.dead_letter(q, back, (State::Ready, Of::Any), DeadReason::Moved, 16).unwrap();
         store.redrive(q, back, 17).unwrap();
         assert_eq!(left(back), None);
         store.purge(q, &[State::Claimed], 18).unwrap();

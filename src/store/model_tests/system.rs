@@ -282,16 +282,14 @@ impl System for Tested {
     fn nack(&mut self, message: &Message, how: super::model::Nack) {
         use super::super::Nack;
         use super::model::Nack as How;
-        let (seq, MessageRecord { queue, claim, deliveries, .. }) =
-            self.find(message.queue, message.state, message.tag);
+        let (seq, MessageRecord { queue, claim, .. }) = self.find(message.queue, message.state, message.tag);
         let how = match how {
             How::Now => Nack::Now,
             How::Later => Nack::Later,
             How::In(ms) => Nack::In(std::time::Duration::from_millis(ms)),
             How::Uncounted => Nack::Uncounted,
         };
-        let held = (claim.unwrap().at, deliveries);
-        self.store().nack_as(queue, seq, held, how, b"", self.now).unwrap();
+        self.store().nack_as(queue, seq, claim.unwrap().delivery, how, b"", self.now).unwrap();
     }
 
     fn purge(&mut self, queue: usize, states: &[State], clear: bool) {
