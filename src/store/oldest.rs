@@ -205,6 +205,30 @@ mod tests {
         );
     }
 
+    /// What an earlier version left, which did not remember since when: the first in the listing counts, by the best that is known.
+    #[test]
+    fn what_nobody_remembers_counts_since_it_was_enqueued() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        let q = queue(&store, "q");
+        let left = |now| {
+            let new = message(&store, q, "m");
+            let seq = store.enqueue(new, NewBody::Inline(b""), false, now).unwrap().seq().unwrap();
+            let before = store.message(seq).unwrap();
+            let mut after = before.clone();
+            after.set_state(State::Dead);
+            after.since = 0;
+            store.replace(store.lock(), seq, &before, after, now).unwrap();
+            seq
+        };
+        let (first, _) = (left(1000), left(2000));
+        assert_eq!(store.oldest(q, State::Dead).unwrap(), Some(1000));
+        store.redrive(q, first, 3000).unwrap();
+        assert_eq!(store.oldest(q, State::Dead).unwrap(), Some(2000));
+        store.dead_letter(q, first, State::Ready, 4000).unwrap();
+        assert_eq!(store.oldest(q, State::Dead).unwrap(), Some(4000), "what is remembered comes first");
+    }
+
     /// Whatever comes, goes and comes back: the next is the first of the highest priority, and the oldest is the oldest.
     #[test]
     fn the_next_and_the_oldest_of_several_priorities() {
