@@ -225,7 +225,7 @@ mod tests {
         assert_eq!(store.oldest(q, State::Dead).unwrap(), Some(1000));
         store.redrive(q, first, 3000).unwrap();
         assert_eq!(store.oldest(q, State::Dead).unwrap(), Some(2000));
-        store.dead_letter(q, first, State::Ready, 4000).unwrap();
+        store.dead_letter(q, first, (State::Ready, Of::Any), DeadReason::Moved, 4000).unwrap();
         assert_eq!(store.oldest(q, State::Dead).unwrap(), Some(4000), "what is remembered comes first");
     }
 
