@@ -116,17 +116,20 @@ fn a_command_says_when_to_try_again() {
     }
 }
 
-/// "stderr still passes through"
+/// "The exit code and the last KiB of stderr are kept with the message", and all of it passes through.
 #[test]
-fn what_commands_say_passes_through() {
+fn the_last_error_is_kept() {
     let m = Mount::new();
     let q = m.queue_with("q", &["retry_delay=1h"]);
-    m.message(&q, "x", "");
+    let x = m.message(&q, "x", "");
     let script = "seq 1000 >&2; echo out; printf 'the end' >&2; exit 9";
     let ran = consume(&m, &["q", "--max-messages=1"], script);
     assert_eq!(ran.stdout, "out\n");
     let expected: String = (1..=1000).map(|n| format!("{n}\n")).collect();
     assert!(ran.stderr.starts_with(&format!("{expected}the end\nmqfs: ")), "{}", ran.stderr);
+    let kept = xattr(within(&q, "peek", &x), "user.mq.last_error").unwrap();
+    assert!(kept.starts_with("exit code 9 after ") && kept.ends_with("\n999\n1000\nthe end"), "{kept}");
+    assert!(kept.len() <= 1024 && kept.len() > 1000, "{}", kept.len());
     // With -q nothing is added to what the command says.
     m.message(&q, "y", "");
     assert_eq!(consume(&m, &["q", "--max-messages=1", "-q"], "printf 'the end' >&2; exit 9").stderr, "the end");

@@ -75,9 +75,8 @@ impl Watch {
     fn ask(&mut self) -> Standing {
         let ask = |attribute: &str| rustix::fs::fgetxattr(&self.message, attribute, &mut [0; 512][..]);
         match ask("user.mq.delivery") {
-            Err(over @ (Errno::NOENT | Errno::STALE | Errno::NODATA)) => match ask("user.mq.settled") {
+            Err(Errno::NOENT | Errno::STALE | Errno::NODATA) => match ask("user.mq.settled") {
                 Ok(_) => Standing::Settled,
-                Err(_) if over == Errno::NODATA => Standing::Held,
                 Err(_) => Standing::Lost,
             },
             Err(errno) if is_mount_gone(&io::Error::from(errno)) => {
