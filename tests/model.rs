@@ -374,6 +374,7 @@ impl System for Mounted {
             model::Nack::Later => "later".to_owned(),
             model::Nack::In(ms) => format!("{ms}ms"),
             model::Nack::Uncounted => "uncounted".to_owned(),
+            model::Nack::Dead => "dead".to_owned(),
         };
         let line = format!("{how} {}", path.file_name().unwrap().to_str().unwrap());
         fs::write(self.dir(message.queue).join(".mq/nack"), line).unwrap();

@@ -457,6 +457,10 @@ impl Model {
                 self.message(tag).deliveries -= 1;
                 self.become_ready(tag);
             }
+            Nack::Dead => {
+                self.count(queue, "nacked_total");
+                self.give_up(tag, "rejected");
+            }
         }
     }
 

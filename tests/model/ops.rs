@@ -315,7 +315,8 @@ fn how() -> impl Strategy<Value = super::Nack> {
         Just(Nack::Now),
         Just(Nack::Later),
         select(&[1, SECOND, HOUR][..]).prop_map(Nack::In),
-        Just(Nack::Uncounted)
+        Just(Nack::Uncounted),
+        Just(Nack::Dead)
     ]
 }
 

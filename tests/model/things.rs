@@ -50,6 +50,8 @@ pub enum Nack {
     In(u64),
     /// At once, and the delivery does not count.
     Uncounted,
+    /// It is no use.
+    Dead,
 }
 
 /// What a producer says of a message. Times in milliseconds; 0 says nothing.

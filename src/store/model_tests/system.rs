@@ -288,6 +288,7 @@ impl System for Tested {
             How::Later => Nack::Later,
             How::In(ms) => Nack::In(std::time::Duration::from_millis(ms)),
             How::Uncounted => Nack::Uncounted,
+            How::Dead => Nack::Dead,
         };
         self.store().nack_as(queue, seq, claim.unwrap().delivery, how, b"", self.now).unwrap();
     }
