@@ -7,7 +7,6 @@ mod extra;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use common::*;
 use extra::*;
