@@ -176,7 +176,8 @@ impl Known {
                 continue;
             }
             let path = queue.join(path.trim_end());
-            let name = path.file_name().unwrap().to_str().unwrap()[17..].to_owned();
+            // Behind the number and the delivery.
+            let name = path.file_name().unwrap().to_str().unwrap()[28..].to_owned();
             let number: u64 = name[1..].parse().unwrap();
             assert!(
                 fs::read(&path).unwrap() == body(&name, if number.is_multiple_of(3) { LARGE } else { 10 }),
