@@ -38,7 +38,7 @@ def work():
     try: os.read(fd, 100)
     finally: os.close(fd)
     os.unlink("q/" + path)
-    return path.split("/")[-1][17:]
+    return path.split("/")[-1][28:] # behind the number and the delivery
 try:
     while not os.path.exists(scratch + "/stop"):
         name = produce("%s-%d" % (me, n)) if what == "enqueued" else work()
