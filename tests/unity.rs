@@ -27,7 +27,7 @@ fn unused() -> BTreeSet<String> {
     lines("scripts/rocksdb-unused").into_iter().collect()
 }
 
-/// A crate with RocksDB's list of files, each of which defines one function.
+/// A crate with RocksDB's list of files, each of which defines one function. The last one is so long that all are one unit.
 struct Sources {
     dir: TempDir,
     used: Vec<String>,
@@ -44,6 +44,7 @@ impl Sources {
         for file in sources.used.iter().chain(&unused) {
             sources.write(file, &format!("int {}() {{ return 1; }}\n", function(file)));
         }
+        sources.write_long(sources.used.last().unwrap(), 20_000);
         sources
     }
 
@@ -51,6 +52,11 @@ impl Sources {
         let path = self.dir.path().join("rocksdb").join(file);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
+    }
+
+    fn write_long(&self, file: &str, lines: usize) {
+        let long = "// a line that is long\n".repeat(lines);
+        self.write(file, &format!("{long}int {}() {{ return 1; }}\n", function(file)));
     }
 
     /// Compiles a file of RocksDB's as Cargo would.
@@ -118,9 +124,8 @@ fn the_first_of_a_unit_has_all_of_it_and_the_others_nothing() {
 #[test]
 fn every_file_is_in_one_unit_when_there_are_several() {
     let sources = Sources::new();
-    for (at, file) in sources.used.iter().enumerate().filter(|(at, _)| at % 100 == 7) {
-        let long = "// as long as two units\n".repeat(70_000);
-        sources.write(file, &format!("{long}int {}() {{ return {at}; }}\n", function(file)));
+    for file in sources.used.iter().skip(7).step_by(100) {
+        sources.write_long(file, 70_000);
     }
     let mut seen = BTreeSet::new();
     let mut units = 0;
