@@ -302,7 +302,7 @@ impl<'a, S: System> Drive<'a, S> {
                 }
             }
             Op::Renew { n } => {
-                // What the clock has skipped depends on when the server looked at it: tests/clock.rs.
+                // What the clock has skipped depends on when the server looked at it: tests/suite/clock.rs.
                 let unsure = |m: &Message| S::SEES_LEAPS && self.model.is_capped(m.tag);
                 let claimed = |m: &Message| m.state == State::Claimed && !unsure(m);
                 if let Some(message) = self.picked(*n).filter(claimed) {

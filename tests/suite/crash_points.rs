@@ -1,0 +1,94 @@
+//! Every operation is one change: whichever write to the log of the database mqfs is killed at, it was done or it was not.
+//!
+//! A kill at random hardly ever comes between two writes, which are microseconds apart. Here it comes at each write in turn.
+
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use crate::common::*;
+
+/// Kills mqfs when one of its threads is about to write into its log for the `nth` time from now on. Waits until it watches.
+fn kill_at_write(m: &Mount, nth: usize) -> Child {
+    let files = std::fs::read_dir(m.store().join("db")).unwrap().map(|entry| entry.unwrap().path());
+    let log = files.filter(|path| path.extension().is_some_and(|extension| extension == "log")).max().unwrap();
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=write", "-e"]);
+    strace.arg(format!("inject=write:signal=SIGKILL:when={nth}")).arg("-P").arg(log);
+    strace.arg("-p").arg(m.pid().to_string()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let child = strace.spawn().expect("strace");
+    let tasks = format!("/proc/{}/task", m.pid());
+    let traced = |task: std::io::Result<std::fs::DirEntry>| {
+        let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap_or_default();
+        !status.contains("TracerPid:\t0\n")
+    };
+    wait_until(|| std::fs::read_dir(&tasks).unwrap().all(traced));
+    child
+}
+
+/// Does `operation`, killed at its first write, at its second, and so on until it gets through; calls `check` after each.
+#[track_caller]
+fn at_each_write(setup: &str, operation: &str, check: impl Fn(&Mount)) {
+    for nth in 1.. {
+        assert!(nth < 100, "it writes without end");
+        let mut m = Mount::new();
+        m.queue_with("p", &[]);
+        m.queue_with("q", &["max_deliveries=1", "dead_letter=p"]);
+        m.queue_with("k", &["names=keep"]);
+        m.sh(setup).ok();
+        let mut strace = kill_at_write(&m, nth);
+        let failed = !m.sh(operation).status.success();
+        let killed = poll(Duration::from_millis(300), || strace.try_wait().unwrap().is_some()) || failed;
+        let _ = strace.kill();
+        strace.wait().unwrap();
+        m.cut_short();
+        m.start();
+        println!("{operation}: killed at write {nth}: {killed}");
+        for queue in ["p", "q", "k"] {
+            let states = [("ready", m.path().join(queue)), ("claimed", m.path().join(queue).join(".mq/claimed"))];
+            for (state, dir) in states {
+                let listed = listing(&dir).iter().filter(|name| !name.starts_with('.')).count();
+                assert_eq!(m.stats(queue)[state], listed, "{queue}: {state}");
+            }
+        }
+        check(&m);
+        m.stop();
+        if !killed {
+            return;
+        }
+    }
+}
+
+/// The bodies of all messages of all queues.
+fn bodies(m: &Mount) -> Vec<String> {
+    let all = ["p", "q", "k"].into_iter().flat_map(|queue| m.messages(queue));
+    all.map(|(_, body)| String::from_utf8(body).unwrap()).collect()
+}
+
+#[test]
+fn an_ack_is_one_change() {
+    at_each_write("echo a > q/a", "rm q/*-a", |m| assert!(bodies(m).len() <= 1));
+}
+
+#[test]
+fn a_move_and_a_dead_letter_are_one_change() {
+    let one = |m: &Mount| assert_eq!(bodies(m), ["a\n"]);
+    at_each_write("echo a > q/a", "mv q/*-a p/", one);
+    at_each_write("echo a > q/a", "f=$(cat q/.mq/claim); mv q/$f q/", one);
+}
+
+#[test]
+fn a_batch_is_one_change() {
+    let setup = "mkdir q/.mq/batch/b; for n in 1 2 3 4; do echo $n > q/.mq/batch/b/$n; done";
+    at_each_write(setup, "mv q/.mq/batch/b q/b", |m| {
+        let waiting = m.path().join("q/.mq/batch/b");
+        let waiting = if waiting.exists() { listing(waiting).len() } else { 0 };
+        assert!(matches!((bodies(m).len(), waiting), (0, 4) | (4, 0)), "{:?} and {waiting}", bodies(m));
+    });
+}
+
+#[test]
+fn a_replacement_is_one_change() {
+    at_each_write("echo old > k/a; echo new > k/.b", "mv k/.b k/a", |m| {
+        assert!(matches!(&bodies(m)[..], [one] if one == "old\n" || one == "new\n"), "{:?}", bodies(m));
+    });
+}

@@ -1,0 +1,129 @@
+//! The promises of the manuals on real mounts, a file for each guarantee: `cargo test --release --test suite leases::` runs those of
+//! leases. They are one program, because to compile what they share, and to link RocksDB, a hundred times over took minutes.
+//! What changes its own process (limits), runs itself again, or is run by a script has a program of its own beside this folder.
+
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../common/disk.rs"]
+mod disk;
+#[path = "../common/extra.rs"]
+mod extra;
+#[path = "../common/manual.rs"]
+mod manual;
+#[path = "../common/place.rs"]
+mod place;
+#[path = "../common/slow.rs"]
+mod slow;
+#[path = "../common/users.rs"]
+mod users;
+#[path = "../common/waiting.rs"]
+mod waiting;
+
+mod attacks;
+mod backup;
+mod backup_refusals;
+mod bare_names;
+mod batch;
+mod batch_crashes;
+mod batch_users;
+mod blocked_races;
+mod blocked_writers;
+mod blocking;
+mod claims_command;
+mod clock;
+mod configuration;
+mod consume;
+mod consume_claims;
+mod consume_command;
+mod consume_guard;
+mod consume_outcomes;
+mod consume_running;
+mod crash_points;
+mod crashes;
+mod damage;
+mod damaged_bodies;
+mod dead_letters;
+mod dedup;
+mod delays;
+mod deliveries;
+mod device_errors;
+mod documents;
+mod drafts;
+mod drop_box;
+mod durability;
+mod empty_messages;
+mod enqueue;
+mod errors;
+mod exec;
+mod export;
+mod full_and_damaged;
+mod full_disk;
+mod gone;
+mod hot_folder;
+mod inheritance;
+mod keep;
+mod keep_programs;
+mod killed_writers;
+mod large;
+mod layers;
+mod leases;
+mod limits;
+mod lines_read;
+mod lines_write;
+mod listings;
+mod locking;
+mod logging;
+mod ls_command;
+mod maildir;
+mod many_queues;
+mod metadata;
+mod metrics;
+mod modes;
+mod mount8;
+mod mount_command;
+mod names;
+mod oldest;
+mod overflow;
+mod owner;
+mod ownership;
+mod paused;
+mod permissions;
+mod plain_reads;
+mod poll;
+mod priorities;
+mod producers;
+mod publishing;
+mod purge;
+mod put;
+mod put_command;
+mod queues;
+mod races;
+mod recipes;
+mod recipes_mount;
+mod refusals;
+mod refused_early;
+mod renames;
+mod renewal;
+mod restart;
+mod retries;
+mod scale;
+mod scarce;
+mod scripts;
+mod shared_descriptors;
+mod shutdown;
+mod slow_syncs;
+mod sshfs;
+mod states;
+mod stuck_clients;
+mod time_to_live;
+mod times;
+mod tour;
+mod unfinished;
+mod unfinished_writers;
+mod unmounting;
+mod upgrade;
+mod uploads;
+mod waiters;
+mod with;
+mod worker_loop;
+mod workers;
