@@ -47,8 +47,11 @@ need_packages() {
     [ -z "$ours" ] || as_root rm -f $policy
     for name in "${missing[@]}"; do
         case $name in
-            prometheus*) as_root deb-systemd-helper disable "$name.service" >/dev/null 2>&1 || true ;;
+            prometheus*) ;;
+            openssh-server) name=ssh ;;
+            *) continue ;;
         esac
+        as_root deb-systemd-helper disable "$name.service" >/dev/null 2>&1 || true
     done
     return $code
 }
