@@ -1,9 +1,8 @@
 //! Where and why a message became a dead letter, as it is remembered with the message.
 
-use serde::{Deserialize, Serialize};
-
 use crate::error::{Error, Result};
 
+use super::record::Death;
 use super::{Of, Store};
 
 /// A message remembers so many entries of its deaths.
@@ -23,25 +22,6 @@ pub fn short(text: &str) -> String {
     let from = text.len().saturating_sub(LONGEST_PATH);
     let from = (from..text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len());
     text[from..].to_owned()
-}
-
-/// Deaths of a message in one queue for one reason.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Death {
-    /// The number of the queue; 0: several, or one that is not known here.
-    pub queue: u64,
-    /// The path that the queue had.
-    pub path: String,
-    /// Why, in a word.
-    pub reason: String,
-    /// How often.
-    pub count: u32,
-    /// When for the first time, in milliseconds since the epoch.
-    pub first: u64,
-    /// When for the last time, in milliseconds since the epoch.
-    pub last: u64,
-    /// Nobody has claimed the message since.
-    pub unclaimed: bool,
 }
 
 /// Adds a death in a queue, with the path that it has now, to those that a message remembers.

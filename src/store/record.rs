@@ -16,7 +16,6 @@ use crate::queue::delivery::Delivery;
 use crate::queue::state::State;
 use crate::queue::worker::ProcessId;
 
-use super::deaths::Death;
 use super::upgrade::{Counters1, Counters2, Message1, Message2, Queue1, Queue2};
 
 /// The version of every record that this code writes.
@@ -52,6 +51,25 @@ pub struct Claim {
     pub at: u64,
     /// When the lease ends unless it is renewed, in milliseconds since the epoch.
     pub deadline: u64,
+}
+
+/// Deaths of a message in one queue for one reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Death {
+    /// The number of the queue; 0: several, or one that is not known here.
+    pub queue: u64,
+    /// The path that the queue had.
+    pub path: String,
+    /// Why, in a word.
+    pub reason: String,
+    /// How often.
+    pub count: u32,
+    /// When for the first time, in milliseconds since the epoch.
+    pub first: u64,
+    /// When for the last time, in milliseconds since the epoch.
+    pub last: u64,
+    /// Nobody has claimed the message since.
+    pub unclaimed: bool,
 }
 
 /// A message.
