@@ -5,7 +5,8 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 use crate::common::{Mount, errno, listing, only, producers, wait_until};
 
-/// The invisible message is no way around a limit of names either: it cannot be claimed, moved or removed by name.
+/// The invisible message is no way around a limit of names either: a process that does not have it open cannot move, link or
+/// remove it by name.
 #[test]
 fn an_open_message_cannot_be_removed_renamed_or_linked() {
     let m = Mount::new();
@@ -14,8 +15,8 @@ fn an_open_message_cannot_be_removed_renamed_or_linked() {
     let script = r#"
         exec 3> q/x
         echo body >&3
-        for command in "rm q/x" "mv q/x other/" "mv q/x q/.draft" "ln q/x q/y" "rmdir q"; do
-            $command 2>> $T/err && echo "$command succeeded"
+        for command in "mv q/x other/" "ln q/x q/y" "rmdir q" "rm q/x" "mv q/x q/.draft"; do
+            $command 3>&- 2>> $T/err && echo "$command succeeded"
         done
         exec 3>&-
     "#;
