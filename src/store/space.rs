@@ -25,8 +25,9 @@ const TRUST_BYTES: u64 = 1 << 20;
 /// Memory for what was written and is not in table files yet, in one column family, at most.
 const BUFFER_MAX: u64 = 16 << 20;
 
-/// How much the database may write before it tidies up: what it has in memory must fit into the reserve, and most of that into the
-/// file that keeps room for it ([`Reserve`]).
+/// How much the database may write before it tidies up. What it has in memory must fit into the file that keeps room for it
+/// ([`Reserve`]), and so must what it writes while it makes one table of several, which is when the room of what was acknowledged
+/// comes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {
     /// In memory, for one column family, in bytes.
@@ -44,13 +45,13 @@ impl Sizes {
     pub const LARGEST: Self = Self::with_buffer(BUFFER_MAX);
 
     const fn with_buffer(buffer: u64) -> Self {
-        Self { buffer, memory: 3 * buffer, log: 4 * buffer, reserve: 3 * buffer }
+        Self { buffer, memory: 3 * buffer, log: 4 * buffer, reserve: 5 * buffer }
     }
 
     /// For a store in this directory.
     pub fn of(path: &Path) -> std::io::Result<Self> {
         let fs = rustix::fs::statvfs(path)?;
-        let buffer = (reserve(fs.f_blocks.saturating_mul(fs.f_frsize)) / 4).min(BUFFER_MAX);
+        let buffer = (reserve(fs.f_blocks.saturating_mul(fs.f_frsize)) / 6).min(BUFFER_MAX);
         Ok(Self::with_buffer(buffer))
     }
 }
