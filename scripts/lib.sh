@@ -4,6 +4,14 @@
 # Building RocksDB takes many minutes, so its result outlives the clone.
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/mqfs/target}"
 
+# Cargo goes by the times of files, not by where they are: after another clone was built there, older files of this one would
+# count as built.
+if [ "$(cat "$CARGO_TARGET_DIR/mqfs-clone" 2>/dev/null)" != "$PWD" ]; then
+    mkdir -p "$CARGO_TARGET_DIR"
+    find src tests benches fuzz -name '*.rs' -exec touch {} + 2>/dev/null || true
+    printf '%s\n' "$PWD" >"$CARGO_TARGET_DIR/mqfs-clone"
+fi
+
 # Administrators' tools and a fresh rustup are often not on the PATH of a plain shell.
 PATH="$PATH:$HOME/.cargo/bin:/usr/local/sbin:/usr/sbin:/sbin"
 

@@ -1,40 +1,11 @@
 //! `mqfs consume`: claims that are over before the work is.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 
 use crate::common::*;
+use crate::consuming::*;
 use crate::extra::*;
-
-const MQFS: &str = env!("CARGO_BIN_EXE_mqfs");
-
-/// Starts `mqfs consume q OPTIONS -- bash -c SCRIPT`.
-fn start(m: &Mount, options: &[&str], script: &str) -> Running {
-    m.start_command(Command::new(MQFS).args(["consume", "q"]).args(options).args(["--", "bash", "-c", script]))
-}
-
-/// What a script has written to a file of `$T`.
-fn said(m: &Mount, file: &str) -> String {
-    fs::read_to_string(m.scratch().join(file)).unwrap_or_default()
-}
-
-fn exists(m: &Mount, file: &str) -> bool {
-    m.scratch().join(file).exists()
-}
-
-fn touch(m: &Mount, file: &str) {
-    fs::write(m.scratch().join(file), "").unwrap();
-}
-
-fn lives(pid: u32) -> bool {
-    Path::new(&format!("/proc/{pid}")).exists() && !is_zombie(pid)
-}
-
-/// The processes that a script has noted in `$T/pids`.
-fn noted(m: &Mount) -> Vec<u32> {
-    said(m, "pids").lines().map(|line| line.parse().unwrap()).collect()
-}
 
 fn job() -> &'static str {
     "echo $$ >> $T/pids; touch $T/began-$MQFS_DELIVERIES; until [ -e $T/go ]; do sleep 0.01; done; exit 3"

@@ -4,6 +4,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/consuming.rs"]
+mod consuming;
 #[path = "../common/disk.rs"]
 mod disk;
 #[path = "../common/extra.rs"]
