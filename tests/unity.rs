@@ -30,6 +30,7 @@ fn unused() -> BTreeSet<String> {
 /// A crate with RocksDB's list of files, each of which defines one function. The last one is so long that all are one unit.
 struct Sources {
     dir: TempDir,
+    cache: PathBuf,
     used: Vec<String>,
 }
 
@@ -40,7 +41,7 @@ impl Sources {
         fs::copy(crate_dir().join(LIST), dir.path().join(LIST)).unwrap();
         let used: Vec<String> =
             lines(dir.path().join(LIST)).into_iter().filter(|file| !unused.contains(file)).collect();
-        let sources = Self { dir, used };
+        let sources = Self { cache: dir.path().join("cache"), dir, used };
         for file in sources.used.iter().chain(&unused) {
             sources.write(file, &format!("int {}() {{ return 1; }}\n", function(file)));
         }
@@ -65,14 +66,27 @@ impl Sources {
     }
 
     fn run(&self, path: &str) -> Output {
+        self.run_with(&[], path)
+    }
+
+    fn run_with(&self, flags: &[&str], path: &str) -> Output {
         Command::new(fs::canonicalize("scripts/unity-c++").unwrap())
             .arg0("c++")
             .current_dir(&self.dir)
             .env_remove("TARGET")
             .env_remove("HOST")
-            .args(["-Irocksdb", "-ffunction-sections", "-o", "out.o", "-c", path])
+            .env("XDG_CACHE_HOME", &self.cache)
+            .args(["-Irocksdb", "-ffunction-sections", "-o", "out.o"])
+            .args(flags)
+            .args(["-c", path])
             .output()
             .unwrap()
+    }
+
+    /// The objects that builds share.
+    fn shared(&self) -> Vec<PathBuf> {
+        let Ok(kept) = fs::read_dir(self.cache.join("mqfs/rocksdb")) else { return Vec::new() };
+        kept.map(|entry| entry.unwrap().path()).collect()
     }
 
     /// The functions that the object defines which was compiled last.
@@ -188,6 +202,43 @@ fn what_it_does_not_know_is_compiled_as_it_is() {
     fs::remove_file(&list).unwrap();
     succeeds(&sources.compile(&sources.used[0]));
     assert_eq!(sources.defined(), itself);
+}
+
+/// As other clones, `cargo install` and packages do.
+#[test]
+fn builds_elsewhere_take_the_object_of_the_same_text_and_no_other() {
+    let mut sources = Sources::new();
+    let first = sources.used[0].clone();
+    succeeds(&sources.compile(&first));
+    let [object] = &sources.shared()[..] else { panic!("{:?}", sources.shared()) };
+    let theirs = sources.dir.path().join("theirs");
+    fs::write(&theirs, "an object of another build").unwrap();
+    let zipped = Command::new("gzip").arg("-c").arg(&theirs).output().unwrap().stdout;
+    fs::write(object, zipped).unwrap();
+
+    let other = Sources { cache: sources.cache.clone(), ..Sources::new() };
+    let out = other.dir.path().join("out.o");
+    succeeds(&other.compile(&first));
+    assert_eq!(fs::read(&out).unwrap(), fs::read(&theirs).unwrap());
+
+    succeeds(&other.run_with(&["-O1"], &format!("rocksdb/{first}")));
+    assert_eq!(other.defined(), functions(&other.used), "with other arguments");
+    other.write("of.h", "int another() { return 1; }\n");
+    other.write(&first, &format!("#include \"of.h\"\nint {}() {{ return 1; }}\n", function(&first)));
+    succeeds(&other.compile(&first));
+    assert!(other.defined().contains("another"));
+    other.write("of.h", "int yet_another() { return 1; }\n");
+    succeeds(&other.compile(&first));
+    assert!(other.defined().contains("yet_another"), "the text that it includes is another");
+    assert_eq!(other.shared().len(), 4);
+
+    fs::write(object, "damaged").unwrap();
+    succeeds(&sources.compile(&first));
+    assert_eq!(sources.defined(), functions(&sources.used), "of what is damaged");
+
+    sources.cache = "/proc/nowhere".into();
+    succeeds(&sources.compile(&first));
+    assert_eq!(sources.defined(), functions(&sources.used), "where nothing can be kept");
 }
 
 /// What Cargo is told to call, in this clone and with a space in its path.
