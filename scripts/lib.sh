@@ -4,6 +4,9 @@
 # Building RocksDB takes many minutes, so its result outlives the clone.
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/mqfs/target}"
 
+# Nobody edits what is built there, so what would make the next build of a changed file quick would make this one slower.
+export CARGO_INCREMENTAL="${CARGO_INCREMENTAL-0}"
+
 # Cargo goes by the times of files, not by where they are: after another clone was built there, older files of this one would
 # count as built.
 if [ "$(cat "$CARGO_TARGET_DIR/mqfs-clone" 2>/dev/null)" != "$PWD" ]; then
