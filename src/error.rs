@@ -54,6 +54,8 @@ pub enum Error {
     NotSupported,
     /// The path was looked up under a name that is about to mean something else; the kernel looks it up again.
     Stale,
+    /// A mark of the queue is not what the batch demands: others have moved it.
+    MarkMoved,
     /// A directory where a file is needed.
     IsDirectory,
     /// A file where a directory is needed.
@@ -104,7 +106,7 @@ impl Error {
             Error::NoAttribute => libc::ENODATA,
             Error::Range => libc::ERANGE,
             Error::NotSupported => libc::EOPNOTSUPP,
-            Error::Stale => libc::ESTALE,
+            Error::Stale | Error::MarkMoved => libc::ESTALE,
             Error::IsDirectory => libc::EISDIR,
             Error::NotDirectory => libc::ENOTDIR,
             Error::CrossDevice => libc::EXDEV,
@@ -144,6 +146,7 @@ impl fmt::Display for Error {
             Error::Range => f.write_str("buffer too small"),
             Error::NotSupported => f.write_str("not supported"),
             Error::Stale => f.write_str("the name means something else now"),
+            Error::MarkMoved => f.write_str("a mark of the queue is another"),
             Error::IsDirectory => f.write_str("is a directory"),
             Error::NotDirectory => f.write_str("not a directory"),
             Error::CrossDevice => f.write_str("not within one mount"),

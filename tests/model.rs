@@ -22,7 +22,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use common::*;
 use model::drive::{Drive, Looks, System, random};
 use model::ops::{BEGINNINGS, HOUR, NOON, QUEUES, tour};
-use model::{Answer, Body, End, Message, Place, Props, Refusal, State, Tag};
+use model::{Answer, Body, End, Feed, Message, Place, Props, Refusal, State, Tag};
 
 struct Mounted {
     mount: Mount,
@@ -43,6 +43,7 @@ fn refused<T>(result: io::Result<T>) -> Answer<T> {
         Some(libc::EAGAIN) => Refusal::Again,
         Some(libc::EPERM) => Refusal::Foreign,
         Some(libc::EIO) => Refusal::Dropped,
+        Some(libc::ESTALE) => Refusal::Moved,
         _ => panic!("{error}"),
     })
 }
@@ -70,6 +71,11 @@ fn words(props: Props) -> Vec<(&'static str, String)> {
         ("id", props.id > 0, format!("id{}", props.id)),
     ];
     all.into_iter().filter(|(_, said, _)| *said).map(|(word, _, value)| (word, value)).collect()
+}
+
+/// What a mark is; 0 is empty.
+fn mark_text(is: u8) -> String {
+    if is == 0 { String::new() } else { is.to_string() }
 }
 
 /// A clock that stands still, in the middle of a millisecond.
@@ -147,6 +153,13 @@ impl Mounted {
         let dir = self.state_dir(queue, state);
         let name = listing(&dir).into_iter().find(|name| !name.starts_with('.') && tag_of(name) == tag);
         dir.join(name.unwrap_or_else(|| panic!("message {tag} is not in {}", dir.display())))
+    }
+
+    /// The path of the delivery of a message, or when it has none of one that is over.
+    fn settles(&self, message: &Message) -> String {
+        let path = self.find(message.queue, message.state, message.tag);
+        let told = xattr(&path, "user.mq.delivery");
+        told.unwrap_or_else(|| format!(".mq/claimed/{}.0000000000", xattr(&path, "user.mq.seq").unwrap()))
     }
 
     /// Reads one of `.mq/claim` and `.mq/pop`.
@@ -286,13 +299,19 @@ impl System for Mounted {
         self.drafts.insert(tag, self.dir(queue).join(name));
     }
 
-    fn publish(&mut self, draft: Tag, queue: usize, tag: Tag, link: bool) -> Answer<()> {
+    fn publish(&mut self, draft: Tag, (queue, tag): (usize, Tag), link: bool, settles: Option<&Message>) -> Answer<()> {
         let (from, to) = (&self.drafts[&draft], self.dir(queue).join(format!("m{tag}")));
-        if link {
-            return refused(fs::hard_link(from, to));
+        if let Some(message) = settles {
+            set_xattr(from, "user.mq.settles", self.settles(message)).unwrap();
         }
-        refused(fs::rename(from, to))?;
-        self.drafts.remove(&draft);
+        let published = refused(if link { fs::hard_link(from, to) } else { fs::rename(from, to) });
+        if settles.is_some() && (link || published.is_err()) {
+            remove_xattr(from, "user.mq.settles").unwrap();
+        }
+        published?;
+        if !link {
+            self.drafts.remove(&draft);
+        }
         Ok(())
     }
 
@@ -300,9 +319,24 @@ impl System for Mounted {
         fs::remove_file(self.drafts.remove(&draft).unwrap()).unwrap();
     }
 
-    fn batch(&mut self, queue: usize, files: &[(Tag, Body, Props)]) -> Answer<()> {
+    fn batch(
+        &mut self,
+        queue: usize,
+        files: &[(Tag, Body, Props)],
+        feed: Option<Feed>,
+        settles: Option<&Message>,
+    ) -> Answer<()> {
         let batch = self.dir(queue).join(".mq/batch/b");
         fs::create_dir(&batch).unwrap();
+        if let Some(Feed { mark, is, was }) = feed {
+            set_xattr(&batch, &format!("user.mark.m{mark}"), mark_text(is)).unwrap();
+            if let Some(was) = was {
+                set_xattr(&batch, &format!("user.mark-was.m{mark}"), mark_text(was)).unwrap();
+            }
+        }
+        if let Some(message) = settles {
+            set_xattr(&batch, "user.mq.settles", self.settles(message)).unwrap();
+        }
         for (tag, body, props) in files {
             let path = batch.join(format!("m{tag:06}"));
             fs::write(&path, body.text()).unwrap();
@@ -317,6 +351,24 @@ impl System for Mounted {
             fs::remove_dir_all(&batch).unwrap();
         }
         enqueued
+    }
+
+    fn set_mark(&mut self, queue: usize, mark: u8, is: u8) {
+        let (dir, name) = (self.dir(queue), format!("user.mark.m{mark}"));
+        match is {
+            0 => drop(remove_xattr(dir, &name)),
+            is => set_xattr(dir, &name, mark_text(is)).unwrap(),
+        }
+    }
+
+    fn marks(&mut self, queue: usize) -> BTreeMap<u8, u8> {
+        let dir = self.dir(queue);
+        let of = |name: String| {
+            let mark = name.strip_prefix("user.mark.m")?.parse().unwrap();
+            let is = xattr(&dir, &name).unwrap().parse().unwrap_or(0);
+            (is != 0).then_some((mark, is))
+        };
+        xattrs(&dir).into_iter().filter_map(of).collect()
     }
 
     fn take(&mut self, queue: usize) -> Answer<Tag> {

@@ -14,7 +14,7 @@ use base64::write::EncoderWriter;
 
 use super::backup::exit_of;
 use super::exit::{Exit, Failure};
-use super::jsonl::{ClaimLine, DeathLine, Header, IdLine, Line, MessageLine, QueueLine, Text, VERSION};
+use super::jsonl::{ClaimLine, DeathLine, Header, IdLine, Line, MarkLine, MessageLine, QueueLine, Text, VERSION};
 use super::snapshot::Snapshot;
 use super::text::{self, printable};
 use crate::cli::ExportArgs;
@@ -137,7 +137,14 @@ fn export(image: &Image, queues: &Queues, out: &mut impl Write, source: &Path) -
     let wrong = |error: Error| unreadable(source, &error);
     write_line(out, &Line::MqfsExport(Header { version: VERSION }))?;
     for id in &queues.order {
-        write_line(out, &Line::Queue(queue_line(*id, &queues.of[id]).map_err(wrong)?))?;
+        let queue = &queues.of[id];
+        write_line(out, &Line::Queue(queue_line(*id, queue).map_err(wrong)?))?;
+        if queue.whole {
+            for (mark, value) in image.marks(*id).map_err(wrong)? {
+                let line = MarkLine { queue: Text(queue.path.clone()), mark, value: Text(value) };
+                write_line(out, &Line::Mark(line))?;
+            }
+        }
     }
     for remembered in image.remembered_ids().map_err(wrong)? {
         if let Some(queue) = queues.of.get(&remembered.queue).filter(|queue| queue.whole) {

@@ -10,7 +10,8 @@ use crate::queue::delivery::Delivery;
 use crate::queue::worker::ProcessId;
 use crate::store::record::Claim;
 
-/// The version of the format. Version 2 has identities of deliveries, the history of deaths, and times that programs set.
+/// The version of the format. Version 2 has identities of deliveries, the history of deaths, times that programs set,
+/// and marks.
 pub const VERSION: u32 = 2;
 
 /// Bytes, mostly text: a string, or if they are not UTF-8 `{"base64": "..."}`.
@@ -53,6 +54,8 @@ pub enum Line {
     MqfsExport(Header),
     /// A queue; after the one that it is nested in.
     Queue(QueueLine),
+    /// A mark of a queue; after that.
+    Mark(MarkLine),
     /// A deduplication id that a queue remembers.
     DedupId(IdLine),
     /// A message; after its queue.
@@ -100,6 +103,18 @@ pub struct QueueLine {
     /// Attributes that users gave it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub attributes: Attributes,
+}
+
+/// A mark.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MarkLine {
+    /// The path of its queue.
+    pub queue: Text,
+    /// Its name, as behind `user.mark.`.
+    pub mark: String,
+    /// Its value.
+    pub value: Text,
 }
 
 /// A deduplication id.

@@ -6,6 +6,7 @@ pub mod access;
 pub mod config;
 pub mod delivery;
 pub mod duration;
+pub mod mark;
 pub mod name;
 pub mod patterns;
 pub mod properties;

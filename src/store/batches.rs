@@ -6,6 +6,7 @@
 
 use crate::clock;
 use crate::error::{Error, Result};
+use crate::queue::mark::{SETTLES, Settles};
 
 use super::db::{Batch, Family};
 use super::drafts::draft_due;
@@ -13,7 +14,7 @@ use super::keys::{self, DeadlineKind};
 use super::limits::Room;
 use super::record::{self, Counters, DraftRecord, NewMessage, QueueRecord};
 use super::state::{Queue, State, deadlines};
-use super::{Entry, NewBody, NewQueue, Onto, Store};
+use super::{Entry, MarkRights, NewBody, NewQueue, Onto, Store};
 
 /// No batch holds more files: enqueuing them is one operation, for which all others wait.
 pub const BATCH_MAX: u64 = 100_000;
@@ -34,7 +35,8 @@ pub struct BatchFile<'a> {
 }
 
 impl BatchFile<'_> {
-    fn message(&self, draft: DraftRecord, queue: u64) -> NewMessage {
+    fn message(&self, mut draft: DraftRecord, queue: u64) -> NewMessage {
+        draft.attributes.retain(|(name, _)| name != SETTLES);
         NewMessage {
             id: self.draft,
             queue,
@@ -122,6 +124,7 @@ impl Store {
         }
         let record = holder.record.clone();
         leave(batch, id, &record);
+        self.drop_marks(batch, id)?;
         batch.delete(Family::Meta, &keys::queue(id));
         batch.delete(Family::Meta, &keys::counters(id));
         let left = &mut state.changing(&self.db, record.parent)?.counters.batches;
@@ -188,7 +191,9 @@ impl Store {
     }
 
     /// Makes all files of a batch messages of the queue `target` in one step, in the given order, each changed by `change`, and
-    /// removes the batch.
+    /// removes the batch. In the same step the batch's marks become the queue's, by these `rights`, and the deliveries `settles`
+    /// are acknowledged.
+    /// [`Error::NotFound`] when one of these is over; [`Error::MarkMoved`] and [`Error::AccessDenied`] as [`Store::new_marks`] says;
     /// [`Error::QueueFull`] and [`Error::Paused`] when there is no room for all of them; [`Error::Busy`] when `files` are not all that it holds. Gives the drafts whose body files are nobody's now: the caller
     /// removes them after the next sync.
     pub fn publish_batch(
@@ -196,6 +201,7 @@ impl Store {
         id: u64,
         target: u64,
         files: &[BatchFile<'_>],
+        (settles, rights): (&[Settles], MarkRights),
         now: u64,
         change: impl Fn(&mut NewMessage) -> Result<()>,
     ) -> Result<Vec<u64>> {
@@ -203,6 +209,8 @@ impl Store {
         if state.queue(&self.db, id)?.counters.drafts != files.len() as u64 {
             return Err(Error::Busy);
         }
+        settles.iter().try_for_each(|settles| self.lasts(&mut state, *settles))?;
+        let marks = self.new_marks(id, target, rights)?;
         let mut order = 0;
         for file in files {
             order = order.max(self.order_in(&mut state, target, &self.draft(file.draft)?.attributes)?);
@@ -211,6 +219,8 @@ impl Store {
         self.admit(&mut state, target, need, Onto::Nothing)?;
         let plan = self.plan_drops(&mut state, target, need, Onto::Nothing)?;
         let mut batch = self.db.batch();
+        self.put_marks(&mut batch, target, &marks)?;
+        let settled = self.ack_along(&mut state, &mut batch, settles)?;
         let (mut due, mut left) = (Vec::new(), Vec::new());
         for file in files {
             let draft = self.draft(file.draft)?;
@@ -236,6 +246,7 @@ impl Store {
         state.commit(&self.db, batch, now)?;
         drop(state);
         self.discard_bodies(dropped);
+        self.discard_bodies(settled);
         if let Some(first) = due.into_iter().min() {
             self.deadlines.note(first);
         }

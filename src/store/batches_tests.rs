@@ -39,9 +39,10 @@ fn what_is_not_the_whole_batch_is_not_enqueued() {
     let (other, _) = store.make_draft(draft(queue, b".3"), Seen::ALL).unwrap();
     let publish = |files: &[u64]| {
         let files: Vec<_> = files.iter().map(|id| file(*id)).collect();
-        store.publish_batch(batch, queue, &files, 9, |_| Ok(()))
+        store.publish_batch(batch, queue, &files, Default::default(), 9, |_| Ok(()))
     };
-    let refused = store.publish_batch(batch, queue, &[file(first), file(second)], 9, |_| Err(Error::NoSpace));
+    let refused =
+        store.publish_batch(batch, queue, &[file(first), file(second)], Default::default(), 9, |_| Err(Error::NoSpace));
     assert!(matches!(refused, Err(Error::NoSpace)));
     assert!(matches!(publish(&[first]), Err(Error::Busy)));
     assert!(matches!(publish(&[first, other]), Err(Error::Busy)));
@@ -90,7 +91,7 @@ fn the_sweep_takes_no_body_before_its_acknowledgement_is_durable() {
     let draft = store.make_draft(draft(batch, b"a"), Seen::ALL).unwrap().0;
     let (sums, path) = (Sums::default(), store.bodies().path(draft));
     let body = NewBody::File { id: draft, size: 0, synced: true, sums: &sums };
-    store.publish_batch(batch, queue, &[BatchFile { body, ..file(draft) }], 9, |_| Ok(())).unwrap();
+    store.publish_batch(batch, queue, &[BatchFile { body, ..file(draft) }], Default::default(), 9, |_| Ok(())).unwrap();
     store.close().unwrap();
     drop(store);
     let store = Store::open(&dir.path().join("store"), QueueConfig::default()).unwrap();
@@ -134,7 +135,7 @@ fn the_sweep_takes_no_file_that_becomes_a_message_meanwhile() {
             let body = |id| NewBody::File { id, size: 0, synced: true, sums: &sums };
             let files: Vec<BatchFile<'_>> =
                 drafts.iter().map(|id| BatchFile { body: body(*id), ..file(*id) }).collect();
-            store.publish_batch(batch, queue, &files, 9, |_| Ok(())).unwrap();
+            store.publish_batch(batch, queue, &files, Default::default(), 9, |_| Ok(())).unwrap();
             done.store(true, Ordering::Relaxed);
         });
         assert!(drafts.iter().all(|id| store.bodies().path(*id).exists()));

@@ -7,6 +7,7 @@ use std::fs::File;
 
 use crate::error::{Error, Result};
 use crate::queue::config::QueueConfig;
+use crate::queue::mark::Settles;
 use crate::queue::properties::ms;
 
 use super::batches::BATCH_MAX;
@@ -220,19 +221,21 @@ impl Store {
     }
 
     /// Makes a draft's bytes a message in one step. [`Error::QueueFull`] and [`Error::Paused`], unless room was kept for it under
-    /// the draft's number. When that is a duplicate, a body file of the caller's stays the caller's.
+    /// the draft's number. When that is a duplicate, a body file of the caller's stays the caller's. In the same step the delivery
+    /// `settles` is acknowledged; [`Error::NotFound`] when it is over.
     /// Where names are kept, the message of that name makes way as `onto` says.
     pub fn publish(
         &self,
         draft: u64,
         new: NewMessage,
         body: NewBody<'_>,
-        (then, onto): (Published, Onto),
+        (then, onto, settles): (Published, Onto, Option<Settles>),
         now: u64,
     ) -> Result<Enqueued> {
         let mut state = self.lock();
         let record = self.draft(draft)?;
         let queue = new.queue;
+        settles.map_or(Ok(()), |settles| self.lasts(&mut state, settles))?;
         let need = Room::of_one(body.size()).of_order(self.order_in(&mut state, queue, &new.attributes)?);
         if !state.queue(&self.db, queue)?.reserved.holds(draft) {
             self.admit(&mut state, queue, need, onto)?;
@@ -240,9 +243,17 @@ impl Store {
         let plan = self.plan_drops(&mut state, queue, need, onto)?;
         let mut batch = self.db.batch();
         let added = self.add(&mut state, &mut batch, new, body, now)?;
+        // What makes way by its name may be what is settled: it leaves once, and was acknowledged.
+        let one = settles.is_some_and(|settles| added.is_some() && onto.names(settles.seq));
+        let besides = settles.filter(|_| !one);
+        let settled = self.ack_along(&mut state, &mut batch, besides.as_slice())?;
         let mut replaced = None;
         if let Some(Added { seq, record, .. }) = &added {
             replaced = self.make_way(&mut state, &mut batch, (queue, &record.name), record.id, onto)?;
+            if one {
+                let counters = &mut state.changing(&self.db, queue)?.counters;
+                (counters.dropped_total, counters.acked_total) = (counters.dropped_total - 1, counters.acked_total + 1);
+            }
             if state.keeps_names(&self.db, queue)? {
                 enter_name(&mut batch, *seq, record);
             }
@@ -257,6 +268,7 @@ impl Store {
         state.give_back_room(queue, draft);
         drop(state);
         self.discard_bodies(dropped);
+        self.discard_bodies(settled);
         let moved = added.is_some() && matches!(body, NewBody::File { id, .. } if id == draft);
         if then == Published::Gone && !moved {
             self.syncer.remove_file(self.bodies.path(draft));

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::queue::mark::Says;
 
 use super::db::{Db, Family};
 use super::open::{self, OpenError};
@@ -86,6 +87,18 @@ impl Image {
                     Some(RememberedId { queue, id: id.to_vec(), until: u64::from_be_bytes(*until), message })
                 },
             ));
+            Ok(true)
+        })?;
+        Ok(all)
+    }
+
+    /// The marks of a queue: their names and values.
+    pub fn marks(&self, queue: u64) -> Result<Vec<(String, Vec<u8>)>> {
+        let prefix = keys::marks(queue, Says::Is);
+        let mut all = Vec::new();
+        self.db.scan(Family::Meta, &prefix, &prefix, |key, value| {
+            let name = keys::parse_mark(key).map(|(_, name)| String::from_utf8_lossy(name).into_owned());
+            all.extend(name.map(|name| (name, value.to_vec())));
             Ok(true)
         })?;
         Ok(all)

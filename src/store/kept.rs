@@ -53,6 +53,11 @@ impl Onto {
         Onto::Message { seq, claimed_at: record.claim.as_ref().map(|claim| claim.at) }
     }
 
+    /// Whether it is the message of that sequence number that makes room.
+    pub(super) fn names(self, number: u64) -> bool {
+        matches!(self, Onto::Message { seq, .. } if seq == number)
+    }
+
     fn is(self, seq: u64, record: &MessageRecord) -> bool {
         self == Onto::message(seq, record)
     }

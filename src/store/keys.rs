@@ -18,6 +18,8 @@
 //! | `default` | `h` queue id | until when (ms) and for which message a deduplication id is remembered |
 //! | `default` | `e` queue batch | its name: the listing of batches |
 //! | `default` | `i` queue name | batch: finding a batch |
+//! | `default` | `j` queue name | the mark of that name; of a batch, what it makes of the queue's |
+//! | `default` | `l` batch name | what the queue's mark of that name has to be when the batch is enqueued |
 //! | `default` | `p` queue state | empty: what was purged from that state has not been cleared away |
 //! | `default` | `s` name | a number of the store's own: `next_seq`, `next_id` |
 //! | `messages` | sequence number | [`MessageRecord`](super::record::MessageRecord) |
@@ -30,6 +32,7 @@
 //!
 //! Queues, batches, bodies and drafts take their numbers from `next_id`, messages their sequence numbers from `next_seq`.
 
+use crate::queue::mark::Says;
 use crate::queue::state::State;
 
 /// The number of the root of the mount among the queues. It holds queues and no messages.
@@ -266,6 +269,34 @@ pub fn batches(queue: u64) -> [u8; 9] {
 /// A batch by name.
 pub fn batch_by_name(queue: u64, name: &[u8]) -> Vec<u8> {
     tagged_name(b'i', queue, name)
+}
+
+/// A mark of a queue or batch, or what a batch demands of one.
+pub fn mark(holder: u64, says: Says, name: &[u8]) -> Vec<u8> {
+    tagged_name(mark_tag(says), holder, name)
+}
+
+/// All of them of a queue or batch: the prefix of [`mark`].
+pub fn marks(holder: u64, says: Says) -> [u8; 9] {
+    tagged(mark_tag(says), holder)
+}
+
+/// All of all queues and batches: the prefix of [`marks`].
+pub fn all_marks(says: Says) -> [u8; 1] {
+    [mark_tag(says)]
+}
+
+fn mark_tag(says: Says) -> u8 {
+    match says {
+        Says::Is => b'j',
+        Says::Was => b'l',
+    }
+}
+
+/// The queue or batch and the name in a key that [`mark`] made; `None` when the key is not of that form.
+pub fn parse_mark(key: &[u8]) -> Option<(u64, &[u8])> {
+    let (number, name) = key.split_at_checked(9)?;
+    Some((last_number(number)?, name))
 }
 
 /// A purge that has not been cleared away.

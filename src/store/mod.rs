@@ -35,6 +35,9 @@ mod lines;
 mod listener;
 mod listing;
 mod lost;
+mod marks;
+#[cfg(test)]
+mod marks_tests;
 #[cfg(test)]
 mod model_tests;
 mod nack;
@@ -89,6 +92,7 @@ pub use kept::{Holder, Onto};
 pub use keys::{DeadlineKind, ROOT};
 pub use limits::{Need, Room};
 pub use listing::Entry;
+pub use marks::MarkRights;
 pub use nack::Nack;
 pub use named_drafts::Seen;
 pub use open::{FORMAT, OpenError};

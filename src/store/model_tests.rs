@@ -13,6 +13,8 @@ use super::tests::{NOBODY, message, open};
 use super::{DeadReason, DeadlineKind, Enqueued, INLINE_MAX, NewBody, Of, Seen, Store};
 use crate::clock::rfc3339;
 use crate::error::{Error, Result};
+use crate::queue::delivery::Delivery;
+use crate::queue::mark::Settles;
 use crate::queue::state::State as StoreState;
 
 #[path = "../../tests/model/mod.rs"]
@@ -21,7 +23,7 @@ mod system;
 
 use model::drive::{Drive, random};
 use model::ops::{NOON, tour};
-use model::{Answer, Props, Refusal, State, Tag};
+use model::{Answer, Message, Props, Refusal, State, Tag};
 
 /// A writer, as the view has one.
 struct Writer {
@@ -110,6 +112,13 @@ impl Tested {
         (seq, self.store().message(seq).unwrap())
     }
 
+    /// The delivery of a message, or when it has none one that is over.
+    fn settles(&self, message: &Message) -> Settles {
+        let (seq, record) = self.find(message.queue, message.state, message.tag);
+        let delivery = record.claim.map_or(Delivery::of(0), |claim| claim.delivery);
+        Settles { seq, delivery }
+    }
+
     fn text(&self, record: &MessageRecord) -> String {
         let body = self.store().body(record).unwrap();
         let mut text = Vec::new();
@@ -188,6 +197,7 @@ fn refused<T>(result: Result<T>) -> Answer<T> {
         Error::NotFound => Refusal::NotFound,
         Error::QueueFull => Refusal::Full,
         Error::Paused | Error::WouldBlock => Refusal::Again,
+        Error::MarkMoved => Refusal::Moved,
         error => panic!("{error}"),
     })
 }
@@ -211,6 +221,11 @@ fn attributes(props: Props) -> Vec<(String, Vec<u8>)> {
     ];
     let said = all.into_iter().filter(|(_, said, _)| *said);
     said.map(|(name, _, value)| (format!("user.mq.{name}"), value.into_bytes())).collect()
+}
+
+/// What a mark is to the store; 0 is empty.
+fn mark_text(is: u8) -> Vec<u8> {
+    if is == 0 { Vec::new() } else { is.to_string().into_bytes() }
 }
 
 #[test]

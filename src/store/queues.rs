@@ -239,6 +239,7 @@ impl Store {
         batch.delete(Family::Meta, &keys::child(parent, id));
         batch.delete(Family::Meta, &keys::child_by_name(parent, &name));
         batch.delete_prefix(Family::Meta, &keys::duplicates(id));
+        self.drop_marks(batch, id)?;
         let siblings = &mut state.changing(&self.db, parent)?.counters.queues;
         *siblings = siblings.saturating_sub(1);
         Ok(())

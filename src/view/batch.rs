@@ -9,10 +9,11 @@ use std::sync::Arc;
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::queue::config::Durability;
+use crate::queue::mark::Settles;
 use crate::queue::name::{Name, check_entry_name, check_queue_name, classify};
 use crate::store::record::NewMessage;
 use crate::store::sums::Sums;
-use crate::store::{BatchFile, Done, Due, INLINE_MAX, NewBody, Onto, ROOT, Room, Seen};
+use crate::store::{BatchFile, Done, Due, INLINE_MAX, MarkRights, NewBody, Onto, ROOT, Room, Seen};
 
 use super::access::Caller;
 use super::attributes::ns_of;
@@ -37,6 +38,10 @@ struct Order {
     target: u64,
     properties: Pairs,
     pid: u32,
+    /// What the caller may do with the marks of the queue.
+    rights: MarkRights,
+    /// What the batch acknowledges, besides its files.
+    settles: Option<Settles>,
 }
 
 /// A file that may be enqueued.
@@ -154,12 +159,15 @@ impl View {
             return Err(Error::Exists);
         }
         self.store.admit_bytes(0)?;
+        let told = |error| self.told_along(target, error);
+        let settles = self.settles(caller, &self.store.queue_record(batch)?.attributes).map_err(told)?;
+        let rights = self.rights_to_marks(caller, batch, target).map_err(told)?;
         let need = Room { messages: self.store.queue(batch)?.counters.drafts, bytes: 0 };
         let room = self.store.refuse_early(target, need, Onto::Nothing);
         room.map_err(|error| self.rejected(target, error))?;
         let pid = self.workers.worker(caller.pid).map_or(0, |worker| worker.process.tgid);
         self.enqueued.lock().insert(batch);
-        Ok(Some(Order { caller: *caller, batch, target, properties, pid }))
+        Ok(Some(Order { caller: *caller, batch, target, properties, pid, rights, settles }))
     }
 
     /// Enqueues a batch; `done` when that is as durable as the queue promises. Waits for the disk.
@@ -181,7 +189,7 @@ impl View {
 
     fn enqueue_contents(&self, order: &Order) -> Result<(Vec<u64>, Durability)> {
         let config = self.store.config(order.target)?;
-        let candidates = self.candidates(order, config.max_message_bytes)?;
+        let (candidates, settles) = self.candidates(order, config.max_message_bytes)?;
         let need = Room::of_all(candidates.iter().map(|file| file.size as u64));
         self.store.refuse_early(order.target, need, Onto::Nothing)?;
         let contents = self.batch_contents(candidates)?;
@@ -190,7 +198,13 @@ impl View {
             new.producer_pid = order.pid;
             merge(&mut new.attributes, &order.properties)
         };
-        let left = self.store.publish_batch(order.batch, order.target, &files, clock::now_ms(), change)?;
+        let along = (&settles[..], order.rights);
+        let published = self.store.publish_batch(order.batch, order.target, &files, along, clock::now_ms(), change);
+        let left = published.map_err(|error| match error {
+            Error::NotFound if settles.is_empty() => error,
+            error => self.told_along(order.target, error),
+        })?;
+        settles.into_iter().for_each(|settles| self.acked_along(&order.caller, settles));
         self.became_ready(order.target);
         Ok((left, config.durability))
     }
@@ -210,13 +224,18 @@ impl View {
     }
 
     /// Looks at all files of a batch, and reads none: the kernel lets nobody else rename meanwhile. `longest`: no message may be
-    /// longer; 0 is no limit.
-    fn candidates(&self, order: &Order, longest: u64) -> Result<Vec<Candidate>> {
+    /// longer; 0 is no limit. Gives what they and their batch acknowledge, too.
+    fn candidates(&self, order: &Order, longest: u64) -> Result<(Vec<Candidate>, Vec<Settles>)> {
         let (mut candidates, mut attributes) = (Vec::new(), 0);
+        let mut settles = Vec::from_iter(order.settles);
         for (draft, name) in self.store.batch_files(order.batch)? {
             self.refuse_unfinished(order, draft, &name)?;
             let mut record = self.store.draft(draft)?;
             self.refuse_unreadable(&order.caller, &record)?;
+            settles.extend(
+                self.settles(&order.caller, &record.attributes)
+                    .map_err(|error| self.told_along(order.target, error))?,
+            );
             merge(&mut record.attributes, &order.properties)?;
             attributes += length(&record.attributes);
             if attributes > ATTRIBUTES_IN_ALL {
@@ -236,7 +255,7 @@ impl View {
             let times_ns = (ns_of(stat.modified()?), ns_of(stat.accessed()?));
             candidates.push(Candidate { draft, name, times_ns, size });
         }
-        Ok(candidates)
+        Ok((candidates, settles))
     }
 
     /// Reads all files of a batch; those that stay files are synced.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::queue::config::{Durability, Names, QueueConfig};
+use crate::queue::mark::{SETTLES, Settles};
 use crate::queue::name::{QUEUE_NAME_MAX, check_entry_name};
 use crate::queue::properties::Properties;
 use crate::queue::worker::Worker;
@@ -59,6 +60,8 @@ pub(super) struct Target {
     pub written_as: (Vec<u8>, Option<Writer>),
     /// The producer's process.
     pub pid: u32,
+    /// The delivery that is acknowledged in the same step, and who asked for that.
+    pub settles: Option<(Caller, Settles)>,
 }
 
 impl DraftUse {
@@ -90,7 +93,8 @@ impl Target {
         let writer = asker.map(|asker| Writer { session: asker.session, uid });
         let pid = asker.map_or(0, |asker| asker.process.tgid);
         let written_as = (written_as.to_vec(), writer);
-        Self { queue, id: 0, onto: Onto::Nothing, name: name.to_vec(), properties, then, written_as, pid }
+        let (id, onto, settles) = (0, Onto::Nothing, None);
+        Self { queue, id, onto, name: name.to_vec(), properties, then, written_as, pid, settles }
     }
 }
 
@@ -218,14 +222,15 @@ impl View {
 
     /// The thread `tid` has closed a descriptor of a draft. If the draft was renamed already, it may be about to arrive. Only its
     /// release tells that this was the last close; but when `done` is called, its bytes are as durable as the queue promises, as
-    /// those of a draft at least. [`Error::MessageTooLarge`] when it would not be enqueued.
+    /// those of a draft at least. [`Error::MessageTooLarge`] when it would not be enqueued, and [`Error::NotFound`] when it would not
+    /// because the delivery that it settles is over.
     pub(super) fn draft_closed(self: &Arc<Self>, id: u64, file: &Arc<File>, tid: u32, done: Done) {
         let target = {
             let drafts = self.drafts.lock();
             let publishing = drafts.get(&id).and_then(|used| used.publishing.as_ref());
-            publishing.map(|target| (target.id, target.queue, target.then))
+            publishing.map(|target| (target.id, target.queue, target.then, target.settles))
         };
-        let Some((message, queue, then)) = target else { return done(Ok(())) };
+        let Some((message, queue, then, settles)) = target else { return done(Ok(())) };
         let view = self.clone();
         let done: Done = Box::new(move |result| {
             view.arrivals.closed(message, tid, false);
@@ -236,6 +241,7 @@ impl View {
         }
         let fits = |config: Arc<QueueConfig>| {
             refuse_too_large(&config, file.metadata()?.len())?;
+            settles.map_or(Ok(()), |(_, settles)| self.store.check_lasts(settles))?;
             Ok(config.durability)
         };
         match self.store.config(queue).and_then(fits) {
@@ -413,6 +419,8 @@ impl View {
         refuse_too_large(&config, size)?;
         let moves = target.then == Published::Gone;
         let mut attributes = draft.attributes;
+        attributes.retain(|(name, _)| name != SETTLES);
+        let how = (target.then, target.onto, target.settles.map(|(_, settles)| settles));
         merge(&mut attributes, &target.properties)?;
         let kept = config.names == Names::Keep;
         // The kernel sets both when bytes are written: they differ when somebody set the one.
@@ -434,7 +442,7 @@ impl View {
         let now = clock::now_ms();
         let enqueued = if size <= INLINE_MAX as u64 {
             let bytes = read_file_at(&file, 0, INLINE_MAX)?;
-            self.store.publish(id, new, NewBody::Inline(&bytes), (target.then, target.onto), now)?
+            self.store.publish(id, new, NewBody::Inline(&bytes), how, now)?
         } else {
             let body = target.id;
             let sums = if moves {
@@ -445,13 +453,16 @@ impl View {
                 sums
             };
             let file = NewBody::File { id: body, size, synced: true, sums: &sums };
-            let enqueued = self.store.publish(id, new, file, (target.then, target.onto), now);
+            let enqueued = self.store.publish(id, new, file, how, now);
             // A refused copy would lie there until the next start.
             if !moves && !matches!(enqueued, Ok(Enqueued::As(_))) {
                 self.store.discard_body(body);
             }
             enqueued?
         };
+        if let Some((caller, settles)) = &target.settles {
+            self.acked_along(caller, *settles);
+        }
         if let (name, Some(by)) = &target.written_as {
             let key = Key { queue: target.queue, name: name.clone(), by: *by };
             let shown = self.file(Node::Draft(id), size, owner, stat.modified()?);

@@ -31,6 +31,7 @@ mod listing;
 mod locking;
 mod look;
 mod lookup;
+mod marks;
 pub mod metrics;
 mod nack;
 mod names;

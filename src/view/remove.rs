@@ -74,7 +74,9 @@ impl View {
     ) -> Result<()> {
         self.store.ack(queue, seq, from, now)?;
         self.forget_own(caller, seq);
-        self.note_settled(caller, seq, message);
+        if let Some(claim) = &message.claim {
+            self.note_settled(caller, seq, claim.delivery);
+        }
         Ok(())
     }
 }

@@ -126,9 +126,11 @@ impl View {
     }
 
     fn transit(&self, caller: &Caller, source: Source, to: (Node, &[u8]), keep: bool) -> Result<()> {
-        let (seq, before) = (source.seq, source.message.clone());
+        let (seq, held) = (source.seq, source.message.claim.as_ref().map(|claim| claim.delivery));
         self.transition(caller, source, to, keep)?;
-        self.note_settled(caller, seq, &before);
+        if let Some(held) = held {
+            self.note_settled(caller, seq, held);
+        }
         Ok(())
     }
 
@@ -343,12 +345,15 @@ impl View {
             return Err(Error::IsDirectory);
         }
         let name = self.producer_name(queue, to.1)?;
-        self.refuse_unreadable(caller, &self.store.draft(draft)?)?;
+        let record = self.store.draft(draft)?;
+        self.refuse_unreadable(caller, &record)?;
+        let settles = self.settles(caller, &record.attributes).map_err(|error| self.told_along(queue, error))?;
         let onto = self.onto(caller, queue, name, keep)?;
         self.store.admit_bytes(0)?;
         let asker = self.workers.worker(caller.pid);
         let id = if then == Published::Gone { draft } else { self.store.next_id()? };
-        Ok(Target { id, onto, ..Target::new(caller.uid, asker, (queue, properties), (name, to.1), then) })
+        let settles = settles.map(|settles| (*caller, settles));
+        Ok(Target { id, onto, settles, ..Target::new(caller.uid, asker, (queue, properties), (name, to.1), then) })
     }
 
     /// `link` of a draft to a visible name publishes and leaves the draft, of a message makes a copy. Gives what `stat` shows of

@@ -4,16 +4,14 @@
 //! anybody else, or the lease ended, somebody else works on the message, or will.
 
 use crate::queue::delivery::Delivery;
-use crate::store::record::MessageRecord;
 
 use super::access::Caller;
 use super::handles::Hold;
 use super::{View, process};
 
 impl View {
-    /// The caller has ended the claim of the message `seq`, which was `message` before.
-    pub(super) fn note_settled(&self, caller: &Caller, seq: u64, message: &MessageRecord) {
-        let Some(held) = message.claim.as_ref().map(|claim| claim.delivery) else { return };
+    /// The caller has ended this delivery of the message `seq`.
+    pub(super) fn note_settled(&self, caller: &Caller, seq: u64, held: Delivery) {
         self.handles.each_hold(seq, |hold| {
             if let Hold::Lease(lease) = hold
                 && lease.delivery == held

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::queue::config::{KEYS, QueueConfig};
+use crate::queue::mark::{SETTLES, Settles};
 use crate::queue::properties::{CONTROLLING, DESCRIBING, Properties};
 use crate::queue::state::State;
 use crate::store::record::{Claim, MessageRecord};
@@ -14,6 +15,7 @@ use crate::store::{Death, Of, ROOT};
 
 use super::access::Caller;
 use super::lookup::delivery_path;
+use super::marks::is_mark;
 use super::open::shares;
 use super::stats::{COUNTERS, GAUGES, counter};
 use super::{Node, View};
@@ -135,6 +137,9 @@ fn unset(pairs: &mut Pairs, name: &str) -> Result<()> {
 pub(super) fn set_on_new(pairs: &mut Pairs, name: &str, value: &[u8], demand: Demand) -> Result<()> {
     match name.strip_prefix(PREFIX) {
         Some(own) if MESSAGE_ATTRIBUTES.contains(&own) => Ok(()),
+        Some(_) if name == SETTLES => {
+            Err(Error::Invalid("settles: only a draft or a batch acknowledges a delivery when it is published".into()))
+        }
         Some(own) => {
             let known: Vec<&str> = properties().collect();
             if !known.contains(&own) {
@@ -145,6 +150,15 @@ pub(super) fn set_on_new(pairs: &mut Pairs, name: &str, value: &[u8], demand: De
         }
         None => set(pairs, name, value, demand),
     }
+}
+
+/// As [`set_on_new`], of a draft, which can say what publishing it acknowledges.
+fn set_on_draft(pairs: &mut Pairs, name: &str, value: &[u8], demand: Demand) -> Result<()> {
+    if name == SETTLES {
+        Settles::parse(value)?;
+        return set(pairs, name, value, demand);
+    }
+    set_on_new(pairs, name, value, demand)
 }
 
 fn own_attribute(seq: u64, message: &MessageRecord, config: &QueueConfig, name: &str) -> Option<Vec<u8>> {
@@ -190,6 +204,8 @@ impl View {
         let name = kept(name)?;
         let own = name.strip_prefix(PREFIX);
         match self.meant(node) {
+            marked if is_mark(marked, name) => self.get_mark(marked, name),
+            Node::Batch(batch) => find(&self.store.queue_record(batch)?.attributes, name),
             Node::Message(..) | Node::Granted(..) | Node::Delivery(..) if own == Some(SETTLED) => {
                 let reach = self.reach(node)?.ok_or(Error::Stale)?;
                 let is = |delivery| reach.of == Of::Any || reach.of == Of::This(Some(delivery));
@@ -245,6 +261,12 @@ impl View {
                 let keys = KEYS.iter().filter(|key| !counters.contains(key));
                 let mut all: Vec<String> = keys.chain(&counters).map(own).collect();
                 all.extend(names(self.store.queue_record(queue)?.attributes));
+                all.extend(self.list_marks(node)?);
+                all
+            }
+            Node::Batch(batch) => {
+                let mut all = self.list_marks(node)?;
+                all.extend(names(self.store.queue_record(batch)?.attributes));
                 all
             }
             _ => Vec::new(),
@@ -262,7 +284,15 @@ impl View {
             Node::Gone(_) => Ok(()),
             Node::Draft(id) => {
                 self.store.admit_bytes(0)?;
-                self.store.alter_draft(id, |draft| set_on_new(&mut draft.attributes, name, value, demand)).map(drop)
+                self.refuse_settling_late(id, name)?;
+                self.store.alter_draft(id, |draft| set_on_draft(&mut draft.attributes, name, value, demand)).map(drop)
+            }
+            marked if is_mark(marked, name) => self.set_mark(marked, name, value, demand),
+            Node::Batch(batch) if name == SETTLES => {
+                Settles::parse(value)?;
+                self.refuse_while_enqueued(batch)?;
+                self.store.admit_bytes(0)?;
+                self.store.alter_queue(batch, |record| set(&mut record.attributes, name, value, demand))
             }
             Node::Message(..) | Node::Granted(..) | Node::Delivery(..) if name == LAST_ERROR => {
                 self.set_last_error(caller, node, value)
@@ -356,7 +386,15 @@ impl View {
             }
             Node::Writer(id) | Node::Unfinished(id) => self.alter_writer(id, |attributes| unset(attributes, name)),
             Node::Gone(_) => Ok(()),
-            Node::Draft(id) => self.store.alter_draft(id, |draft| unset(&mut draft.attributes, name)).map(drop),
+            Node::Draft(id) => {
+                self.refuse_settling_late(id, name)?;
+                self.store.alter_draft(id, |draft| unset(&mut draft.attributes, name)).map(drop)
+            }
+            marked if is_mark(marked, name) => self.remove_mark(marked, name),
+            Node::Batch(batch) => {
+                self.refuse_while_enqueued(batch)?;
+                self.store.alter_queue(batch, |record| unset(&mut record.attributes, name))
+            }
             // Some of them come and go by themselves: whoever removes what was listed must not fail for that.
             Node::Message(..) | Node::Granted(..) | Node::Queue(ROOT) if own.is_some() => Ok(()),
             Node::Queue(queue) if queue != ROOT => match own {

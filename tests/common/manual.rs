@@ -45,7 +45,7 @@ fn shown(line: &str) -> String {
 }
 
 /// Those of mqfs(7) and mqfs(1) that are run by a test, by the beginnings of their titles.
-pub const RUN: [&str; 26] = [
+pub const RUN: [&str; 28] = [
     "A worker that waits for messages",
     "The same with several messages",
     "Take one message",
@@ -59,6 +59,8 @@ pub const RUN: [&str; 26] = [
     "A hot folder",
     "A Maildir",
     "Files of a directory, each once",
+    "Lines of a file, each once",
+    "One message of each",
     "Uploads by SFTP",
     "Uploads by Samba",
     "Several accounts that work on one queue",

@@ -8,7 +8,7 @@ use proptest::collection::vec;
 use proptest::test_runner::{Config as Runs, RngAlgorithm, TestError, TestRng, TestRunner};
 
 use super::ops::{HOUR, Op, QUEUES, beginnings, op};
-use super::{Answer, Body, Death, End, Message, Model, Place, Props, STATES, State, Tag};
+use super::{Along, Answer, Body, Death, End, Feed, Message, Model, Place, Props, STATES, State, Tag};
 
 /// What is driven: it does what the methods say, by the ways that its users have.
 pub trait System {
@@ -42,9 +42,20 @@ pub trait System {
     /// Enqueues in one step; `None` where there is no way to.
     fn line(&mut self, queue: usize, tag: Tag, text: &str) -> Option<Answer<()>>;
     fn draft(&mut self, queue: usize, tag: Tag, text: &str, props: Props);
-    fn publish(&mut self, draft: Tag, queue: usize, tag: Tag, link: bool) -> Answer<()>;
+    /// `settles`: the message whose delivery is acknowledged with it, if it is claimed; else one of its that is over.
+    fn publish(&mut self, draft: Tag, to: (usize, Tag), link: bool, settles: Option<&Message>) -> Answer<()>;
     fn discard(&mut self, draft: Tag);
-    fn batch(&mut self, queue: usize, files: &[(Tag, Body, Props)]) -> Answer<()>;
+    fn batch(
+        &mut self,
+        queue: usize,
+        files: &[(Tag, Body, Props)],
+        feed: Option<Feed>,
+        settles: Option<&Message>,
+    ) -> Answer<()>;
+    /// 0 removes it.
+    fn set_mark(&mut self, queue: usize, mark: u8, is: u8);
+    /// Those that are not 0.
+    fn marks(&mut self, queue: usize) -> BTreeMap<u8, u8>;
 
     fn take(&mut self, queue: usize) -> Answer<Tag>;
     /// Gives the body.
@@ -241,7 +252,7 @@ impl<'a, S: System> Drive<'a, S> {
                 let tag = self.tag();
                 let body = Body { of: tag, len: *len };
                 if let Some(answer) = self.system.line(*q, tag, &body.text()) {
-                    assert_eq!(answer, self.model.enqueue(*q, &[(tag, body, Props::default())]));
+                    assert_eq!(answer, self.model.enqueue(*q, &[(tag, body, Props::default())], Along::default()));
                 }
             }
             Op::Draft { q, len, props } => {
@@ -249,11 +260,11 @@ impl<'a, S: System> Drive<'a, S> {
                 self.system.draft(*q, tag, &Body { of: tag, len: *len }.text(), props);
                 self.model.drafts.insert(tag, super::Draft { queue: *q, len: *len, props });
             }
-            Op::Publish { n, q, link } => {
+            Op::Publish { n, q, link, settles } => {
                 if let Some(draft) = pick(&self.model.drafts, *n) {
-                    let tag = self.tag();
-                    let answer = self.system.publish(draft, *q, tag, *link);
-                    assert_eq!(answer, self.model.publish(draft, *q, tag, *link));
+                    let (tag, settles) = (self.tag(), self.settled(*settles));
+                    let answer = self.system.publish(draft, (*q, tag), *link, settles.as_ref());
+                    assert_eq!(answer, self.model.publish(draft, (*q, tag), *link, settles.map(|m| m.tag)));
                 }
             }
             Op::Discard { n } => {
@@ -262,13 +273,20 @@ impl<'a, S: System> Drive<'a, S> {
                     self.model.drafts.remove(&draft);
                 }
             }
-            Op::Batch { q, files } => {
+            Op::Batch { q, files, feed, settles } => {
                 let file = |(len, props): &(usize, Props)| {
                     let tag = self.tag();
                     (tag, Body { of: tag, len: *len }, self.at(*props))
                 };
                 let files: Vec<_> = files.iter().map(file).collect();
-                assert_eq!(self.system.batch(*q, &files), self.model.enqueue(*q, &files));
+                let settles = self.settled(*settles);
+                let answer = self.system.batch(*q, &files, *feed, settles.as_ref());
+                let along = Along { feed: *feed, settles: settles.map(|message| message.tag) };
+                assert_eq!(answer, self.model.enqueue(*q, &files, along));
+            }
+            Op::Mark { q, mark, is } => {
+                self.system.set_mark(*q, *mark, *is);
+                self.model.set_mark(*q, *mark, *is);
             }
             Op::Take { q } => assert_eq!(self.system.take(*q), self.model.take(*q)),
             Op::Pop { q } => {
@@ -348,6 +366,14 @@ impl<'a, S: System> Drive<'a, S> {
         pick(&self.model.messages, n).map(|tag| self.model.messages[&tag])
     }
 
+    /// The message whose delivery is to be acknowledged.
+    fn settled(&self, n: Option<usize>) -> Option<Message> {
+        let n = n?;
+        let fits = |m: &&Message| n % 2 == 1 || m.state == State::Claimed;
+        let all: BTreeMap<Tag, Message> = self.model.messages.values().filter(fits).map(|m| (m.tag, *m)).collect();
+        pick(&all, n).map(|tag| all[&tag])
+    }
+
     /// Properties with their instant.
     fn at(&self, props: Props) -> Props {
         let deliver_at = [0, self.model.now + HOUR, self.model.now - HOUR][props.deliver_at as usize];
@@ -397,6 +423,10 @@ impl<'a, S: System> Drive<'a, S> {
                 if listed != expected {
                     return Some(format!("queue {queue}, {state:?}: {listed:?} and not {expected:?}"));
                 }
+            }
+            let (marks, expected) = (self.system.marks(queue), &self.model.queues[queue].marks);
+            if marks != *expected {
+                return Some(format!("queue {queue}: the marks are {marks:?} and not {expected:?}"));
             }
             let shown = self.system.stats(queue);
             let expected = self.model.stats(queue);

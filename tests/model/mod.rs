@@ -32,7 +32,7 @@ pub struct Model {
 
 impl Model {
     pub fn new(now: u64, configs: impl IntoIterator<Item = Config>) -> Model {
-        let queue = |config| Queue { config, totals: BTreeMap::new(), ids: BTreeMap::new() };
+        let queue = |config| Queue { config, totals: BTreeMap::new(), ids: BTreeMap::new(), marks: BTreeMap::new() };
         let queues = configs.into_iter().map(queue).collect();
         let (messages, writers, drafts, names, deaths) = Default::default();
         Model { now, queues, messages, writers, drafts, names, deaths, next: 1 }
@@ -180,8 +180,16 @@ impl Model {
         self.messages.insert(message.tag, message);
     }
 
-    /// Enqueues several at once, all or none: lines, a batch, a draft.
-    pub fn enqueue(&mut self, queue: usize, new: &[(Tag, Body, Props)]) -> Answer<()> {
+    /// Enqueues several at once, all or none: lines, a batch, a draft. What goes along is done in the same step, or not at all.
+    pub fn enqueue(&mut self, queue: usize, new: &[(Tag, Body, Props)], along: Along) -> Answer<()> {
+        let Along { feed, settles } = along;
+        let lasts = |tag| self.messages.get(&tag).is_some_and(|m| m.state == State::Claimed);
+        if settles.is_some_and(|tag| !lasts(tag)) {
+            return Err(Refusal::NotFound);
+        }
+        if feed.is_some_and(|Feed { mark, was, .. }| was.is_some_and(|was| was != self.mark(queue, mark))) {
+            return Err(Refusal::Moved);
+        }
         let order = new.iter().map(|(_, _, props)| self.order_in(queue, *props)).max().unwrap_or_default();
         self.admit(queue, sum(new.iter().map(|(_, body, _)| (1, body.len as u64))), order)?;
         for (tag, body, props) in new {
@@ -189,8 +197,26 @@ impl Model {
                 self.show(message);
             }
         }
+        if let Some(Feed { mark, is, .. }) = feed {
+            self.set_mark(queue, mark, is);
+        }
+        settles.into_iter().for_each(|tag| self.ack(tag));
         self.drop_oldest(queue, &new.iter().map(|(tag, ..)| *tag).collect::<Vec<_>>(), order);
         Ok(())
+    }
+
+    fn mark(&self, queue: usize, mark: u8) -> u8 {
+        self.queues[queue].marks.get(&mark).copied().unwrap_or_default()
+    }
+
+    /// Sets a mark of a queue; 0 removes it.
+    pub fn set_mark(&mut self, queue: usize, mark: u8, is: u8) {
+        let marks = &mut self.queues[queue].marks;
+        if is == 0 {
+            marks.remove(&mark)
+        } else {
+            marks.insert(mark, is)
+        };
     }
 
     /// `open` of a new message: one that is being written counts, with a byte at least.
@@ -331,9 +357,9 @@ impl Model {
     }
 
     /// Publishes a draft; `link` leaves it. A duplicate is published, too, as far as its producer can tell.
-    pub fn publish(&mut self, draft: Tag, queue: usize, tag: Tag, link: bool) -> Answer<()> {
+    pub fn publish(&mut self, draft: Tag, (queue, tag): (usize, Tag), link: bool, settles: Option<Tag>) -> Answer<()> {
         let Draft { len, props, .. } = self.drafts[&draft];
-        self.enqueue(queue, &[(tag, Body { of: draft, len }, props)])?;
+        self.enqueue(queue, &[(tag, Body { of: draft, len }, props)], Along { settles, feed: None })?;
         self.name(tag, queue);
         if !link {
             self.drafts.remove(&draft);

@@ -1,17 +1,19 @@
 //! The random operations.
 
 use proptest::collection::vec;
+use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::{AbortOn, Config, End, Place, Props};
+use super::{AbortOn, Config, End, Feed, Place, Props};
 
 const SECOND: u64 = 1000;
 pub const HOUR: u64 = 3600 * SECOND;
 /// When the operations begin: a day in 2030.
 pub const NOON: u64 = 1_900_000_800_000;
 
-/// One operation. `n` picks one of what there is, modulo its number; a `q` is a queue. [`Props::deliver_at`] is an hour after
+/// One operation. `n` picks one of what there is, modulo its number; a `q` is a queue; `settles` picks a message that is claimed, or
+/// when it is odd any. [`Props::deliver_at`] is an hour after
 /// now for 1, and an hour ago for 2.
 #[derive(Clone, Debug)]
 pub enum Op {
@@ -67,6 +69,7 @@ pub enum Op {
         n: usize,
         q: usize,
         link: bool,
+        settles: Option<usize>,
     },
     Discard {
         n: usize,
@@ -74,6 +77,14 @@ pub enum Op {
     Batch {
         q: usize,
         files: Vec<(usize, Props)>,
+        feed: Option<Feed>,
+        settles: Option<usize>,
+    },
+    /// Sets a mark of a queue by hand; 0 removes it.
+    Mark {
+        q: usize,
+        mark: u8,
+        is: u8,
     },
     Take {
         q: usize,
@@ -291,9 +302,12 @@ pub fn op() -> impl Strategy<Value = Op> {
         1 => n().prop_map(|n| Op::NameAnew { n }),
         6 => n().prop_map(|n| Op::Chmod { n }),
         2 => (q(), len(), props()).prop_map(|(q, len, props)| Op::Draft { q, len, props }),
-        3 => (n(), q(), any::<bool>()).prop_map(|(n, q, link)| Op::Publish { n, q, link }),
+        3 => (n(), q(), any::<bool>(), settles())
+            .prop_map(|(n, q, link, settles)| Op::Publish { n, q, link, settles }),
         1 => n().prop_map(|n| Op::Discard { n }),
-        2 => (q(), vec((len(), props()), 0..4)).prop_map(|(q, files)| Op::Batch { q, files }),
+        3 => (q(), vec((len(), props()), 0..4), option::of(feed()), settles())
+            .prop_map(|(q, files, feed, settles)| Op::Batch { q, files, feed, settles }),
+        1 => (q(), 0..2_u8, 0..3_u8).prop_map(|(q, mark, is)| Op::Mark { q, mark, is }),
         8 => q().prop_map(|q| Op::Take { q }),
         2 => q().prop_map(|q| Op::Pop { q }),
         3 => n().prop_map(|n| Op::Read { n }),
@@ -307,6 +321,14 @@ pub fn op() -> impl Strategy<Value = Op> {
         2 => ms().prop_map(|ms| Op::Late { ms }),
         1 => any::<bool>().prop_map(|crash| Op::Restart { crash }),
     ]
+}
+
+fn feed() -> impl Strategy<Value = Feed> {
+    (0..2_u8, 0..3_u8, option::of(0..3_u8)).prop_map(|(mark, is, was)| Feed { mark, is, was })
+}
+
+fn settles() -> impl Strategy<Value = Option<usize>> {
+    option::weighted(0.4, 0..40_usize)
 }
 
 fn how() -> impl Strategy<Value = super::Nack> {
@@ -327,6 +349,7 @@ pub fn tour() -> Vec<Op> {
     let with = |q, props| Op::Put { q, len: 5, props };
     let set = |q, setting| Op::Set { q, setting };
     let rename = |n, to| Op::Rename { n, to };
+    let batch = |files, feed, settles| Op::Batch { q: 1, files, feed, settles };
     vec![
         put(0, 3),
         put(0, 0),
@@ -383,14 +406,28 @@ pub fn tour() -> Vec<Op> {
         Op::Chmod { n: 0 },
         Op::Unlink { n: 0 },
         Op::Draft { q: 0, len: 3, props: Props { priority: 2, ..plain } },
-        Op::Publish { n: 0, q: 1, link: true },
-        Op::Publish { n: 0, q: 0, link: false },
+        Op::Publish { n: 0, q: 1, link: true, settles: None },
+        Op::Publish { n: 0, q: 0, link: false, settles: None },
         Op::Draft { q: 0, len: 3, props: plain },
         Op::Discard { n: 0 },
         set(1, Setting::MaxMessages(5)),
-        Op::Batch { q: 1, files: vec![(1, plain), (2, plain), (3, plain)] },
+        batch(vec![(1, plain), (2, plain), (3, plain)], None, None),
         set(1, Setting::DropOldest(true)),
-        Op::Batch { q: 1, files: vec![(1, plain), (2, Props { priority: 1, ..plain }), (3, plain)] },
+        batch(vec![(1, plain), (2, Props { priority: 1, ..plain }), (3, plain)], None, None),
+        batch(vec![], Some(Feed { mark: 0, is: 1, was: Some(0) }), None),
+        batch(vec![(1, plain)], Some(Feed { mark: 0, is: 2, was: Some(0) }), None),
+        Op::Mark { q: 1, mark: 0, is: 2 },
+        put(0, 3),
+        Op::Take { q: 0 },
+        batch(vec![(1, plain)], Some(Feed { mark: 0, is: 1, was: Some(2) }), Some(0)),
+        batch(vec![(1, plain)], Some(Feed { mark: 1, is: 1, was: None }), Some(1)),
+        Op::Draft { q: 0, len: 3, props: plain },
+        put(0, 40_000),
+        Op::Take { q: 0 },
+        Op::Publish { n: 0, q: 0, link: true, settles: Some(0) },
+        Op::Publish { n: 0, q: 0, link: false, settles: Some(1) },
+        Op::Take { q: 0 },
+        Op::Publish { n: 0, q: 0, link: false, settles: Some(0) },
         set(2, Setting::DedupWindow(HOUR)),
         with(2, Props { id: 1, ..plain }),
         with(2, Props { id: 1, ..plain }),

@@ -35,6 +35,8 @@ pub enum Refusal {
     Foreign,
     /// The message is dropped, unless somebody writes again.
     Dropped,
+    /// A mark is another.
+    Moved,
 }
 
 pub type Answer<T> = Result<T, Refusal>;
@@ -64,6 +66,23 @@ pub struct Props {
     pub ttl: u64,
     /// `dedup_id`.
     pub id: u8,
+}
+
+/// What a batch does to a mark of its queue. 0 is no mark, or an empty one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Feed {
+    pub mark: u8,
+    pub is: u8,
+    /// What it has to be.
+    pub was: Option<u8>,
+}
+
+/// What is done in the step that enqueues.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Along {
+    pub feed: Option<Feed>,
+    /// The message whose delivery is acknowledged.
+    pub settles: Option<Tag>,
 }
 
 /// The bytes of a body: how many, and of which tag they tell.
@@ -230,6 +249,8 @@ pub struct Queue {
     pub totals: BTreeMap<&'static str, u64>,
     /// Until when ids are remembered.
     pub ids: BTreeMap<u8, u64>,
+    /// Those that are not 0.
+    pub marks: BTreeMap<u8, u8>,
 }
 
 /// Where a rename leads.

@@ -64,7 +64,8 @@ fn a_backup_has_every_state_and_property_and_a_store_made_of_it_goes_on() {
              mv a/*-dead a/.mq/dead/; mv a/*-claimed a/.mq/claimed/
              head -c 100000 /dev/urandom > kept/large; head -c 50000 /dev/urandom > a/.draft; echo begun > kept/.small
              mkdir a/.mq/batch/later; echo part > a/.mq/batch/later/1; chmod 640 kept/large; chmod 2750 kept
-             setfattr -n user.note -v keep a")
+             setfattr -n user.note -v keep a; setfattr -n user.mark.at -v 6 a/.mq/batch/later
+             setfattr -n user.mark.at -v 5 a; setfattr -n user.mark-was.at -v 5 a/.mq/batch/later")
         .succeeded();
     let before =
         place.sh("cd mnt && sha256sum a/.mq/peek/* kept/.mq/peek/* a/.draft kept/.small a/.mq/batch/later/1").stdout;
@@ -88,7 +89,8 @@ fn a_backup_has_every_state_and_property_and_a_store_made_of_it_goes_on() {
     place
         .sh("cd mnt && grep -q 'max_deliveries = 7' a/.mq/config && getfattr -n user.note a > /dev/null && cd a/.mq &&
              test \"$(getfattr --only-values -n user.colour delayed/*)\" = red && mv dead/*-dead .. && mv claimed/*-claimed .. &&
-             echo new > ../new && mv batch/later ..")
+             echo new > ../new && test \"$(getfattr --only-values -n user.mark.at ..)\" = 5 && mv batch/later .. &&
+             test \"$(getfattr --only-values -n user.mark.at ..)\" = 6")
         .succeeded();
     assert_eq!(place.stats("a")["ready"], 5);
 }

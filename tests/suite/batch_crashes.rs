@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
-use crate::common::{Mount, listing, wait_until};
+use crate::common::{Mount, listing, set_xattr, wait_until, xattr};
 use crate::disk::Disk;
 use crate::extra::Random;
 
@@ -27,6 +27,8 @@ fn make(queue: &Path, number: usize) -> std::io::Result<std::path::PathBuf> {
     for file in 0..files_of(number) {
         fs::write(batch.join(format!("{number}-{file:03}")), body(number, file))?;
     }
+    // Which batch was the last.
+    set_xattr(&batch, "user.mark.last", number.to_string())?;
     Ok(batch)
 }
 
@@ -47,6 +49,8 @@ fn enqueued(m: &Mount, queue: &Path) -> Vec<usize> {
         found.push(number);
         left = rest;
     }
+    let last = found.last().map(usize::to_string);
+    assert_eq!(xattr(queue, "user.mark.last"), last, "the mark stands for what is there");
     found
 }
 
@@ -78,6 +82,7 @@ fn a_crash_leaves_all_of_a_batch_or_none() {
             undone += 1;
             assert_eq!(waits, [number.to_string()]);
             assert_eq!(listing(&batch).len(), files_of(number), "batch {number} lost files");
+            assert_eq!(xattr(&batch, "user.mark.last"), Some(number.to_string()));
             m.sh(&format!("rm -r q/.mq/batch/{number}")).ok();
         }
         assert_eq!(there, done);

@@ -2,6 +2,7 @@
 //!
 //! A kill at random hardly ever comes between two writes, which are microseconds apart. Here it comes at each write in turn.
 
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -90,5 +91,38 @@ fn a_batch_is_one_change() {
 fn a_replacement_is_one_change() {
     at_each_write("echo old > k/a; echo new > k/.b", "mv k/.b k/a", |m| {
         assert!(matches!(&bodies(m)[..], [one] if one == "old\n" || one == "new\n"), "{:?}", bodies(m));
+    });
+}
+
+/// A batch, its mark, and what it acknowledges, of another queue: all of it or nothing.
+#[test]
+fn a_batch_with_a_mark_and_a_settlement_is_one_change() {
+    let setup = "echo old > p/old; setfattr -n user.mark.at -v 1 q; f=$(cat p/.mq/claim); b=q/.mq/batch/b; mkdir $b
+        for n in 1 2 3; do echo $n > $b/$n; done; setfattr -n user.mark.at -v 2 $b; setfattr -n user.mark-was.at -v 1 $b
+        setfattr -n user.mq.settles -v \"$f\" $b";
+    at_each_write(setup, "mv q/.mq/batch/b q/b", |m| {
+        let waiting = m.path().join("q/.mq/batch/b");
+        let mark = |of: &Path| of.exists().then(|| xattr(of, "user.mark.at")).flatten();
+        let marks = [mark(&m.path().join("q")), mark(&waiting)];
+        let marks = (marks[0].as_deref(), marks[1].as_deref());
+        match &bodies(m)[..] {
+            [old] => {
+                assert_eq!((old.as_str(), marks), ("old\n", (Some("1"), Some("2"))));
+                assert_eq!(xattr(&waiting, "user.mark-was.at").as_deref(), Some("1"));
+                assert_eq!(listing(&waiting).len(), 3);
+            }
+            all => assert_eq!((all.len(), marks, waiting.exists()), (3, (Some("2"), None), false)),
+        }
+    });
+}
+
+#[test]
+fn a_draft_with_a_settlement_is_one_change() {
+    let setup =
+        "echo old > p/old; f=$(cat p/.mq/claim); echo new > q/.new; setfattr -n user.mq.settles -v \"$f\" q/.new";
+    at_each_write(setup, "mv q/.new q/new", |m| {
+        let (drafts, all) =
+            (listing(m.path().join("q")).iter().filter(|name| name.starts_with('.')).count(), bodies(m));
+        assert!(matches!((all[0].as_str(), all.len(), drafts), ("old\n", 1, 1) | ("new\n", 1, 0)), "{all:?} {drafts}");
     });
 }

@@ -9,6 +9,7 @@ use mqfs::cli::Cli;
 use mqfs::commands::exit::Exit;
 use mqfs::fuse::options;
 use mqfs::queue::config::{KEYS, QueueConfig};
+use mqfs::queue::mark::{MARK, MARK_WAS, SETTLES};
 use mqfs::view::xattr::{DAEMON_PID, MESSAGE_ATTRIBUTES, PREFIX, properties};
 
 use crate::common::{Mount, listing, xattrs};
@@ -68,7 +69,8 @@ fn every_attribute_is_documented() {
     let page = man_5();
     let documented = set(tags(&section(&page, "ATTRIBUTES")).into_iter().flat_map(words));
     let of_messages = MESSAGE_ATTRIBUTES.iter().copied().chain(properties()).map(|name| format!("{PREFIX}{name}"));
-    assert_eq!(documented, of_messages.chain([DAEMON_PID.to_owned()]).collect());
+    let others = [DAEMON_PID, MARK, MARK_WAS, "NAME", SETTLES].map(str::to_owned);
+    assert_eq!(documented, of_messages.chain(others).collect());
 }
 
 #[test]

@@ -12,6 +12,7 @@ use serde_json::Value;
 const FILL: &str = r#"cd mnt && mkdir a a/b kept urgent && chmod 2750 a && chown 1:2 kept
     echo 'names = keep' > kept/.mq/config
     printf 'priorities = 5\ndedup_window = 1h\nvisibility_timeout = 2h\nmessage_ttl = 3h\n' > urgent/.mq/config
+    setfattr -n user.mark.at -v 4711 a; setfattr -n user.mark.bytes -v 0xff00 a; setfattr -n user.mark.none kept
     setfattr -n user.note -v 'a "note"' a; setfattr -n user.bytes -v 0xff00 a
     echo 1 > a/one; : > a/empty; printf 'x' > $'a/with a "quote" and \xff and \n'; head -c 3000000 /dev/urandom > a/b/large
     head -c 32768 /dev/urandom > a/b/edge; head -c 32769 /dev/urandom > a/b/over
@@ -25,7 +26,7 @@ const FILL: &str = r#"cd mnt && mkdir a a/b kept urgent && chmod 2750 a && chown
 
 /// What a mount shows of every message.
 const LOOK: &str = r#"cd mnt && for q in a a/b kept urgent; do cat $q/.mq/config; stat -c '%n %a %u %g' $q; ls -R $q $q/.mq/claimed $q/.mq/dead
-    getfattr -d -m 'user\.[nb]' $q
+    getfattr -d -m 'user\.([nb]|mark)' $q
     (cd $q/.mq/peek && ls -ln --time-style=full-iso && sha256sum -- * && getfattr -e hex -d -m - -- *); done 2>&1"#;
 
 impl Place {
@@ -340,4 +341,31 @@ fn only_who_may_make_a_backup_may_export_a_mount() {
     assert_eq!(ran.stdout.trim(), "1");
     assert!(ran.stderr.contains("Broken pipe"), "{ran:?}");
     crate::place::until(|| !place.store().join("snapshot").exists());
+}
+
+/// "kept by rename, export, backup": a mark that a queue has stays as it is, as its configuration does.
+#[test]
+fn a_mark_is_imported_where_there_is_none_and_only_as_one() {
+    let place = Place::new();
+    let queue = r#"{"type":"queue","path":"q"}"#;
+    let mark = |name: &str, value: &str| format!(r#"{{"type":"mark","queue":"q","mark":"{name}","value":"{value}"}}"#);
+    let longest = "x".repeat(65_536);
+    place.import("new", &[queue, &mark("a", "1"), &mark("long", &longest)].map(str::to_owned).join("\n")).succeeded();
+    let again =
+        [mark("a", "2"), mark("b", "3"), mark("", "4"), mark("c", &format!("{longest}y")), mark(&"n".repeat(250), "5")];
+    let ran = place.import("new", &again.join("\n"));
+    assert_eq!(ran.code, Some(13), "{}", ran.stderr);
+    for words in ["line 3: ", "line 4: mark c: longer than 65536", "line 5: `user.mark.nnn"] {
+        assert!(ran.stderr.contains(words), "{words}: {}", ran.stderr);
+    }
+    let marks = place.lines(&["new"]).into_iter().filter(|line| line["type"] == "mark");
+    let marks: Vec<_> = marks.map(|line| (line["mark"].clone(), line["value"].as_str().unwrap().len())).collect();
+    assert_eq!(marks, [("a".into(), 1), ("b".into(), 1), ("long".into(), 65_536)]);
+    let more: Vec<String> = (0..62).map(|n| mark(&n.to_string(), "x")).collect();
+    let ran = place.import("new", &more.join("\n"));
+    assert!(
+        ran.code == Some(13) && ran.stderr.contains("line 62: a queue has no more than 64 marks"),
+        "{}",
+        ran.stderr
+    );
 }

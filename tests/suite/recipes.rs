@@ -271,3 +271,39 @@ fn several_accounts() {
         assert_eq!(p.mount.run_as_with_groups(uid, uid, &STAFF.to_string(), works).ok(), expected);
     }
 }
+
+#[test]
+fn lines_of_a_file_each_once() {
+    let p = Place::new();
+    let feed = p.mount.scratch().join("feed.csv");
+    let append = |from: usize, to: usize| {
+        use std::io::Write;
+        let mut file = fs::File::options().create(true).append(true).open(&feed).unwrap();
+        (from..to).for_each(|n| writeln!(file, "{n}").unwrap());
+    };
+    append(0, 150);
+    let script = beside(&recipe("Lines of a file, each once"));
+    let feeders = [p.mount.spawn(&script), p.mount.spawn(&script)];
+    let all = |count: usize| (0..count).map(|n| format!("{n}\n")).collect::<Vec<_>>();
+    wait_until(|| p.mount.bodies("q") == all(150));
+    // One is killed, wherever it is, and another one goes on from the mark.
+    let [first, _second] = feeders;
+    first.signal(libc::SIGKILL);
+    append(150, 320);
+    wait_until(|| p.mount.bodies("q").len() >= 320);
+    assert_eq!(p.mount.bodies("q"), all(320));
+    assert_eq!(xattr(p.mount.path().join("q"), "user.mark.feed").as_deref(), Some("320"));
+}
+
+#[test]
+fn one_message_of_each() {
+    let p = Place::new();
+    p.mount.queue("in");
+    p.mount.queue("out");
+    let _worker = p.mount.spawn(&there(&recipe("One message of each")));
+    p.mount.sh("echo 1 > in/a; echo 2 > in/b").ok();
+    wait_until(|| p.mount.stats("in")["acked_total"] == 2);
+    assert_eq!(producers(p.mount.path().join("out")), ["a.gz", "b.gz"]);
+    assert_eq!(p.mount.sh("zcat out/*").ok(), "1\n2\n");
+    assert_eq!(p.mount.stats("in")["nacked_total"], 0);
+}

@@ -13,13 +13,14 @@ use std::time::UNIX_EPOCH;
 use super::backup::exit_of;
 use super::exit::{Exit, Failure};
 use super::interrupt;
-use super::jsonl::{DeathLine, Header, IdLine, Line, MessageLine, QueueLine, VERSION};
+use super::jsonl::{DeathLine, Header, IdLine, Line, MarkLine, MessageLine, QueueLine, VERSION};
 use super::text::{complain, printable};
 use crate::cli::ImportArgs;
 use crate::clock;
 use crate::error::Error;
 use crate::fuse::mountinfo;
 use crate::queue::config::QueueConfig;
+use crate::queue::mark::{MARKS, Says};
 use crate::queue::name::{check_queue_name, stripped};
 use crate::queue::state::State;
 use crate::store::image::RememberedId;
@@ -136,6 +137,7 @@ impl Import<'_> {
         let taken = match line {
             Line::MqfsExport(header) => self.header(&header),
             Line::Queue(queue) => self.queue(queue),
+            Line::Mark(mark) => self.mark(&mark),
             Line::DedupId(id) => self.id(&id),
             Line::Message(message) => self.message(*message, body),
         };
@@ -239,6 +241,17 @@ impl Import<'_> {
                 u64::from_str_radix(text, 16).map_err(|_| Stop::Line(format!("id `{text}`: not a number")))
             }
             _ => Ok(self.store.next_id()?),
+        }
+    }
+
+    /// A mark that a queue has it keeps, as it keeps its configuration: it may stand for more than what is imported.
+    fn mark(&mut self, line: &MarkLine) -> Result<(), Stop> {
+        let queue = self.queue_of(&line.queue.0)?;
+        rules::mark(line)?;
+        match self.store.set_mark(queue, (Says::Is, &line.mark), &line.value.0, Some(false)) {
+            Ok(()) | Err(Error::Exists) => Ok(()),
+            Err(Error::NoSpace) => Err(Stop::Line(format!("a queue has no more than {MARKS} marks"))),
+            Err(error) => Err(error.into()),
         }
     }
 

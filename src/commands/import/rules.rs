@@ -2,13 +2,14 @@
 //! what it says counts as if it had happened here.
 
 use crate::queue::config::QueueConfig;
+use crate::queue::mark::{Says, attribute_of, check_mark};
 use crate::queue::properties::{PREFIX, Properties, ms};
 use crate::store::DEAD_HEADERS;
 use crate::store::record::{Claim, MessageRecord};
 use crate::view::process;
 use crate::view::xattr::{LONGEST, properties};
 
-use super::super::jsonl::Attributes;
+use super::super::jsonl::{Attributes, MarkLine};
 use super::Stop;
 
 /// No process has a larger number: `PID_MAX_LIMIT` of Linux.
@@ -35,6 +36,13 @@ pub fn message(record: &MessageRecord, config: &QueueConfig) -> Checked {
     unless(record.last_error.len() <= LAST_ERROR, || format!("`last_error` is longer than {LAST_ERROR} bytes"))?;
     unless(record.deaths.len() <= DEATHS, || format!("more than {DEATHS} `deaths`"))?;
     record.claim.as_ref().map_or(Ok(()), |found| claim(found, record.deliveries, config))
+}
+
+/// A mark: its name, too, is that of an attribute.
+pub fn mark(line: &MarkLine) -> Checked {
+    let attribute = attribute_of(Says::Is, &line.mark);
+    unless(attribute.len() <= 255, || format!("`{attribute}` is longer than an attribute's name"))?;
+    Ok(check_mark(&line.mark, &line.value.0)?)
 }
 
 fn processes(pids: &[u32]) -> Checked {

@@ -2,6 +2,7 @@
 //! record is looked at.
 
 use crate::error::{Error, Result};
+use crate::queue::mark::Says;
 use crate::queue::state::State as MessageState;
 use crate::store::db::Family;
 use crate::store::keys::{self, DeadlineKind};
@@ -66,6 +67,28 @@ impl Check<'_> {
             }
             Ok(true)
         })
+    }
+
+    /// Marks of queues and batches. That of a queue that is not there says what somebody has done, so it is kept.
+    pub(super) fn marks(&mut self) -> Result<()> {
+        let db = self.db.clone();
+        for says in [Says::Is, Says::Was] {
+            let prefix = keys::all_marks(says);
+            db.scan(Family::Meta, &prefix, &prefix, |key, value| {
+                let (holder, name) = keys::parse_mark(key).unwrap_or_default();
+                let known = self.queues.get(&holder).filter(|known| known.record.batch || says == Says::Is);
+                if known.is_none() {
+                    let saved = [name, b"\n", value].concat();
+                    let fixes =
+                        vec![Fix::Save(format!("mark-{holder}"), saved), Fix::Delete(Family::Meta, key.to_vec())];
+                    let name = String::from_utf8_lossy(name);
+                    let text = format!("the mark {name} of queue number {holder}, which is not there");
+                    self.damaged(&text, fixes, "moved to lost+found");
+                }
+                Ok(true)
+            })?;
+        }
+        Ok(())
     }
 
     /// Names in queues that keep them.

@@ -204,6 +204,7 @@ impl Check<'_> {
         self.indexed()?;
         self.deadlines()?;
         self.kept_names()?;
+        self.marks()?;
         self.body_owners()?;
         self.counters()?;
         self.body_files()?;

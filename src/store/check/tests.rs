@@ -1,6 +1,7 @@
 use std::path::Path;
 
 use super::*;
+use crate::queue::mark::Says;
 use crate::store::keys::{self, DeadlineKind};
 use crate::store::sums::Sums;
 use crate::store::tests::{checked, message, open as open_store, queue};
@@ -237,4 +238,14 @@ fn a_repair_follows_no_links() {
     }
     assert_eq!(std::fs::read_to_string(out.path().join("precious")).unwrap(), "precious");
     assert_eq!(std::fs::read_dir(out.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_mark_of_no_queue_is_kept() {
+    told_and_repaired(|store, q, _, batch| {
+        store.set_mark(q, (Says::Is, "right"), b"1", None).unwrap();
+        batch.put(Family::Meta, &keys::mark(q, Says::Was, b"of a queue"), b"2");
+        batch.put(Family::Meta, &keys::mark(77, Says::Is, b"lost"), b"3");
+        &["the mark lost of queue number 77", "the mark of a queue of queue number"]
+    });
 }

@@ -5,13 +5,16 @@ use std::collections::BTreeMap;
 use super::super::db::Family;
 use super::super::record::{Counters, MessageRecord, NewMessage, QueueRecord};
 use super::super::tests::{NOBODY, keys_in, open, queue};
-use super::super::{BatchFile, ClaimEnd, DeadReason, Enqueued, NewQueue, Of, Onto, Patience, Published, ROOT, Room};
+use super::super::{
+    BatchFile, ClaimEnd, DeadReason, Enqueued, MarkRights, NewQueue, Of, Onto, Patience, Published, ROOT, Room,
+};
 use super::model::drive::{Looks, System};
 use super::model::ops::{BEGINNINGS, HOUR, QUEUES};
-use super::model::{Answer, Body, End, Message, Place, Props, Refusal, STATES, State, Tag};
-use super::{Tested, Writer, refused, store_state};
+use super::model::{Answer, Body, End, Feed, Message, Place, Props, Refusal, STATES, State, Tag};
+use super::{Tested, Writer, mark_text, refused, store_state};
 use crate::error::{Error, Result};
 use crate::queue::config::QueueConfig;
+use crate::queue::mark::{Says, Settles};
 use crate::queue::properties::Properties;
 
 impl System for Tested {
@@ -175,8 +178,9 @@ impl System for Tested {
         self.drafts.insert(tag, draft);
     }
 
-    fn publish(&mut self, draft: Tag, queue: usize, tag: Tag, link: bool) -> Answer<()> {
+    fn publish(&mut self, draft: Tag, (queue, tag): (usize, Tag), link: bool, settles: Option<&Message>) -> Answer<()> {
         let id = self.drafts[&draft];
+        let settles = settles.map(|message| self.settles(message));
         let attributes = self.store().draft(id).unwrap().attributes;
         let bytes = std::fs::read(self.store().bodies().path(id)).unwrap();
         let mut new = NewMessage { attributes, ..self.new_message(queue, tag, Props::default()) };
@@ -185,7 +189,7 @@ impl System for Tested {
             new.id = id;
         }
         let staged = self.staged(new.id, &bytes);
-        let published = self.store().publish(id, new.clone(), staged.body(), (then, Onto::Nothing), self.now);
+        let published = self.store().publish(id, new.clone(), staged.body(), (then, Onto::Nothing, settles), self.now);
         self.answer(queue, published.map(drop))?;
         if !link {
             self.drafts.remove(&draft);
@@ -198,10 +202,24 @@ impl System for Tested {
         self.store().remove_draft(draft, self.now).unwrap();
     }
 
-    fn batch(&mut self, queue: usize, files: &[(Tag, Body, Props)]) -> Answer<()> {
+    fn batch(
+        &mut self,
+        queue: usize,
+        files: &[(Tag, Body, Props)],
+        feed: Option<Feed>,
+        settles: Option<&Message>,
+    ) -> Answer<()> {
         let store = self.store();
+        let settles: Vec<Settles> = settles.map(|message| self.settles(message)).into_iter().collect();
         let new = NewQueue { parent: self.queues[queue], name: b"batch", uid: 0, gid: 0, mode: 0o755 };
         let batch = store.make_batch(new).unwrap();
+        if let Some(Feed { mark, is, was }) = feed {
+            let name = format!("m{mark}");
+            store.set_mark(batch, (Says::Is, &name), &mark_text(is), None).unwrap();
+            if let Some(was) = was {
+                store.set_mark(batch, (Says::Was, &name), &mark_text(was), None).unwrap();
+            }
+        }
         let made = files.iter().map(|(tag, body, props)| {
             let name = format!("m{tag}");
             (self.make_draft(batch, &name, &body.text(), *props), name, body.text())
@@ -219,12 +237,38 @@ impl System for Tested {
                 body: staged.body(),
             })
             .collect();
-        let enqueued = store.publish_batch(batch, self.queues[queue], &contents, self.now, |_| Ok(()));
+        let enqueued = store.publish_batch(
+            batch,
+            self.queues[queue],
+            &contents,
+            (&settles, MarkRights { set: true, read: true }),
+            self.now,
+            |_| Ok(()),
+        );
         match &enqueued {
             Ok(left) => left.iter().for_each(|file| store.discard_body(*file)),
             Err(_) => drop(store.drop_batch(batch, self.now).unwrap()),
         }
         self.answer(queue, enqueued.map(drop))
+    }
+
+    fn set_mark(&mut self, queue: usize, mark: u8, is: u8) {
+        let (store, queue, name) = (self.store(), self.queues[queue], format!("m{mark}"));
+        match is {
+            0 => drop(store.remove_mark(queue, Says::Is, &name)),
+            is => store.set_mark(queue, (Says::Is, &name), &mark_text(is), None).unwrap(),
+        }
+    }
+
+    fn marks(&mut self, queue: usize) -> BTreeMap<u8, u8> {
+        let (store, queue) = (self.store(), self.queues[queue]);
+        let names = store.mark_names(queue, Says::Is).unwrap();
+        let of = |name: String| {
+            let value = store.mark(queue, Says::Is, &name).unwrap().unwrap();
+            let is = std::str::from_utf8(&value).unwrap().parse().unwrap_or(0);
+            (name[1..].parse().unwrap(), is)
+        };
+        names.into_iter().map(of).filter(|(_, is)| *is != 0).collect()
     }
 
     fn take(&mut self, queue: usize) -> Answer<Tag> {
