@@ -26,6 +26,8 @@ pub enum Role {
     Repeater,
     /// Batches.
     Batches,
+    /// The batch after the queue's mark, and those that others have left behind.
+    Feeder,
     /// Lines.
     LineWriter,
     /// Claims the next, by `.mq/claim`.
@@ -36,6 +38,8 @@ pub enum Role {
     Mover,
     /// Claims the next and mostly gives it back, until it is a dead letter; takes dead letters up again.
     Nacker,
+    /// Makes of each message one in another queue, and acknowledges it by that.
+    Settler,
     /// Purges, now and then.
     Purger,
     /// `while f=$(cat q/.mq/claim)`.
@@ -47,7 +51,7 @@ pub enum Role {
 }
 
 /// The cast: each of these is replaced when it is killed.
-pub const CAST: [(&str, Role); 47] = [
+pub const CAST: [(&str, Role); 52] = [
     ("sync", Role::Producer),
     ("sync", Role::ShellProducer),
     ("sync", Role::Worker),
@@ -95,6 +99,11 @@ pub const CAST: [(&str, Role); 47] = [
     ("cleared", Role::Producer),
     ("cleared", Role::Rover),
     ("cleared", Role::Purger),
+    ("fed", Role::Feeder),
+    ("fed", Role::Feeder),
+    ("fed", Role::Settler),
+    ("fed", Role::Settler),
+    ("made", Role::Worker),
 ];
 
 /// One actor's part.
@@ -168,7 +177,7 @@ pub fn play() {
     let Ok(part) = std::env::var(ACTOR) else { return };
     let part: Part = serde_json::from_str(&part).expect("a part");
     match part.role {
-        Role::Worker | Role::Rover | Role::Mover | Role::Nacker | Role::Purger | Role::LineReader => {
+        Role::Worker | Role::Rover | Role::Mover | Role::Nacker | Role::Settler | Role::Purger | Role::LineReader => {
             workers::work(&part);
         }
         _ => producers::produce(&part),

@@ -17,6 +17,7 @@
 //! - `disordered`: first in, first out ([`super::order`]).
 //! - `early`: no message is delivered before it is due.
 //! - `torn`: the files of a batch are enqueued all or none, and what is not enqueued is still in the batch.
+//! - `unmarked`: a mark and the batches that it stands for are one ([`super::marks`]).
 //! - `held`: what is claimed by the dead can be claimed again.
 //! - `miscounted`: the counters agree with the listings.
 //! - `left`: an emptied store holds nothing.
@@ -31,6 +32,7 @@ use std::fmt;
 
 use super::gone::{self, Purge};
 use super::journal::{Event, Line};
+use super::marks;
 use super::order;
 use super::places::{self, Moved};
 use super::promises::Promises;
@@ -122,6 +124,10 @@ pub struct Case<'a> {
     promises: HashMap<&'static str, Promises>,
     violations: Vec<Violation>,
     waiting: HashMap<&'a str, usize>,
+    /// The most files of a batch that several have made, in one of theirs that waits.
+    attempts: HashMap<&'a str, usize>,
+    /// The mark of each queue that has one, in the end.
+    pub marks: HashMap<&'a str, u64>,
 }
 
 /// What the journals of one campaign say against mqfs. The store was emptied at their end, by workers who journal as all do.
@@ -135,6 +141,8 @@ pub fn check(lines: &[Line], promises: &[Promises]) -> Vec<Violation> {
         promises: promises.iter().map(|promise| (promise.queue, *promise)).collect(),
         violations: Vec::new(),
         waiting: HashMap::new(),
+        attempts: HashMap::new(),
+        marks: HashMap::new(),
     };
     lines.iter().for_each(|line| case.cuts.extend(cut_of(line)));
     lines.iter().for_each(|line| case.read(line));
@@ -146,6 +154,8 @@ pub fn check(lines: &[Line], promises: &[Promises]) -> Vec<Violation> {
     case.check_batches();
     let disordered = order::check(&case);
     case.violations.extend(disordered);
+    let unmarked = marks::check(&case);
+    case.violations.extend(unmarked);
     case.violations
 }
 
@@ -213,9 +223,14 @@ impl<'a> Case<'a> {
                 self.purges.entry(id).and_modify(|purge| purge.returned = Some(at));
             }
             Event::Mounted { from } => self.mounted.push((*from, at)),
-            Event::Waiting { batch, files } => {
-                self.waiting.insert(batch, *files);
-            }
+            Event::Waiting { batch, files } => match batch.split_once('~') {
+                None => drop(self.waiting.insert(batch, *files)),
+                Some((batch, _)) => {
+                    let most = self.attempts.entry(batch).or_default();
+                    *most = (*most).max(*files);
+                }
+            },
+            Event::Marked { queue, mark } => drop(self.marks.insert(queue, *mark)),
             Event::Cut { .. } => {}
             other => self.read_trouble(at, other),
         }
@@ -338,12 +353,13 @@ impl<'a> Case<'a> {
             let in_last_life = |sight: &Sight| self.same_life(sight.asked, u64::MAX);
             let enqueued = ids.iter().any(|id| self.messages[*id].seen.iter().any(in_last_life));
             let missing: BTreeSet<_> = ids.iter().filter(|id| !seen(id)).collect();
-            let waiting = self.waiting.get(batch).copied().unwrap_or_default();
+            let of = |waits: &HashMap<&str, usize>| waits.get(batch).copied().unwrap_or_default();
+            let (waiting, attempted) = (of(&self.waiting), of(&self.attempts));
             if enqueued && !(missing.is_empty() && ids.len() == size) {
                 torn.push((batch, format!("of {size} files these were not enqueued: {missing:?}")));
             } else if enqueued && waiting > 0 {
                 torn.push((batch, format!("enqueued, and {waiting} files are still in it")));
-            } else if !enqueued && self.cuts.is_empty() && ids.len() == size && waiting != size {
+            } else if !enqueued && self.cuts.is_empty() && ids.len() == size && waiting.max(attempted) != size {
                 torn.push((batch, format!("not enqueued, and {waiting} of {size} files are still in it")));
             }
         }

@@ -310,6 +310,26 @@ fn a_batch_of_which_some_are_enqueued_is_torn() {
 }
 
 #[test]
+fn a_mark_without_its_batch_and_a_batch_without_its_mark_are_found() {
+    let fed = |mark: u64| {
+        format!(
+            "10 offered id=fed.feed.7.000 batch=[\"fed.feed.7\",1]
+             30 delivered id=fed.feed.7.000 queue=fed seq=4 asked=20\n 31 acking id=fed.feed.7.000
+             40 offered id=fed.feed.8.000 batch=[\"fed.feed.8\",1]\n 60 waiting batch=fed.feed.8~p1-1 files=1
+             70 marked queue=fed mark={mark}"
+        )
+    };
+    assert_eq!(broken(&fed(7)), [""; 0]);
+    assert_eq!(broken(&fed(8)), ["unmarked fed.feed.8.000"]);
+    assert_eq!(broken(&fed(6)), ["unmarked fed.feed.7.000"]);
+    // Batches of one number that others have left are nobody's fault, and the same number enqueued twice is somebody's.
+    let left = "50 waiting batch=fed.feed.7~p2-1 files=1";
+    assert_eq!(broken(&format!("{}\n{left}", fed(7))), [""; 0]);
+    let twice = "50 delivered id=fed.feed.7.000 queue=fed seq=9 asked=45";
+    assert!(broken(&format!("{}\n{twice}", fed(7))).contains(&"doubled fed.feed.7.000".to_owned()));
+}
+
+#[test]
 fn a_claim_that_never_ends_is_held() {
     let held = "99 held queue=sync name=0000000000000007-sync.p1.1";
     assert_eq!(broken(&format!("{GOOD}\n{held}")), ["held sync/0000000000000007-sync.p1.1"]);

@@ -182,6 +182,13 @@ pub enum Event {
         /// The name that it is listed under.
         name: String,
     },
+    /// In the end, the mark of a queue that is fed.
+    Marked {
+        /// The queue.
+        queue: String,
+        /// The number of the last batch that is enqueued.
+        mark: u64,
+    },
     /// A batch is still waiting to be enqueued.
     Waiting {
         /// Its name.

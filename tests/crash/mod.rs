@@ -18,8 +18,10 @@ pub mod checker;
 #[cfg(test)]
 mod checker_tests;
 pub mod evidence;
+pub mod feeders;
 pub mod gone;
 pub mod journal;
+pub mod marks;
 pub mod movers;
 pub mod observer;
 pub mod order;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::feeders;
 use super::journal::{Event, Journal, now};
 use super::promises::QUEUES;
 use super::workers::{Worker, listed};
@@ -84,6 +85,8 @@ impl<'a> Observer<'a> {
 
     /// Writes down what batches wait and what is there that should not be.
     pub fn look_behind(&mut self) {
+        let mark = feeders::mark_of(&self.queue("fed")).expect("the mark");
+        self.journal.note(Event::Marked { queue: "fed".to_owned(), mark });
         for promises in &QUEUES {
             let dir = self.queue(promises.queue);
             for batch in names(&dir.join(".mq/batch")) {

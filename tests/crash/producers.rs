@@ -33,11 +33,11 @@ done
 "#;
 
 /// A producer of this binary.
-struct Producer<'a> {
-    part: &'a Part,
-    journal: Journal,
-    random: Random,
-    number: u64,
+pub(super) struct Producer<'a> {
+    pub(super) part: &'a Part,
+    pub(super) journal: Journal,
+    pub(super) random: Random,
+    pub(super) number: u64,
 }
 
 /// Produces until the process is killed.
@@ -48,6 +48,7 @@ pub fn produce(part: &Part) {
         producer.number += 1;
         let succeeded = match part.role {
             Role::Batches => producer.batch(),
+            Role::Feeder => producer.feed(),
             Role::LineWriter => producer.lines(),
             Role::Repeater => producer.repeated(),
             _ => producer.message(),
@@ -182,6 +183,11 @@ impl Producer<'_> {
 
     fn prepare(&mut self, dir: &Path, ids: &[String]) -> io::Result<()> {
         fs::create_dir(dir)?;
+        self.fill(dir, ids)
+    }
+
+    /// Writes the files of a batch.
+    pub(super) fn fill(&mut self, dir: &Path, ids: &[String]) -> io::Result<()> {
         for id in ids {
             let file = File::create(dir.join(id))?;
             (&file).write_all(&body(id, self.parts()))?;
@@ -216,7 +222,7 @@ impl Producer<'_> {
 }
 
 /// Closes a file and tells what the close says, which dropping it does not.
-fn close(file: File) -> io::Result<()> {
+pub(super) fn close(file: File) -> io::Result<()> {
     // SAFETY: the descriptor is given up by its owner and closed once.
     match unsafe { libc::close(file.into_raw_fd()) } {
         0 => Ok(()),

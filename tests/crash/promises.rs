@@ -30,7 +30,7 @@ const PLAIN: Promises =
 pub const GRAVES: &str = "graves";
 
 /// The queues.
-pub const QUEUES: [Promises; 16] = [
+pub const QUEUES: [Promises; 18] = [
     Promises { queue: "sync", ..PLAIN },
     Promises { queue: "async", config: "durability=async", sync: false, other: Some("left"), ..PLAIN },
     Promises { queue: "single", in_order: true, ..PLAIN },
@@ -53,6 +53,8 @@ pub const QUEUES: [Promises; 16] = [
     Promises { queue: "brief", ..PLAIN },
     Promises { queue: "fleeting", config: "expired=drop", drops: true, ..PLAIN },
     Promises { queue: "cleared", ..PLAIN },
+    Promises { queue: "fed", other: Some("made"), ..PLAIN },
+    Promises { queue: "made", ..PLAIN },
 ];
 
 /// What the queue of that name promises.

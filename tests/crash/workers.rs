@@ -76,6 +76,7 @@ pub fn work(part: &Part) {
             Role::Mover => worker.move_one(&mut random),
             Role::Purger => worker.purge(&part.name, &mut random),
             Role::Nacker => worker.nack_one(&mut random),
+            Role::Settler => worker.settle_one("made", &part.name, &mut random),
             _ => worker.work_next(&mut random),
         };
         if !matches!(done, Ok(true)) {
