@@ -99,6 +99,7 @@ mod publishing;
 mod purge;
 mod put;
 mod put_command;
+mod put_staged;
 mod queues;
 mod races;
 mod recipes;

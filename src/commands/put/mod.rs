@@ -1,8 +1,8 @@
 //! `mqfs put`: enqueues files, standard input, or what a command prints, through a mount: what any user can do with `cp` and `mv`, with
 //! the errors told.
 //!
-//! A file is written under a name that nobody takes for a message, and only when all of it is there, and its close has
-//! succeeded, given its name. So a failure in the middle enqueues nothing of it. With `--batch` the same holds for all files.
+//! A file is written under a name that nobody takes for a message or can guess, for its owner only; and only when all of it is
+//! there, and its close has succeeded, it is given its mode and its name. So a failure in the middle enqueues nothing of it. With `--batch` the same holds for all files.
 
 mod output;
 mod source;
@@ -40,6 +40,15 @@ struct Queue {
     entrance: PathBuf,
     /// It has `names = keep`, as far as the user may know.
     keeps_names: bool,
+    /// What the user's umask takes from the modes of messages.
+    umask: u32,
+}
+
+/// The umask of this process, which can only be learned by setting it: there is one thread.
+fn umask() -> u32 {
+    let mask = rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
+    rustix::process::umask(mask);
+    mask.as_raw_mode()
 }
 
 /// Runs the command.
@@ -102,7 +111,7 @@ impl Queue {
             }
             _ => return Err(failed(&"not a queue of an mqfs mount")),
         }
-        let mut queue = Queue { path: path.to_owned(), entrance: path.to_owned(), keeps_names: false };
+        let mut queue = Queue { path: path.to_owned(), entrance: path.to_owned(), keeps_names: false, umask: umask() };
         queue.keeps_names = queue.attribute("user.mq.names").is_some_and(|names| names == b"keep");
         // Who may not know it takes the way that is always right.
         let config = std::fs::read_to_string(path.join(".mq/config")).unwrap_or_default();

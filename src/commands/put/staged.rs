@@ -1,14 +1,15 @@
 //! Files on their way into a queue. What does not get there is removed.
 
 use std::ffi::OsStr;
-use std::fs::{DirBuilder, File};
+use std::fs::{DirBuilder, File, Permissions};
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Write};
 use std::os::fd::IntoRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags, RenameFlags, XattrFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, XattrFlags};
 
 use super::super::exit::Failure;
 use super::super::interrupt;
@@ -19,39 +20,42 @@ use crate::queue::name::{Name, classify};
 /// Bytes read at once.
 const CHUNK: usize = 1 << 20;
 
-/// So many names are tried: a run that was killed may have left files, and its process number come back.
-const TRIES: u32 = 1000;
+/// The mode of a file until it is published: what is not a message yet, and perhaps never will be, is nobody else's.
+const STAGED: u32 = 0o600;
 
-/// A name that no other run uses.
+/// A name that no other run uses and nobody can guess: whoever may not list a queue does not find what is put there.
 fn unique<T>(try_with: impl Fn(&str) -> io::Result<T>) -> io::Result<T> {
-    let pid = std::process::id();
-    for number in 0..TRIES {
-        match try_with(&format!("put-{pid}-{number}")) {
+    loop {
+        // The standard library seeds each of them from the system's source of random numbers.
+        let [high, low] = [(); 2].map(|()| RandomState::new().hash_one(std::process::id()));
+        match try_with(&format!("put-{high:016x}{low:016x}")) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             made => return made,
         }
     }
-    Err(io::ErrorKind::AlreadyExists.into())
 }
 
 /// A file that is removed unless it is published.
 pub struct Draft {
     path: PathBuf,
     name: Vec<u8>,
+    /// The mode of the message.
+    mode: u32,
 }
 
 impl Draft {
     /// Writes a draft.
     pub fn write(queue: &Queue, source: &Source, attributes: &Attributes) -> Result<Draft, Failure> {
-        let mode = source.mode()?;
+        let mode = source.mode()? & !queue.umask;
         let refused = |error: io::Error| queue.refused(source, &error);
         let made = unique(|name| {
             let path = queue.entrance.join(format!(".{name}"));
-            create(&path, mode).map(|file| (path, file))
+            create(&path).map(|file| (path, file))
         });
         let (path, to) = made.map_err(refused)?;
-        let draft = Draft { path, name: source.name.clone() };
-        fill(to, attributes, queue, source)?;
+        let draft = Draft { path, name: source.name.clone(), mode };
+        fill(&to, attributes, queue, source)?;
+        close(to).map_err(refused)?;
         Ok(draft)
     }
 
@@ -60,9 +64,19 @@ impl Draft {
         let to = queue.entrance.join(OsStr::from_bytes(&published(&self.name)));
         // Where names are kept, a message that has this one would be replaced.
         let flags = if queue.keeps_names { RenameFlags::NOREPLACE } else { RenameFlags::empty() };
-        queue.enqueue(|| rustix::fs::renameat_with(CWD, &self.path, CWD, &to, flags))?;
+        queue.enqueue(|| {
+            self.set_mode(self.mode)?;
+            // In a full queue it may have to wait for long until the next try.
+            rustix::fs::renameat_with(CWD, &self.path, CWD, &to, flags).inspect_err(|_| {
+                let _ = self.set_mode(STAGED);
+            })
+        })?;
         std::mem::forget(self);
         Ok(())
+    }
+
+    fn set_mode(&self, mode: u32) -> rustix::io::Result<()> {
+        rustix::fs::chmodat(CWD, &self.path, Mode::from_raw_mode(mode), AtFlags::empty())
     }
 }
 
@@ -91,8 +105,13 @@ impl Batch {
     pub fn write(&self, queue: &Queue, number: u64, source: &Source, attributes: &Attributes) -> Result<(), Failure> {
         let prefix = format!("{number:016}-").into_bytes();
         let name = if queue.keeps_names { source.name.clone() } else { [&prefix[..], &source.name].concat() };
-        let to = create(&self.path.join(OsStr::from_bytes(&name)), source.mode()?);
-        fill(to.map_err(|error| queue.refused(source, &error))?, attributes, queue, source)
+        let refused = |error: io::Error| queue.refused(source, &error);
+        let mode = source.mode()? & !queue.umask;
+        let to = create(&self.path.join(OsStr::from_bytes(&name))).map_err(refused)?;
+        fill(&to, attributes, queue, source)?;
+        // Nobody else gets into the batch.
+        to.set_permissions(Permissions::from_mode(mode)).map_err(refused)?;
+        close(to).map_err(refused)
     }
 
     /// Moves it into the queue, which enqueues all its files.
@@ -122,9 +141,9 @@ fn published(name: &[u8]) -> Vec<u8> {
 }
 
 /// Unlike the standard library's, it does not begin anew when a signal interrupts it: the queue may have let it wait for room.
-fn create(path: &Path, mode: u32) -> io::Result<File> {
+fn create(path: &Path) -> io::Result<File> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-    Ok(rustix::fs::open(path, flags, Mode::from_raw_mode(mode))?.into())
+    Ok(rustix::fs::open(path, flags, Mode::from_raw_mode(STAGED))?.into())
 }
 
 /// As the standard library's, except that a signal that ends the program ends it.
@@ -139,18 +158,18 @@ fn write_all(mut to: &File, mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Copies bytes and attributes, and closes. A command is started only now: there is a place for what it prints.
-fn fill(to: File, attributes: &Attributes, queue: &Queue, source: &Source) -> Result<(), Failure> {
+/// Copies bytes and attributes. A command is started only now: there is a place for what it prints.
+fn fill(to: &File, attributes: &Attributes, queue: &Queue, source: &Source) -> Result<(), Failure> {
     let refused = |error: io::Error| queue.refused(source, &error);
     for (name, value) in attributes {
-        rustix::fs::fsetxattr(&to, name, value, XattrFlags::empty()).map_err(|errno| refused(errno.into()))?;
+        rustix::fs::fsetxattr(to, name, value, XattrFlags::empty()).map_err(|errno| refused(errno.into()))?;
     }
     let mut from = source.open()?;
     let mut chunk = vec![0; CHUNK];
     loop {
         match from.read(&mut chunk) {
             Ok(0) => break,
-            Ok(length) => write_all(&to, &chunk[..length]).map_err(refused)?,
+            Ok(length) => write_all(to, &chunk[..length]).map_err(refused)?,
             Err(error) if error.kind() == io::ErrorKind::Interrupted && !interrupt::told() => {}
             Err(error) => return Err(source.unreadable(&error)),
         }
@@ -158,7 +177,7 @@ fn fill(to: File, attributes: &Attributes, queue: &Queue, source: &Source) -> Re
             return Err(source.unreadable(&"interrupted"));
         }
     }
-    close(to).map_err(refused)
+    Ok(())
 }
 
 /// Closes a file, and tells what that answers.
