@@ -376,9 +376,9 @@ impl fuser::Filesystem for Filesystem {
         xattr(reply, node(ino).and_then(|node| self.view.get_xattr(node, name.as_bytes())), size);
     }
 
-    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         self.begin();
-        let names = node(ino).and_then(|node| self.view.list_xattr(node));
+        let names = node(ino).and_then(|node| self.view.list_xattr(&caller(req), node));
         let listed = names.map(|names| {
             let terminated = |name: String| name.into_bytes().into_iter().chain([0]);
             names.into_iter().flat_map(terminated).collect()

@@ -121,14 +121,14 @@ impl View {
     }
 
     pub(super) fn file(&self, node: Node, size: u64, owner: (u32, u32, u32), modified: SystemTime) -> Attributes {
-        let (uid, gid, mode) = owner;
+        let Owner { uid, gid, mode } = self.file_owner(owner);
         Attributes {
             node,
             kind: Kind::File,
             size,
-            mode: self.mode(mode & FILE_MODE),
-            uid: self.options.uid.unwrap_or(uid),
-            gid: self.options.gid.unwrap_or(gid),
+            mode,
+            uid,
+            gid,
             links: 1,
             accessed: modified,
             modified,
@@ -136,22 +136,23 @@ impl View {
         }
     }
 
+    /// Who a file of this user, group and mode belongs to, as the mount shows it.
+    pub(super) fn file_owner(&self, (uid, gid, mode): (u32, u32, u32)) -> Owner {
+        Owner {
+            uid: self.options.uid.unwrap_or(uid),
+            gid: self.options.gid.unwrap_or(gid),
+            mode: self.mode(mode & FILE_MODE),
+        }
+    }
+
     /// Who a message belongs to, as the mount shows it.
     pub(super) fn message_owner(&self, message: &MessageRecord) -> Owner {
-        Owner {
-            uid: self.options.uid.unwrap_or(message.uid),
-            gid: self.options.gid.unwrap_or(message.gid),
-            mode: self.mode(message.mode & FILE_MODE),
-        }
+        self.file_owner((message.uid, message.gid, message.mode))
     }
 
     /// Who a draft belongs to, as the mount shows it.
     pub(super) fn draft_owner(&self, draft: &DraftRecord) -> Owner {
-        Owner {
-            uid: self.options.uid.unwrap_or(draft.uid),
-            gid: self.options.gid.unwrap_or(draft.gid),
-            mode: self.mode(draft.mode & FILE_MODE),
-        }
+        self.file_owner((draft.uid, draft.gid, draft.mode))
     }
 
     /// What a lookup of a message shows to a caller. Whoever may consume may read every message of the queue, whatever its
@@ -200,11 +201,9 @@ impl View {
         let owner = self.owner(&queue);
         let readable = owner.mode & 0o444;
         let (kind, mode, size) = match node {
-            Node::Config(_) => (Kind::File, readable | 0o200, self.config_text(id)?.len()),
-            // It takes long to make it, see `View::measure`.
-            Node::Stats(ROOT) => (Kind::File, readable, 0),
-            Node::Stats(_) | Node::Version => (Kind::File, readable, self.status_text(node)?.len()),
-            // Each reader finds in it what they may know; its length is theirs as well.
+            // The length of a text is for those who may read it: `View::measure`.
+            Node::Config(_) => (Kind::File, readable | 0o200, 0),
+            Node::Stats(_) | Node::Version => (Kind::File, readable, 0),
             Node::Metrics => (Kind::File, 0o444, 0),
             Node::Backup => (Kind::File, 0o400, 0),
             // Those who may consume: who has all three, and in a sticky queue its owner.
@@ -227,7 +226,7 @@ impl View {
         Ok(Attributes {
             node,
             kind,
-            size: size as u64,
+            size,
             mode,
             // Whatever the mount shows as the owner of the rest: it is this process's user who may.
             uid: if node == Node::Backup { Self::process_owner() } else { owner.uid },

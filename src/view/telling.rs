@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::queue::access::Owner;
 use crate::store::ROOT;
 
-use super::access::Caller;
+use super::access::{Caller, READ};
 use super::handles::Text;
 use super::offload::Offload;
 use super::{Attributes, Node, View, process};
@@ -144,8 +144,8 @@ impl View {
         self.telling.thread.run(Box::new(move || act(&view, subject)));
     }
 
-    /// Completes what `stat` shows of a status file with its length for this caller, and calls `done`: another thread does, when
-    /// the text has to be made first.
+    /// Completes what `stat` shows of a text with its length for this caller, and calls `done`: another thread does, when the text
+    /// has to be made first. To who may not read it, it is empty: the length of statistics tells how many digits they have.
     pub fn measure(
         self: &Arc<Self>,
         caller: &Caller,
@@ -158,14 +158,18 @@ impl View {
         if let Some(size) = self.handles.length_open(shown.node, caller.pid) {
             return done(Ok(Attributes { size, ..shown }));
         }
+        let owner = Owner { uid: shown.uid, gid: shown.gid, mode: shown.mode };
+        if !owner.allows(caller, READ) {
+            return done(Ok(shown));
+        }
         let caller = *caller;
         self.when_told(&caller, shown.node, false, move |view, subject| {
-            done(match subject {
-                None => Ok(shown),
-                Some(subject) => {
-                    view.tell(&caller, subject).map(|text| Attributes { size: text.bytes().len() as u64, ..shown })
-                }
-            });
+            let length = match (subject, shown.node) {
+                (Some(subject), _) => view.tell(&caller, subject).map(|text| text.bytes().len()),
+                (None, Node::Config(queue)) => view.config_text(queue).map(|text| text.len()),
+                (None, node) => view.status_text(node).map(|text| text.len()),
+            };
+            done(length.map(|length| Attributes { size: length as u64, ..shown }));
         });
     }
 }

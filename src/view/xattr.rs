@@ -13,7 +13,7 @@ use crate::queue::state::State;
 use crate::store::record::{Claim, MessageRecord};
 use crate::store::{Death, Of, ROOT};
 
-use super::access::Caller;
+use super::access::{Caller, READ};
 use super::lookup::delivery_path;
 use super::marks::is_mark;
 use super::open::shares;
@@ -224,8 +224,9 @@ impl View {
             Node::Queue(queue) => match own {
                 Some(own) if queue != ROOT => {
                     let info = self.store.queue(queue)?;
-                    if let Some(value) = self.gauge(queue, &info, own)? {
-                        return Ok(value.to_string().into_bytes());
+                    if GAUGES.contains(&own) {
+                        let value = self.gauge(queue, &info, own)?;
+                        return Ok(value.map(|value| value.to_string()).unwrap_or_default().into_bytes());
                     }
                     // `drafts` is a counter and a key, and the counter was there first.
                     let value = counter(&info, own).map(|value| value.to_string()).or_else(|| info.config.get(own));
@@ -237,40 +238,58 @@ impl View {
         }
     }
 
-    /// The names of all attributes.
-    pub fn list_xattr(&self, node: Node) -> Result<Vec<String>> {
+    /// The names of all attributes. The kernel asks for no right to list them; here it takes the one to read their values. Who lacks it
+    /// is told only what is the same of every queue, and of a file nothing.
+    pub fn list_xattr(&self, caller: &Caller, node: Node) -> Result<Vec<String>> {
         let own = |name: &&str| format!("{PREFIX}{name}");
-        let names = |pairs: Pairs| pairs.into_iter().map(|(name, _)| name);
+        let given = |pairs: Pairs, readable: bool| pairs.into_iter().map(|(name, _)| name).filter(move |_| readable);
         Ok(match self.meant(node) {
             Node::Message(..) | Node::Granted(..) | Node::Delivery(..) => {
                 let (seq, message, config) = self.described(node)?;
-                let there = |name: &&&str| own_attribute(seq, &message, &config, name).is_some();
+                let readable = self.message_owner(&message).allows(caller, READ)
+                    || self.owner(&self.store.queue(message.queue)?).may_consume(caller);
+                let there = |name: &&&str| readable && own_attribute(seq, &message, &config, name).is_some();
                 let mut all: Vec<String> = MESSAGE_ATTRIBUTES.iter().filter(there).map(own).collect();
-                all.extend(names(message.attributes));
+                all.extend(given(message.attributes, readable));
                 all
             }
-            Node::Writer(id) | Node::Unfinished(id) => names(self.writer(id)?.lock().attributes.clone()).collect(),
-            Node::Draft(id) => names(self.store.draft(id)?.attributes).collect(),
+            Node::Writer(id) | Node::Unfinished(id) => {
+                let writer = self.writer(id)?;
+                let (owner, attributes) = {
+                    let writer = writer.lock();
+                    (self.file_owner((writer.uid, writer.gid, writer.mode)), writer.attributes.clone())
+                };
+                given(attributes, owner.allows(caller, READ)).collect()
+            }
+            Node::Draft(id) => {
+                let draft = self.store.draft(id)?;
+                let readable = self.draft_owner(&draft).allows(caller, READ);
+                given(draft.attributes, readable).collect()
+            }
             Node::Queue(ROOT) => vec![DAEMON_PID.to_owned()],
             Node::Queue(queue) => {
-                let mut counters: Vec<&str> = counter_names().collect();
-                let info = self.store.queue(queue)?;
-                for gauge in GAUGES {
-                    counters.extend(self.gauge(queue, &info, gauge)?.map(|_| *gauge));
-                }
+                let counters: Vec<&str> = counter_names().chain(GAUGES.iter().copied()).collect();
                 let keys = KEYS.iter().filter(|key| !counters.contains(key));
                 let mut all: Vec<String> = keys.chain(&counters).map(own).collect();
-                all.extend(names(self.store.queue_record(queue)?.attributes));
-                all.extend(self.list_marks(node)?);
+                if self.owner(&self.store.queue(queue)?).allows(caller, READ) {
+                    all.extend(self.list_given(node, queue)?);
+                }
                 all
             }
-            Node::Batch(batch) => {
-                let mut all = self.list_marks(node)?;
-                all.extend(names(self.store.queue_record(batch)?.attributes));
-                all
-            }
+            Node::Batch(batch) => match self.owner(&self.store.queue(batch)?).allows(caller, READ) {
+                true => self.list_given(node, batch)?,
+                false => Vec::new(),
+            },
             _ => Vec::new(),
         })
+    }
+
+    /// The names of what users have given a queue or batch: attributes and marks.
+    fn list_given(&self, node: Node, queue: u64) -> Result<Vec<String>> {
+        let attributes = self.store.queue_record(queue)?.attributes;
+        let mut all: Vec<String> = attributes.into_iter().map(|(name, _)| name).collect();
+        all.extend(self.list_marks(node)?);
+        Ok(all)
     }
 
     /// Sets an attribute.

@@ -126,6 +126,7 @@ mod tour;
 mod unfinished;
 mod unfinished_writers;
 mod unmounting;
+mod untold;
 mod upgrade;
 mod uploads;
 mod waiters;

@@ -32,14 +32,15 @@ fn nothing_is_ready() {
     let m = Mount::new();
     let q = m.queue("q");
     assert!(m.stats("q")[OLDEST].is_null() && m.stats("")[OLDEST].is_null());
-    assert_eq!(xattr(&q, ATTRIBUTE), None);
-    assert!(!xattrs(&q).contains(&ATTRIBUTE.to_owned()));
+    assert_eq!(xattr(&q, ATTRIBUTE).as_deref(), Some(""));
+    let listed = xattrs(&q);
+    assert!(listed.contains(&ATTRIBUTE.to_owned()));
     let x = m.message(&q, "x", "");
-    assert!(xattrs(&q).contains(&ATTRIBUTE.to_owned()));
+    assert_eq!(xattrs(&q), listed, "the names do not tell whether there is one");
     assert!(xattr(&q, ATTRIBUTE).unwrap().parse::<u64>().is_ok());
     m.sh("setfattr -n user.mq.oldest_ready_age_ms -v 1 q").fails("Operation not permitted");
     transition(&q, "claimed", &x);
-    assert_eq!((age(&m, "q"), xattr(&q, ATTRIBUTE)), (None, None), "what is claimed does not wait");
+    assert_eq!((age(&m, "q"), xattr(&q, ATTRIBUTE).as_deref()), (None, Some("")), "what is claimed does not wait");
 }
 
 /// The first in line is the oldest; what comes back to its place has been waiting since then; the mount tells the oldest of all.
@@ -130,8 +131,8 @@ fn each_state_counts_since_it_began() {
     std::fs::rename(claimed, within(&q, "delayed", &waiting)).unwrap();
     let delayed = of(&m, "delayed").unwrap();
     assert!(u128::from(delayed) <= begun.elapsed().as_millis(), "{delayed} ms");
-    assert_eq!(xattr(&q, "user.mq.oldest_claimed_age_ms"), None);
-    assert!(xattr(&q, "user.mq.oldest_delayed_age_ms").is_some());
+    assert_eq!(xattr(&q, "user.mq.oldest_claimed_age_ms").as_deref(), Some(""));
+    assert_ne!(xattr(&q, "user.mq.oldest_delayed_age_ms").as_deref(), Some(""));
     m.sh("echo ready > q/.mq/purge && echo delayed > q/.mq/purge").ok();
     assert_eq!((of(&m, "ready"), of(&m, "delayed")), (None, None));
 }
