@@ -34,6 +34,8 @@ pub enum Error {
     NoSpace,
     /// The disk under the store has become read-only.
     StoreReadOnly,
+    /// The mount is read-only.
+    MountReadOnly,
     /// The queue is full: `max_messages` or `max_bytes`.
     QueueFull,
     /// Nothing is enqueued, or nothing claimed, for the time being.
@@ -95,7 +97,7 @@ impl Error {
             Error::NameTooLong => libc::ENAMETOOLONG,
             Error::MessageTooLarge => libc::EFBIG,
             Error::NoSpace => libc::ENOSPC,
-            Error::StoreReadOnly => libc::EROFS,
+            Error::StoreReadOnly | Error::MountReadOnly => libc::EROFS,
             Error::QueueFull => libc::EDQUOT,
             // Both pass by themselves: it is worth trying again.
             Error::Paused | Error::WouldBlock => libc::EAGAIN,
@@ -136,6 +138,7 @@ impl fmt::Display for Error {
             }
             Error::NoSpace => f.write_str("no space left on the store's disk"),
             Error::StoreReadOnly => f.write_str("the store's disk is read-only"),
+            Error::MountReadOnly => f.write_str("the mount is read-only"),
             Error::QueueFull => f.write_str("the queue is full"),
             Error::Paused => f.write_str("the queue is paused"),
             Error::WouldBlock => f.write_str("nothing to take now"),

@@ -9,6 +9,7 @@ pub mod mount;
 pub mod mountinfo;
 pub mod option_list;
 pub mod options;
+pub mod remounts;
 mod replies;
 pub mod serve;
 pub mod signals;

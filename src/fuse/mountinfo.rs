@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use super::option_list::unescape_octal;
 
-const PATH: &str = "/proc/self/mountinfo";
+/// The table of this process's mount namespace.
+pub const PATH: &str = "/proc/self/mountinfo";
 
 /// What the type of a mount is, unless the option `subtype` says otherwise.
 pub const KIND: &str = "fuse.mqfs";
@@ -99,6 +100,12 @@ pub fn whole(device: &str) -> io::Result<Option<Entry>> {
 pub fn is_device_mounted(device: &str) -> io::Result<bool> {
     let table = std::fs::read(PATH)?;
     Ok(entries(&table).any(|entry| entry.device == device))
+}
+
+/// Whether a filesystem, by its `MAJOR:MINOR`, is read-only as a whole, however it is mounted; `None` when the table does not have it.
+pub fn is_read_only(table: &[u8], device: &str) -> Option<bool> {
+    let found = entries(table).find(|entry| entry.device == device)?;
+    Some(found.options.split(',').any(|option| option == "ro"))
 }
 
 fn is_seen_whole(table: &[u8], entry: &Entry) -> bool {

@@ -19,6 +19,7 @@ use super::filesystem::Filesystem;
 use super::mount::{self, MountError};
 use super::mountinfo;
 use super::options::{Access, MountOptions};
+use super::remounts;
 use super::signals::{Hangup, Serving, Signals};
 use super::spin::Spin;
 use crate::store::Store;
@@ -128,6 +129,9 @@ fn start_session(
     view.alarm().watch(move |name| drop(panicked.send(Event::Panicked(name.to_owned()))));
     let sender = control.sender.clone();
     let serve = move || drop(sender.send(Event::Ended(session.run())));
+    if let Some(device) = device.clone() {
+        remounts::follow(view, device).map_err(undo)?;
+    }
     let session = thread::Builder::new().name("session".to_owned()).spawn(serve).map_err(undo)?;
     Ok((session, device))
 }

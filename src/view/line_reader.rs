@@ -148,6 +148,9 @@ impl View {
         (size, nonblocking): (usize, bool),
         reply: impl FnOnce(Result<&[u8]>) + Send + 'static,
     ) {
+        if let Err(error) = self.refuse_read_only() {
+            return reply(Err(error));
+        }
         self.acknowledge_lines(handle, reader);
         // Whoever does not wait is not served in turn, either.
         if nonblocking || reader.has_more() || !self.waiters.is_taken(reader.line()) {
@@ -270,6 +273,7 @@ impl View {
         room: usize,
     ) -> Result<()> {
         self.refuse_when_going_away()?;
+        self.refuse_read_only()?;
         self.refuse_consuming(caller, reader.queue)?;
         self.handles.admit(caller, false)?;
         let worker = reader.opener.worker_of(caller.pid, |tid| self.workers.worker(tid));

@@ -147,6 +147,8 @@ pub struct View {
     /// Requests served so far. Only a measure of how busy it is: no order with anything else is needed.
     activity: AtomicU64,
     going_away: AtomicBool,
+    /// The mount is read-only now. Only what begins afterwards is refused: no order with anything else is needed.
+    read_only: AtomicBool,
     /// Set by [`View::close`]; held while a file is released, so that what its last close enqueues is, or is not begun.
     closed: Ranked<bool, { locks::RELEASES }>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -163,6 +165,7 @@ impl View {
     pub fn new(store: Store, options: ViewOptions) -> std::io::Result<Arc<Self>> {
         let alarm = store.alarm().clone();
         let names = Ranked::new(BareNames::new(store.departures().clone()));
+        let read_only = AtomicBool::new(options.read_only);
         let view = Arc::new(Self {
             store,
             options,
@@ -190,6 +193,7 @@ impl View {
             lanes: AtomicU32::new(0),
             activity: AtomicU64::new(0),
             going_away: AtomicBool::new(false),
+            read_only,
             closed: Ranked::default(),
             threads: Mutex::default(),
             purges: Mutex::default(),
@@ -319,8 +323,20 @@ impl View {
         if self.going_away.load(Ordering::SeqCst) { Err(Error::GoingAway) } else { Ok(()) }
     }
 
+    /// The mount has become read-only, or is so no more. One that was so from the beginning stays so: nothing keeps its deadlines.
+    pub fn remounted(&self, read_only: bool) {
+        let read_only = read_only || self.options.read_only;
+        if self.read_only.swap(read_only, Ordering::Relaxed) != read_only {
+            tracing::info!(read_only, "remounted");
+        }
+    }
+
+    fn is_read_only(&self) -> bool {
+        self.read_only.load(Ordering::Relaxed)
+    }
+
     fn refuse_read_only(&self) -> Result<()> {
-        if self.options.read_only { Err(Error::NotPermitted("the mount is read-only")) } else { Ok(()) }
+        if self.is_read_only() { Err(Error::MountReadOnly) } else { Ok(()) }
     }
 }
 

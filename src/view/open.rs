@@ -264,7 +264,7 @@ impl View {
         if !may_consume && !self.message_owner(&found).allows(caller, READ) {
             return Err(Error::AccessDenied);
         }
-        let claims = may_consume && !self.options.read_only;
+        let claims = may_consume && !self.is_read_only();
         // What is short for a moment is no reason to deliver the message to somebody who cannot read it.
         let body = Room::of(&self.handles.bodies, caller.uid, &found)?.open(&self.store, &found);
         if let Err(error @ (Error::TooManyOpen | Error::NotFound)) = body {
@@ -291,10 +291,10 @@ impl View {
         })
     }
 
-    /// Claims for a reader that was to claim at its first read.
+    /// Claims for a reader that was to claim at its first read, unless the mount has become read-only since.
     pub(super) fn claim_at_read(&self, caller: &Caller, reader: &Reader) -> Result<()> {
         let mut hold = reader.hold.lock();
-        if let Hold::AtFirstRead = *hold {
+        if matches!(*hold, Hold::AtFirstRead) && !self.is_read_only() {
             let found = self.store.message(reader.seq)?;
             let queue = self.store.queue(found.queue)?;
             (_, *hold) = self.take(caller, reader.seq, Via::Bare, found, &queue)?;

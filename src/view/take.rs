@@ -138,6 +138,7 @@ impl View {
             return Ok(());
         }
         self.refuse_when_going_away()?;
+        self.refuse_read_only()?;
         self.refuse_consuming(caller, take.queue)?;
         self.handles.admit(caller, false)?;
         let room = Room::of_any(&self.handles.bodies, caller.uid)?;

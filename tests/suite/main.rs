@@ -106,6 +106,7 @@ mod recipes;
 mod recipes_mount;
 mod refusals;
 mod refused_early;
+mod remounts;
 mod renames;
 mod renewal;
 mod restart;
