@@ -80,6 +80,9 @@ pub struct MountArgs {
     /// Append log lines to this file
     #[arg(long, value_name = "FILE")]
     pub log_file: Option<PathBuf>,
+    /// Use a store or backup that belongs to neither root nor you
+    #[arg(long)]
+    pub trust_owner: bool,
 }
 
 /// The arguments of `mqfs umount`.
@@ -210,6 +213,9 @@ pub struct BackupArgs {
     /// Do not tell what is in it
     #[arg(short, long)]
     pub quiet: bool,
+    /// Use a store or backup that belongs to neither root nor you
+    #[arg(long)]
+    pub trust_owner: bool,
 }
 
 /// The arguments of `mqfs restore`.
@@ -222,6 +228,9 @@ pub struct RestoreArgs {
     /// Share with the backup, on the same filesystem, the files that are never changed
     #[arg(long)]
     pub link: bool,
+    /// Use a store or backup that belongs to neither root nor you
+    #[arg(long)]
+    pub trust_owner: bool,
 }
 
 /// The arguments of `mqfs export`.
@@ -231,6 +240,9 @@ pub struct ExportArgs {
     pub source: PathBuf,
     /// Queues, by their paths from the root of the mount, with those nested in them; without any, all of them
     pub queues: Vec<OsString>,
+    /// Use a store or backup that belongs to neither root nor you
+    #[arg(long)]
+    pub trust_owner: bool,
 }
 
 /// The arguments of `mqfs import`.
@@ -241,6 +253,9 @@ pub struct ImportArgs {
     /// Do not tell how much was imported
     #[arg(short, long)]
     pub quiet: bool,
+    /// Use a store or backup that belongs to neither root nor you
+    #[arg(long)]
+    pub trust_owner: bool,
 }
 
 /// The arguments of `mqfs check`.
@@ -251,6 +266,9 @@ pub struct CheckArgs {
     /// Repair what can be repaired, and say what was done
     #[arg(long)]
     pub repair: bool,
+    /// Use a store or backup that belongs to neither root nor you
+    #[arg(long)]
+    pub trust_owner: bool,
 }
 
 /// Puts the verb `mount` before the arguments when they are what mount(8)'s helper passes: `STORE MOUNTPOINT -o OPTIONS`.

@@ -11,6 +11,7 @@ use super::exit::{Exit, Failure};
 use super::interrupt;
 use super::snapshot::Snapshot;
 use super::text::printable;
+use super::trust;
 use crate::cli::BackupArgs;
 use crate::fuse::mountinfo;
 use crate::store::OpenError;
@@ -20,7 +21,8 @@ use crate::store::backup::{self, Manifest};
 pub fn run(arguments: &BackupArgs) -> Result<(), Failure> {
     let to = Destination::new(&arguments.directory)?;
     interrupt::catch();
-    let made = Snapshot::of_mount(&arguments.mountpoint).and_then(|snapshot| to.take(&snapshot));
+    let made =
+        Snapshot::of_mount(&arguments.mountpoint, trust(arguments.trust_owner)).and_then(|snapshot| to.take(&snapshot));
     interrupt::die_if_told();
     let (manifest, copied) = made?;
     if !arguments.quiet {
@@ -92,7 +94,7 @@ impl Destination {
         if self.path.starts_with(store) {
             return Err(self.failed(Exit::Destination, &"within the store itself"));
         }
-        let manifest = backup::manifest(&snapshot.directory()).map_err(|error| self.unusable(&error))?;
+        let manifest = backup::manifest(snapshot.directory()).map_err(|error| self.unusable(&error))?;
         match snapshot.rename(&self.path) {
             Ok(()) => self.sync_parent().map(|()| (manifest, false)),
             Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
@@ -106,7 +108,7 @@ impl Destination {
     fn copy(&self, snapshot: &Snapshot) -> Result<Manifest, Failure> {
         let name = self.path.file_name().unwrap_or_default().to_string_lossy();
         let partial = self.parent.join(format!(".{name}.partial-{}", std::process::id()));
-        let copied = backup::copy_backup(&snapshot.directory(), &partial, Some(snapshot.owner), || !interrupt::told());
+        let copied = backup::copy_backup(snapshot.directory(), &partial, || !interrupt::told());
         let taken = copied.map_err(|error| self.unusable(&error)).and_then(|manifest| {
             snapshot.check()?;
             fs::rename(&partial, &self.path).map_err(|error| self.failed(Exit::Destination, &error))?;
@@ -140,6 +142,8 @@ pub fn exit_of(error: &OpenError) -> Exit {
             Some(libc::ENOENT | libc::ENOTDIR) => Exit::StoreUnusable,
             _ => Exit::Failure,
         },
-        OpenError::NewerFormat { .. } | OpenError::NotAStore(_) | OpenError::Damaged(_) => Exit::StoreUnusable,
+        OpenError::Foreign { .. } | OpenError::NewerFormat { .. } | OpenError::NotAStore(_) | OpenError::Damaged(_) => {
+            Exit::StoreUnusable
+        }
     }
 }

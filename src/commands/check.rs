@@ -5,6 +5,7 @@ use std::io::Write;
 use super::exit::{Exit, Failure};
 use super::mount::store_failure;
 use super::text::printable;
+use super::trust;
 use crate::cli::CheckArgs;
 use crate::store::check::{self, Kind, Summary};
 
@@ -16,7 +17,8 @@ pub fn run(arguments: &CheckArgs) -> Result<(), Failure> {
         let written = writeln!(std::io::stdout(), "{kind}: {}", printable(text));
         told = std::mem::replace(&mut told, Ok(())).and(written);
     };
-    let summary = check::check(store, arguments.repair, &mut tell).map_err(|error| store_failure(store, &error))?;
+    let summary = check::check(store, trust(arguments.trust_owner), arguments.repair, &mut tell)
+        .map_err(|error| store_failure(store, &error))?;
     let Summary { queues, messages, drafts, damaged, repaired, backup } = summary;
     let left = damaged - repaired;
     let ended = match damaged {

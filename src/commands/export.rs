@@ -17,11 +17,13 @@ use super::exit::{Exit, Failure};
 use super::jsonl::{ClaimLine, DeathLine, Header, IdLine, Line, MarkLine, MessageLine, QueueLine, Text, VERSION};
 use super::snapshot::Snapshot;
 use super::text::{self, printable};
+use super::trust;
 use crate::cli::ExportArgs;
 use crate::clock::rfc3339;
 use crate::error::Error;
 use crate::fuse::mountinfo;
 use crate::queue::config::{KEYS, QueueConfig};
+use crate::store::beneath::Dir;
 use crate::store::image::Image;
 use crate::store::record::{MessageRecord, QueueRecord};
 use crate::store::sums::BLOCK;
@@ -40,7 +42,7 @@ struct Queue {
 
 /// Runs the command.
 pub fn run(arguments: &ExportArgs) -> Result<(), Failure> {
-    let source = &arguments.source;
+    let (source, trust) = (&arguments.source, trust(arguments.trust_owner));
     let missing = |error: io::Error| {
         let text = format!("{}: {error}", source.display());
         Failure::new(exit_of(&error.into()), text)
@@ -48,9 +50,13 @@ pub fn run(arguments: &ExportArgs) -> Result<(), Failure> {
     let full = mountinfo::resolve(source).map_err(missing)?;
     let mounted = mountinfo::at(&full).map_err(|error| unreadable(source, &error))?;
     let is_mount = mounted.is_some_and(|entry| entry.is_fuse());
-    let snapshot = is_mount.then(|| Snapshot::of_mount(&full)).transpose()?;
-    let dir = snapshot.as_ref().map_or(full, Snapshot::directory);
-    let image = Image::open(&dir)
+    let snapshot = is_mount.then(|| Snapshot::of_mount(&full, trust)).transpose()?;
+    let dir = match &snapshot {
+        Some(snapshot) => Ok(snapshot.directory().clone()),
+        None => Dir::open(&full, trust),
+    };
+    let image = dir
+        .and_then(|dir| Image::open(&dir))
         .map_err(|error| Failure::new(exit_of(&error), format_args!("store {}: {error}", source.display())))?;
     let queues = queues(&image, &arguments.queues, source)?;
     let mut out = BufWriter::with_capacity(1 << 20, io::stdout().lock());

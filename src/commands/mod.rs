@@ -26,6 +26,7 @@ use clap::Parser;
 use clap::error::ErrorKind;
 
 use crate::cli::{self, Cli, Command};
+use crate::store::beneath::Trust;
 use exit::{Exit, Failure};
 
 /// Runs the command line, the program's name first. A failure has been reported when this returns.
@@ -74,4 +75,9 @@ fn not_a_command(error: &clap::Error) -> Result<(), Failure> {
             Err(Failure::new(Exit::Usage, format_args!("{reason}; try mqfs --help")))
         }
     }
+}
+
+/// Whose stores and backups are used, by whether there is `--trust-owner`.
+fn trust(owner: bool) -> Trust {
+    if owner { Trust::Owner } else { Trust::Own }
 }

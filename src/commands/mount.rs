@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::exit::{Exit, Failure};
 use super::log;
+use super::trust;
 use crate::cli::MountArgs;
 use crate::fuse::daemon::{self, Outcome, Report, Side};
 use crate::fuse::mount::{self, MountError};
@@ -18,6 +19,7 @@ use crate::fuse::mountinfo;
 use crate::fuse::options::{Access, LogFormat, MountOptions};
 use crate::fuse::serve::{self, Control, Server};
 use crate::fuse::watcher;
+use crate::store::beneath::Trust;
 use crate::store::{OpenError, Store};
 use crate::view::process;
 
@@ -31,6 +33,7 @@ struct Plan {
     point: PathBuf,
     source: OsString,
     options: MountOptions,
+    trust: Trust,
     log_format: LogFormat,
 }
 
@@ -71,7 +74,8 @@ fn check(arguments: &MountArgs, options: MountOptions) -> Result<Plan, Failure> 
     mount::check_apart(&store, &point).map_err(mount_failure)?;
     let source = mount::source(&store, &options);
     let log_format = arguments.log_format.or(options.log_format).unwrap_or_default();
-    Ok(Plan { store, point, source, options, log_format })
+    let trust = trust(arguments.trust_owner || options.trust_owner);
+    Ok(Plan { store, point, source, options, trust, log_format })
 }
 
 /// The background process, from the fork to its end. Nobody sees its exit code.
@@ -142,7 +146,7 @@ fn start(plan: &Plan, control: Control) -> Result<Server, Failure> {
 fn open_store(plan: &Plan) -> Result<Store, Failure> {
     let deadline = Instant::now() + STORE_PATIENCE;
     loop {
-        match Store::open(&plan.store, plan.options.queue_defaults.clone()) {
+        match Store::open_of(&plan.store, plan.trust, plan.options.queue_defaults.clone()) {
             Err(OpenError::InUse) if Instant::now() < deadline && !is_mounted(plan) => std::thread::sleep(STORE_PAUSE),
             result => return result.map_err(|error| store_failure(&plan.store, &error)),
         }
@@ -157,9 +161,7 @@ fn is_mounted(plan: &Plan) -> bool {
 pub(super) fn store_failure(store: &Path, error: &OpenError) -> Failure {
     let exit = match error {
         OpenError::InUse => Exit::StoreInUse,
-        OpenError::NewerFormat { .. } | OpenError::NotAStore(_) | OpenError::Damaged(_) | OpenError::Io(_) => {
-            Exit::StoreUnusable
-        }
+        _ => Exit::StoreUnusable,
     };
     Failure::new(exit, format_args!("store {}: {error}", store.display()))
 }

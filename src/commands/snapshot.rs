@@ -12,6 +12,8 @@ use std::time::Duration;
 use super::exit::{Exit, Failure};
 use super::interrupt;
 use crate::fuse::mountinfo;
+use crate::store::OpenError;
+use crate::store::beneath::{Dir, Trust};
 
 /// The serving process is asked this often whether the snapshot is made.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -20,19 +22,17 @@ const PAUSE: Duration = Duration::from_millis(20);
 pub struct Snapshot {
     /// Open for as long as the snapshot is needed.
     asked: File,
-    /// The snapshot's directory itself, whatever becomes of its path.
-    held: File,
+    /// The snapshot's directory itself, whatever becomes of its path. Everything in it belongs to the user who mounted.
+    held: Dir,
     /// The directory that it is in, the store.
     store: File,
     /// Where it is.
     path: PathBuf,
-    /// To whom everything in it belongs: the user who mounted.
-    pub owner: u32,
 }
 
 impl Snapshot {
-    /// Has one made of the store that is mounted at `point`, and waits for it.
-    pub fn of_mount(point: &Path) -> Result<Snapshot, Failure> {
+    /// Has one made of the store that is mounted at `point`, by whom is trusted, and waits for it.
+    pub fn of_mount(point: &Path, trust: Trust) -> Result<Snapshot, Failure> {
         let failed = |exit: Exit, why: &dyn std::fmt::Display| {
             Failure::new(exit, format_args!("mount point {}: {why}", point.display()))
         };
@@ -53,14 +53,20 @@ impl Snapshot {
         })?;
         let path = answer(&asked).map_err(|(exit, why)| failed(exit, &why))?;
         let hold = || {
-            let store = hold(path.parent().unwrap_or(&path), owner)?;
-            let held = hold(&within(&store, &path), owner)?;
+            // The store may be somebody's whom the one who mounted it trusts.
+            let store = hold(path.parent().unwrap_or(&path), Some(owner).filter(|_| trust == Trust::Own))?;
+            let held = hold(&within(&store, &path), Some(owner))?;
             Ok((store, held))
         };
-        let (store, held) = hold().map_err(|error: io::Error| {
+        let unusable = |error: &dyn std::fmt::Display| {
             failed(Exit::Failure, &format_args!("the snapshot {} cannot be used: {error}", path.display()))
+        };
+        let (store, held) = hold().map_err(|error: io::Error| unusable(&error))?;
+        let held = Dir::of(held.into(), &path, trust).map_err(|error| match error {
+            OpenError::Foreign { .. } => failed(Exit::StoreUnusable, &error),
+            error => unusable(&error),
         })?;
-        Ok(Snapshot { asked, held, store, path, owner })
+        Ok(Snapshot { asked, held, store, path })
     }
 
     /// Where it is.
@@ -68,9 +74,9 @@ impl Snapshot {
         &self.path
     }
 
-    /// A path that leads to it, whatever somebody puts in its place meanwhile.
-    pub fn directory(&self) -> PathBuf {
-        PathBuf::from(format!("/proc/self/fd/{}", self.held.as_raw_fd()))
+    /// Its directory, whatever somebody puts in its place meanwhile.
+    pub fn directory(&self) -> &Dir {
+        &self.held
     }
 
     /// Renames it, which takes it away. Fails with [`io::ErrorKind::CrossesDevices`] on another filesystem.
@@ -124,9 +130,10 @@ fn answer(asked: &File) -> Result<PathBuf, (Exit, String)> {
 
 /// Opens a directory. The snapshot's path is the filesystem's word, and any user may mount a filesystem that says anything: root must
 /// not be led to take away what is not that user's.
-fn hold(path: &Path, owner: u32) -> io::Result<File> {
+fn hold(path: &Path, owner: Option<u32>) -> io::Result<File> {
     let held = OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW).open(path)?;
-    if held.metadata()?.uid() != owner {
+    let uid = held.metadata()?.uid();
+    if owner.is_some_and(|owner| owner != uid) {
         return Err(io::Error::other("it does not belong to the user who mounted"));
     }
     Ok(held)

@@ -47,6 +47,8 @@ pub struct MountOptions {
     pub auto_unmount: bool,
     /// Whether the mount point may hold files, which the mount hides.
     pub nonempty: bool,
+    /// Whether the store may belong to somebody else.
+    pub trust_owner: bool,
     /// The owner that everything is shown with.
     pub uid: Option<u32>,
     /// The group that everything is shown with.
@@ -74,6 +76,7 @@ impl Default for MountOptions {
             access: Access::default(),
             auto_unmount: false,
             nonempty: false,
+            trust_owner: false,
             uid: None,
             gid: None,
             umask: None,
@@ -111,7 +114,7 @@ const FLAGS: &[(&str, MountFlags, MountFlags)] = {
 };
 
 /// The words of our own and of other FUSE filesystems that take no value.
-const WORDS: &[&str] = &["allow_other", "allow_root", "auto_unmount", "nonempty"];
+const WORDS: &[&str] = &["allow_other", "allow_root", "auto_unmount", "nonempty", "trust_owner"];
 
 /// The same with a value; besides them, the keys of the queue configuration.
 const WITH_VALUE: &[&str] = &["uid", "gid", "umask", "fsname", "subtype", "spin", "log_file", "log_format"];
@@ -187,6 +190,7 @@ impl MountOptions {
             "allow_root" => self.access = Access::AllowRoot,
             "auto_unmount" => self.auto_unmount = true,
             "nonempty" => self.nonempty = true,
+            "trust_owner" => self.trust_owner = true,
             word if IGNORED.contains(&word) || word.starts_with("x-") || word.starts_with("X-") => {}
             word if takes_value(word) => return Err(format!("mount option `{word}` needs a value")),
             word => return Err(format!("unknown mount option `{word}`")),

@@ -8,10 +8,10 @@
 //!
 //! A store is never opened in a backup: opening changes it.
 
-use std::fs::{DirBuilder, File, FileTimes, OpenOptions};
+use std::fs::{DirBuilder, File, FileTimes};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +19,9 @@ use crate::clock;
 use crate::error::Error;
 use crate::queue::config::QueueConfig;
 
+use super::beneath::{Dir, Trust};
+use super::bodies::BODIES;
+use super::database::DB;
 use super::db::{Db, Family, Recovery};
 use super::open::{FORMAT, OpenError};
 use super::record::BodyPlace;
@@ -72,24 +75,24 @@ pub struct Restored {
 }
 
 /// Writes the manifest, whole or not at all.
-pub(super) fn write_manifest(dir: &Path, manifest: &Manifest) -> io::Result<()> {
-    let new = dir.join("backup.new");
-    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&new)?;
+pub(super) fn write_manifest(dir: &Dir, manifest: &Manifest) -> io::Result<()> {
+    const NEW: &str = "backup.new";
+    let mut file = dir.create(NEW)?;
     serde_json::to_writer_pretty(&mut file, manifest)?;
     file.write_all(b"\n")?;
     file.sync_all()?;
-    std::fs::rename(&new, dir.join(MANIFEST))
+    dir.rename(NEW, MANIFEST)
 }
 
 /// Whether a directory is a backup: it has a manifest, and is no store.
-pub fn is_one(dir: &Path) -> bool {
-    dir.join(MANIFEST).exists() && !dir.join("format").exists()
+pub fn is_one(dir: &Dir) -> bool {
+    dir.has(MANIFEST) && !dir.has("format")
 }
 
 /// Reads the manifest of a backup that this code can read.
-pub fn manifest(dir: &Path) -> Result<Manifest, OpenError> {
-    let text = std::fs::read(dir.join(MANIFEST)).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound if dir.is_dir() => {
+pub fn manifest(dir: &Dir) -> Result<Manifest, OpenError> {
+    let text = dir.read(MANIFEST).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => {
             OpenError::NotAStore(format!("no file `{MANIFEST}` in it: no backup, or one that was not finished"))
         }
         _ => OpenError::Io(error),
@@ -102,71 +105,70 @@ pub fn manifest(dir: &Path) -> Result<Manifest, OpenError> {
     }
 }
 
-/// Copies a regular file that is not there yet, with its time of modification; gives its length. Where the filesystem can, the copy
-/// shares the bytes.
-pub(super) fn copy_file(from: &Path, to: &Path) -> io::Result<u64> {
-    let mut source = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(from)?;
-    let stat = source.metadata()?;
-    if !stat.is_file() {
-        return Err(io::Error::other(format!("{} is not a regular file", from.display())));
-    }
-    let mut copy = OpenOptions::new().create_new(true).write(true).mode(0o600).open(to)?;
+/// Copies an open file to one that is not there yet, with its time of modification; gives its length. Where the filesystem can,
+/// the copy shares the bytes.
+pub(super) fn copy_file(mut source: &File, to: &Dir, name: impl AsRef<Path>) -> io::Result<u64> {
+    let mut copy = to.create(name)?;
     let bytes = io::copy(&mut source, &mut copy)?;
-    copy.set_times(FileTimes::new().set_modified(stat.modified()?))?;
+    copy.set_times(FileTimes::new().set_modified(source.metadata()?.modified()?))?;
     Ok(bytes)
 }
 
-/// Copies the parts of a backup, but not its manifest, to the directory `to`; a file for which `shared` answers true is linked
-/// where that is possible. What belongs to somebody else than `owner`, if that is given, is refused. Stops with
-/// [`io::ErrorKind::Interrupted`] when `go_on` says no. Durable after a sync of the filesystem.
-pub fn copy(
-    from: &Path,
-    to: &Path,
-    owner: Option<u32>,
-    shared: impl Fn(&Path) -> bool,
-    go_on: impl Fn() -> bool,
-) -> io::Result<Copied> {
-    let mut copied = Copied::default();
-    let mut left = vec![Path::new("db").to_path_buf(), Path::new("bodies").to_path_buf()];
-    while let Some(dir) = left.pop() {
-        DirBuilder::new().mode(0o700).create(to.join(&dir))?;
-        for entry in std::fs::read_dir(from.join(&dir))? {
-            if !go_on() {
-                return Err(io::ErrorKind::Interrupted.into());
-            }
-            let entry = entry?;
-            let path = dir.join(entry.file_name());
-            let stat = entry.metadata()?; // of a symbolic link itself
-            if owner.is_some_and(|owner| owner != stat.uid()) {
-                return Err(io::Error::other(format!("{} belongs to another user", entry.path().display())));
-            }
-            if stat.is_dir() {
-                left.push(path);
-                continue;
-            }
-            let linked = shared(&path) && std::fs::hard_link(entry.path(), to.join(&path)).is_ok();
-            copied.files += 1;
-            copied.bytes += if linked { stat.len() } else { copy_file(&entry.path(), &to.join(&path))? };
+/// A copy that is being made of a backup.
+struct Copying<'a> {
+    from: &'a Dir,
+    to: &'a Dir,
+    go_on: &'a dyn Fn() -> bool,
+    copied: Copied,
+}
+
+impl Copying<'_> {
+    /// Copies one of the directories of a backup, with what is in it; a file for which `shared` answers true is linked where that
+    /// is possible, and nobody else can change it. Stops with [`io::ErrorKind::Interrupted`] when `go_on` says no. Durable
+    /// after a sync of the filesystem.
+    fn directory(&mut self, name: &str, shared: impl Fn(&Path) -> bool) -> io::Result<()> {
+        let mut left = vec![PathBuf::from(name)];
+        while let Some(path) = left.pop() {
+            let (from, to) = (self.from.dir(&path)?, self.to.make_dir(&path)?);
+            from.each(|entry| {
+                if !(self.go_on)() {
+                    return Err(io::ErrorKind::Interrupted.into());
+                }
+                let below = path.join(&entry.name);
+                if entry.directory {
+                    left.push(below);
+                    return Ok(());
+                }
+                let file = from.file(&entry.name)?;
+                let stat = file.metadata()?;
+                let linked = shared(&below) && is_ours_alone(&stat) && to.link(&file, &entry.name).is_ok();
+                self.copied.files += 1;
+                self.copied.bytes += if linked { stat.len() } else { copy_file(&file, &to, &entry.name)? };
+                Ok(())
+            })?;
         }
+        Ok(())
     }
-    Ok(copied)
+}
+
+/// Nobody but root and who runs this can change a file.
+fn is_ours_alone(stat: &std::fs::Metadata) -> bool {
+    stat.uid() == rustix::process::geteuid().as_raw() && stat.mode() & 0o022 == 0
 }
 
 /// Copies a backup, or a snapshot, to the directory `to`, which it makes: a backup, durable but for the name of `to`. On failure
 /// the caller removes what is there.
-pub fn copy_backup(
-    from: &Path,
-    to: &Path,
-    owner: Option<u32>,
-    go_on: impl Fn() -> bool,
-) -> Result<Manifest, OpenError> {
+pub fn copy_backup(from: &Dir, to: &Path, go_on: impl Fn() -> bool) -> Result<Manifest, OpenError> {
     let manifest = manifest(from)?;
     DirBuilder::new().mode(0o700).create(to)?;
-    let copied = copy(from, to, owner, |_| false, go_on)?;
-    check_complete(&manifest, copied)?;
-    rustix::fs::syncfs(File::open(to)?).map_err(io::Error::from)?;
+    let to = &Dir::open(to, Trust::Own)?;
+    let mut copying = Copying { from, to, go_on: &go_on, copied: Copied::default() };
+    copying.directory(DB, |_| false)?;
+    copying.directory(BODIES, |_| false)?;
+    check_complete(&manifest, copying.copied)?;
+    rustix::fs::syncfs(to).map_err(io::Error::from)?;
     write_manifest(to, &manifest)?;
-    File::open(to)?.sync_all()?;
+    to.sync()?;
     Ok(manifest)
 }
 
@@ -181,45 +183,46 @@ fn incomplete(manifest: &Manifest, found: Copied) -> Option<String> {
 }
 
 /// What is missing, or too much, in a backup as its manifest has it, in words.
-pub(super) fn cut(dir: &Path, manifest: &Manifest) -> io::Result<Option<String>> {
+pub(super) fn cut(dir: &Dir, manifest: &Manifest) -> io::Result<Option<String>> {
     let mut found = Copied::default();
-    let mut left = vec![dir.join("db"), dir.join("bodies")];
-    while let Some(next) = left.pop() {
-        for entry in std::fs::read_dir(next)? {
-            let entry = entry?;
-            let stat = entry.metadata()?; // of a symbolic link itself
-            if stat.is_dir() {
-                left.push(entry.path());
+    let mut left = vec![PathBuf::from(DB), PathBuf::from(BODIES)];
+    while let Some(path) = left.pop() {
+        let files = dir.dir(&path)?;
+        files.each(|entry| {
+            if entry.directory {
+                left.push(path.join(entry.name));
             } else {
                 found.files += 1;
-                found.bytes += stat.len();
+                found.bytes += files.stat(&entry.name)?.len();
             }
-        }
+            Ok(())
+        })?;
     }
     Ok(incomplete(manifest, found))
 }
 
 /// Makes the empty directory `to` a store with what is in a backup; `link`: shares with it, where that is possible, the files that
 /// neither ever changes. It is a store, and durable, when this returns. On failure the caller removes what is there.
-pub fn restore(from: &Path, to: &Path, link: bool, go_on: impl Fn() -> bool) -> Result<Restored, OpenError> {
+pub fn restore(from: &Dir, to: &Path, link: bool, go_on: impl Fn() -> bool) -> Result<Restored, OpenError> {
     let manifest = manifest(from)?;
-    let damaged = |error: rocksdb::Error| OpenError::Damaged(error.to_string());
-    let copied = {
-        let db = Db::open_to_read(&from.join("db"), Recovery::PointInTime).map_err(damaged)?;
+    {
+        let to = &Dir::open(to, Trust::Own)?;
+        let mut copying = Copying { from, to, go_on: &go_on, copied: Copied::default() };
         // Tables never change, nor do the bodies of messages; drafts do.
-        let shared = |path: &Path| {
-            let body = || {
-                let id = path.file_name().and_then(|name| u64::from_str_radix(name.to_str()?, 16).ok());
-                id.is_some_and(|id| db.get(Family::Meta, &keys::body_file(id)).is_ok_and(|found| found.is_some()))
-            };
-            if path.starts_with("db") { path.extension().is_some_and(|kind| kind == "sst") } else { body() }
+        copying.directory(DB, |path| link && path.extension().is_some_and(|kind| kind == "sst"))?;
+        // That of the copy is asked: nobody else gets at it.
+        let db = Db::open_to_read(&to.join(DB), Recovery::PointInTime)
+            .map_err(|error| OpenError::Damaged(to.told(error.as_ref())))?;
+        let is_body = |path: &Path| {
+            let id = path.file_name().and_then(|name| u64::from_str_radix(name.to_str()?, 16).ok());
+            id.is_some_and(|id| db.get(Family::Meta, &keys::body_file(id)).is_ok_and(|found| found.is_some()))
         };
-        copy(from, to, None, |path| link && shared(path), go_on)?
-    };
-    check_complete(&manifest, copied)?;
-    rustix::fs::syncfs(File::open(to)?).map_err(io::Error::from)?;
-    open::write_format(to, manifest.format)?;
-    drop(Synced::open(to, 0)?);
+        copying.directory(BODIES, |path| link && is_body(path))?;
+        check_complete(&manifest, copying.copied)?;
+        rustix::fs::syncfs(to).map_err(io::Error::from)?;
+        open::write_format(to, manifest.format)?;
+        drop(Synced::open(to, 0)?);
+    }
     let store = Store::open(to, QueueConfig::default())?;
     for seq in &manifest.unfinished {
         store.drop_unfinished(*seq)?;
@@ -253,7 +256,7 @@ impl Store {
         self.db.scan(Family::Meta, keys::BODY_FILES, keys::BODY_FILES, |key, seq| {
             if let (Some(id), Some(seq)) = (keys::last_number(key), keys::last_number(seq)) {
                 let size = self.record(seq)?.size;
-                if !std::fs::metadata(self.bodies.path(id)).is_ok_and(|file| file.len() >= size) {
+                if !self.bodies.metadata(id).is_ok_and(|file| file.len() >= size) {
                     tracing::warn!(name = self.name_of(seq), body = id, "the body is missing or cut");
                     cut += 1;
                 }

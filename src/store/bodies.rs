@@ -5,10 +5,10 @@
 //! a crash and is removed at the next start.
 
 use std::collections::HashSet;
-use std::fs::{File, OpenOptions};
+use std::ffi::OsStr;
+use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,6 +17,7 @@ use rustix::process::Resource;
 
 use crate::error::{Error, Result};
 
+use super::beneath::Dir;
 use super::blocks::Blocks;
 use super::db::table_files;
 use super::record::BodyPlace;
@@ -33,10 +34,10 @@ const SYNCED_ONE_BY_ONE: usize = 16;
 /// whoever looks at the processes that ask.
 const DESCRIPTORS_LEFT: u64 = 16;
 
-/// The directory of the body files.
+/// The body files of a store.
 #[derive(Clone, Debug)]
 pub struct Bodies {
-    root: PathBuf,
+    store: Dir,
     removals: Arc<Removals>,
     /// Those of which a sync failed. The kernel tells that once and forgets what it could not write, so a later sync may succeed
     /// without the bytes.
@@ -44,50 +45,79 @@ pub struct Bodies {
     blocks: Arc<Blocks>,
 }
 
+/// The directory in a store.
+pub(super) const BODIES: &str = "bodies";
+
+/// The path of a body file, below its store.
+pub(super) fn place(id: u64) -> PathBuf {
+    shard(id as u8).join(format!("{id:016x}"))
+}
+
+/// The directory of the body files whose numbers end in this byte, below their store.
+fn shard(last: u8) -> PathBuf {
+    PathBuf::from(format!("{BODIES}/{last:02x}"))
+}
+
+/// The number of the body file of a name.
+fn number(name: &OsStr, last: u8) -> Option<u64> {
+    let id = u64::from_str_radix(name.to_str()?, 16).ok()?;
+    (place(id).file_name() == Some(name) && id as u8 == last).then_some(id)
+}
+
 impl Bodies {
-    /// The directory as it is.
-    pub fn at(root: PathBuf) -> Self {
-        Self { root, removals: Arc::default(), failed: Arc::default(), blocks: Arc::default() }
+    /// Those of a store as it is.
+    pub fn at(store: &Dir) -> Self {
+        let removals = Arc::new(Removals::new(store.clone()));
+        Self { store: store.clone(), removals, failed: Arc::default(), blocks: Arc::default() }
     }
 
     /// Calls `each` with the number of each body file, or with the path of what is none.
     pub fn each(&self, mut each: impl FnMut(std::result::Result<u64, PathBuf>)) -> io::Result<()> {
-        for shard in 0..=u8::MAX {
-            let entries = match std::fs::read_dir(self.root.join(format!("{shard:02x}"))) {
-                Ok(entries) => entries,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(error),
-            };
-            for entry in entries {
-                let entry = entry?;
-                let id = entry.file_name().to_str().and_then(|name| u64::from_str_radix(name, 16).ok());
-                each(id.ok_or_else(|| entry.path()));
-            }
-        }
-        Ok(())
+        (0..=u8::MAX).try_for_each(|last| self.each_of(last, &mut each))
     }
 
-    /// Opens the directory, made when it is missing.
-    pub fn open(root: PathBuf) -> io::Result<Self> {
-        let shards = (0..=u8::MAX).map(|shard| root.join(format!("{shard:02x}")));
-        let missing: Vec<PathBuf> = shards.filter(|shard| !shard.is_dir()).collect();
-        if !missing.is_empty() {
-            missing.iter().try_for_each(std::fs::create_dir_all)?;
-            File::open(&root)?.sync_all()?;
-            if let Some(parent) = root.parent() {
-                File::open(parent)?.sync_all()?;
-            }
-        }
-        Ok(Self::at(root))
+    /// As [`Bodies::each`], for those whose numbers end in this byte.
+    fn each_of(&self, last: u8, each: &mut impl FnMut(std::result::Result<u64, PathBuf>)) -> io::Result<()> {
+        let shard = shard(last);
+        let files = match self.store.dir(&shard) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            found => found?,
+        };
+        files.each(|entry| {
+            each(number(&entry.name, last).ok_or_else(|| self.store.shown().join(&shard).join(&entry.name)));
+            Ok(())
+        })
     }
 
-    /// The path of a body file.
+    /// Those of a store, whose directories are made when they are missing.
+    pub fn open(store: &Dir) -> io::Result<Self> {
+        let root = store.make_or_open_dir(BODIES)?;
+        let mut made = false;
+        for last in 0..=u8::MAX {
+            let name = format!("{last:02x}");
+            match root.dir(&name) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    root.make_dir(&name)?;
+                    made = true;
+                }
+                found => drop(found?),
+            }
+        }
+        if made {
+            root.sync()?;
+            store.sync()?;
+        }
+        Ok(Self::at(store))
+    }
+
+    /// The path of a body file, for people.
     pub fn path(&self, id: u64) -> PathBuf {
-        self.shard(id).join(format!("{id:016x}"))
+        self.store.shown().join(place(id))
     }
 
-    fn shard(&self, id: u64) -> PathBuf {
-        self.root.join(format!("{:02x}", id & 0xff))
+    /// What `stat` shows of a body file.
+    pub fn metadata(&self, id: u64) -> io::Result<Metadata> {
+        self.store.stat(place(id))
     }
 
     /// Makes a new file, of a number that belongs to nobody.
@@ -95,35 +125,40 @@ impl Bodies {
     /// A file of that number may be there: a power cut can take a record, and that its number was given out, and leave the file.
     /// It goes, and is not emptied, because a message may share its bytes.
     pub fn create(&self, id: u64) -> Result<File> {
-        let path = self.path(id);
-        let make = || OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path);
-        let file = match make() {
+        let place = place(id);
+        let file = match self.store.create(&place) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                tracing::info!(file = %path.display(), "body file that a crash left removed");
-                std::fs::remove_file(&path)?;
-                make()?
+                tracing::info!(file = %self.path(id).display(), "body file that a crash left removed");
+                self.store.remove(&place)?;
+                self.store.create(&place)?
             }
             made => made?,
         };
-        unless_scarce(file).inspect_err(|_| remove(&path))
+        unless_scarce(file).inspect_err(|_| self.remove(id))
     }
 
     /// Opens a file for reading.
     pub fn open_read(&self, id: u64) -> Result<File> {
-        self.opened(id, OpenOptions::new().read(true))
+        opened(id, self.store.file(place(id)))
     }
 
     /// Opens a file for reading and writing.
     pub fn open_write(&self, id: u64) -> Result<File> {
-        self.opened(id, OpenOptions::new().read(true).write(true))
+        opened(id, self.store.file_to_change(place(id)))
     }
 
-    fn opened(&self, id: u64, options: &OpenOptions) -> Result<File> {
-        let file = options.open(self.path(id)).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => Error::Damaged(format!("body file {id:016x} is missing")),
-            _ => error.into(),
-        })?;
-        unless_scarce(file)
+    /// Removes a file that nobody owns, and nobody will.
+    pub(super) fn remove(&self, id: u64) {
+        remove(&self.store, &place(id));
+    }
+
+    /// Gives an open file of some store the name of a body file. Not in a store of somebody else's, where a file of ours has one
+    /// name ([`Dir`]).
+    pub(super) fn link(&self, file: &File, id: u64) -> io::Result<()> {
+        match self.store.is_foreign() {
+            true => Err(io::ErrorKind::Unsupported.into()),
+            false => self.store.link(file, place(id)),
+        }
     }
 
     /// Makes the file `to` with the bytes of a message's, which `file` is: they never change, so the two can share them. Survives a
@@ -132,9 +167,7 @@ impl Bodies {
         let linked = match from {
             // The message may be gone by now, or the filesystem may not have hard links. What could not be written once is
             // written anew.
-            BodyPlace::File(from) if self.refuse_failed(&[from]).is_ok() => {
-                std::fs::hard_link(self.path(from), self.path(to)).is_ok()
-            }
+            BodyPlace::File(from) if self.refuse_failed(&[from]).is_ok() => self.link(file, to).is_ok(),
             _ => false,
         };
         if linked {
@@ -148,9 +181,9 @@ impl Bodies {
     /// Makes a file's bytes and its name survive a power cut. Once that has failed, it fails until the file is
     /// [emptied](Bodies::emptied).
     pub fn sync(&self, id: u64, file: &File) -> Result<()> {
-        let shard = File::open(self.shard(id))?;
+        let shard = self.store.dir(shard(id as u8))?;
         self.refuse_failed(&[id])?;
-        file.sync_data().and_then(|()| shard.sync_all()).map_err(|error| {
+        file.sync_data().and_then(|()| shard.sync()).map_err(|error| {
             self.failed.lock().insert(id);
             error.into()
         })
@@ -173,7 +206,7 @@ impl Bodies {
     /// tried. Many are synced together with whatever else the file system has, which takes one commit of its journal instead of
     /// one for each.
     pub fn sync_all(&self, ids: &[u64]) -> Result<()> {
-        let together = || rustix::fs::syncfs(File::open(&self.root)?).map_err(io::Error::from);
+        let together = || rustix::fs::syncfs(&self.store).map_err(io::Error::from);
         // When that fails, each file says whether it is concerned.
         if ids.len() > SYNCED_ONE_BY_ONE && self.refuse_failed(ids).is_ok() && together().is_ok() {
             return Ok(());
@@ -181,7 +214,7 @@ impl Bodies {
         let mut first = Ok(());
         for id in ids {
             let synced = self.open_read(*id).and_then(|file| self.sync(*id, &file));
-            if first.is_ok() && synced.is_err() && self.path(*id).exists() {
+            if first.is_ok() && synced.is_err() && self.metadata(*id).is_ok() {
                 first = synced;
             }
         }
@@ -190,7 +223,7 @@ impl Bodies {
 
     /// Removes files that nobody owns.
     pub fn remove_all(&self, ids: &[u64]) {
-        ids.iter().for_each(|id| self.removals.remove(self.path(*id)));
+        ids.iter().for_each(|id| self.removals.remove(*id));
     }
 
     /// What was read of them lately.
@@ -206,18 +239,18 @@ impl Bodies {
     /// Hands the files below `before` for which `wanted` answers false to `remove`; gives how many.
     ///
     /// `before` is the first number that this run gives out, so a file that is being made now is never looked at.
-    pub fn sweep(&self, before: u64, wanted: impl Fn(u64) -> Result<bool>, remove: impl Fn(PathBuf)) -> Result<usize> {
+    pub fn sweep(&self, before: u64, wanted: impl Fn(u64) -> Result<bool>, remove: impl Fn(u64)) -> Result<usize> {
         let mut removed = 0;
-        for shard in 0..=u8::MAX {
-            for entry in std::fs::read_dir(self.root.join(format!("{shard:02x}")))? {
-                let entry = entry?;
-                let name = entry.file_name();
-                let Some(id) = name.to_str().and_then(|name| u64::from_str_radix(name, 16).ok()) else {
-                    tracing::warn!(file = %entry.path().display(), "not a body file; left alone");
-                    continue;
-                };
-                if id < before && !wanted(id)? {
-                    remove(entry.path());
+        for last in 0..=u8::MAX {
+            let mut found = Vec::new();
+            self.each_of(last, &mut |file| match file {
+                Ok(id) if id < before => found.push(id),
+                Ok(_) => {}
+                Err(file) => tracing::warn!(file = %file.display(), "not a body file; left alone"),
+            })?;
+            for id in found {
+                if !wanted(id)? {
+                    remove(id);
                     removed += 1;
                 }
             }
@@ -250,23 +283,36 @@ fn unless_scarce(file: File) -> Result<File> {
     }
 }
 
-/// Removes a body file; a failure costs disk space until the next start, and is logged.
-pub fn remove(path: &Path) {
-    if let Err(error) = std::fs::remove_file(path)
+/// What an open of a body file gave.
+fn opened(id: u64, file: io::Result<File>) -> Result<File> {
+    unless_scarce(file.map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => Error::Damaged(format!("body file {id:016x} is missing")),
+        _ => error.into(),
+    })?)
+}
+
+/// Removes a file of the store; a failure costs disk space until the next start, and is logged.
+pub fn remove(store: &Dir, file: &Path) {
+    if let Err(error) = store.remove(file)
         && error.kind() != io::ErrorKind::NotFound
     {
-        tracing::warn!(file = %path.display(), %error, "body file not removed");
+        tracing::warn!(file = %store.shown().join(file).display(), %error, "file of the store not removed");
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::beneath::Trust;
     use super::*;
+
+    fn bodies_in(dir: &Path) -> Bodies {
+        Bodies::open(&Dir::open(dir, Trust::Own).unwrap()).unwrap()
+    }
 
     #[test]
     fn a_file_left_under_a_number_given_out_again_makes_way() {
         let dir = tempfile::tempdir().unwrap();
-        let bodies = Bodies::open(dir.path().join("bodies")).unwrap();
+        let bodies = bodies_in(dir.path());
         std::fs::write(bodies.path(7), "kept").unwrap();
         std::fs::hard_link(bodies.path(7), bodies.path(8)).unwrap();
         bodies.copy(BodyPlace::File(9), &bodies.create(9).unwrap(), 8).unwrap();
@@ -277,7 +323,7 @@ mod tests {
     #[test]
     fn a_sync_that_failed_is_not_forgotten() {
         let dir = tempfile::tempdir().unwrap();
-        let bodies = Bodies::open(dir.path().join("bodies")).unwrap();
+        let bodies = bodies_in(dir.path());
         let (file, other) = (bodies.create(7).unwrap(), bodies.create(8).unwrap());
         // There is nothing that a pipe could be synced to.
         let (pipe, _) = rustix::pipe::pipe().unwrap();
@@ -292,11 +338,11 @@ mod tests {
     #[test]
     fn the_sweep_removes_only_what_nobody_owns() {
         let dir = tempfile::tempdir().unwrap();
-        let bodies = Bodies::open(dir.path().join("bodies")).unwrap();
+        let bodies = bodies_in(dir.path());
         for id in [1, 2, 0x101, 9] {
             bodies.create(id).unwrap();
         }
-        assert_eq!(bodies.sweep(9, |id| Ok(id == 2), |path| remove(&path)).unwrap(), 1);
+        assert_eq!(bodies.sweep(9, |id| Ok(id == 2), |id| bodies.remove(id)).unwrap(), 1);
         assert!(bodies.open_read(2).is_ok() && bodies.open_read(9).is_ok() && bodies.open_read(0x101).is_ok());
         assert!(matches!(bodies.open_read(1), Err(Error::Damaged(_))));
     }

@@ -17,6 +17,8 @@ use rustix::process::Resource;
 
 use crate::error::{Error, Result};
 
+use super::beneath::Dir;
+use super::database::Readable;
 use super::listener;
 use super::open::OpenError;
 use super::reserve::Reserve;
@@ -70,6 +72,8 @@ pub struct Db {
     /// Changes up to this number have been made durable by [`Db::sync`].
     durable: AtomicU64,
     trouble: Arc<Trouble>,
+    /// Keeps its files where they are, when it is only read.
+    _files: Option<Readable>,
 }
 
 /// What becomes of the changes in a log that is damaged.
@@ -125,10 +129,16 @@ impl Db {
         Ok(Self::of(db, Arc::new(Trouble::new(Arc::new(Reserve::none())))))
     }
 
+    /// As [`Db::open_to_read`], of the files that [`readable`](super::database::readable) gave.
+    pub(super) fn open_readable(files: Readable, recovery: Recovery) -> std::result::Result<Self, rocksdb::Error> {
+        let db = Self::open_to_read(&files.path, recovery)?;
+        Ok(Self { _files: Some(files), ..db })
+    }
+
     fn of(db: DB, trouble: Arc<Trouble>) -> Self {
         let mut unsynced = WriteOptions::default();
         unsynced.set_sync(false);
-        Self { db, unsynced, synced: OnceLock::new(), durable: AtomicU64::new(0), trouble }
+        Self { db, unsynced, synced: OnceLock::new(), durable: AtomicU64::new(0), trouble, _files: None }
     }
 
     /// Makes `dir`, which must not exist, a database with everything as it is at one moment of this call. Tables, and logs that
@@ -399,8 +409,8 @@ fn family_options(family: Family, cache: &Cache, sizes: Sizes) -> Options {
 }
 
 /// Why the database of a store cannot be opened.
-pub(super) fn db_open_error(error: rocksdb::Error) -> OpenError {
-    let text = error.to_string();
+pub(super) fn db_open_error(store: &Dir, error: rocksdb::Error) -> OpenError {
+    let text = store.told(error.as_ref());
     let system = error.kind() == rocksdb::ErrorKind::IOError && !text.contains("No such file");
     if system { OpenError::Io(std::io::Error::other(text)) } else { OpenError::Damaged(text) }
 }

@@ -38,7 +38,7 @@ impl Store {
         let file = self.bodies.create(id)?;
         let made = self.enter_draft(id, &mut record, seen);
         if made.is_err() {
-            super::bodies::remove(&self.bodies.path(id));
+            self.bodies.remove(id);
         } else if record.due > 0 {
             self.deadlines.note(record.due);
         }
@@ -124,7 +124,7 @@ impl Store {
         self.drop_draft(&mut state, &mut batch, id, &draft)?;
         state.commit(&self.db, batch, now)?;
         drop(state);
-        self.syncer.remove_file(self.bodies.path(id));
+        self.syncer.remove_file(id);
         Ok(())
     }
 
@@ -203,7 +203,7 @@ impl Store {
             self.deadlines.note(after.due);
         }
         if let Some(replaced) = replaced {
-            self.syncer.remove_file(self.bodies.path(replaced));
+            self.syncer.remove_file(replaced);
         }
         Ok(replaced)
     }
@@ -271,7 +271,7 @@ impl Store {
         self.discard_bodies(settled);
         let moved = added.is_some() && matches!(body, NewBody::File { id, .. } if id == draft);
         if then == Published::Gone && !moved {
-            self.syncer.remove_file(self.bodies.path(draft));
+            self.syncer.remove_file(draft);
         }
         self.discard_replaced(replaced);
         let Some(added) = added else { return Ok(Enqueued::Duplicate) };

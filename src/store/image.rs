@@ -2,16 +2,16 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::queue::mark::Says;
 
+use super::beneath::Dir;
 use super::db::{Db, Family};
 use super::open::{self, OpenError};
 use super::record::{self, BodyPlace, MessageRecord, QueueRecord};
-use super::{Bodies, Body, backup, keys};
+use super::{Bodies, Body, backup, database, keys};
 
 /// What there is of a store at one moment.
 pub struct Image {
@@ -40,14 +40,14 @@ pub struct RememberedId {
 
 impl Image {
     /// Opens the backup, or the store, in `dir`. A store is locked meanwhile.
-    pub fn open(dir: &Path) -> std::result::Result<Self, OpenError> {
-        let (lock, unfinished) = if dir.join(backup::MANIFEST).exists() {
+    pub fn open(dir: &Dir) -> std::result::Result<Self, OpenError> {
+        let (lock, unfinished) = if dir.has(backup::MANIFEST) {
             (None, backup::manifest(dir)?.unfinished)
         } else {
             (Some(open::lock_existing(dir)?), Vec::new())
         };
-        let db = Arc::new(open::database_to_read(dir)?);
-        let bodies = Bodies::open(dir.join("bodies"))?;
+        let db = Arc::new(database::open_to_read(dir)?);
+        let bodies = Bodies::at(dir);
         let mut image =
             Self { db, bodies, purged: HashMap::new(), unfinished: unfinished.into_iter().collect(), _lock: lock };
         image.purged = image.queues()?.into_iter().map(|(id, queue)| (id, queue.purged)).collect();

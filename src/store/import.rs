@@ -2,17 +2,16 @@
 //!
 //! What is put here is not enqueued: its state and its counts are given, and no limit and no pause refuses it.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::Path;
 
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::queue::config::{Names, QueueConfig};
 use crate::queue::properties::Properties;
 
-use super::bodies::INLINE_MAX;
+use super::bodies::{INLINE_MAX, place};
 use super::db::Family;
 use super::deadlines::remembered_as;
 use super::enqueue::{NewBody, put_body};
@@ -39,7 +38,7 @@ fn check_number(number: u64) -> Result<()> {
 pub struct Incoming<'a> {
     store: &'a Store,
     memory: Vec<u8>,
-    file: Option<(PathBuf, File)>,
+    file: Option<File>,
     size: u64,
     summing: Summing,
 }
@@ -54,16 +53,14 @@ impl Incoming<'_> {
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.store.admit_bytes(bytes.len() as u64)?;
         if self.file.is_none() && self.memory.len() + bytes.len() > INLINE_MAX {
-            let path = self.store.dir.join(INCOMING);
-            let mut file =
-                OpenOptions::new().create(true).truncate(true).read(true).write(true).mode(0o600).open(&path)?;
+            let mut file = self.store.dir.create(INCOMING)?;
             file.write_all(&self.memory)?;
             self.summing.written(&file, 0, &self.memory)?;
             self.memory = Vec::new();
-            self.file = Some((path, file));
+            self.file = Some(file);
         }
         match &mut self.file {
-            Some((_, file)) => {
+            Some(file) => {
                 file.write_all(bytes)?;
                 self.summing.written(file, self.size, bytes)?;
             }
@@ -75,13 +72,12 @@ impl Incoming<'_> {
 
     /// Makes its file, if there is one, the body file `id`; gives the checksums of that.
     fn place(&mut self, id: u64) -> Result<Option<Sums>> {
-        let Some((path, file)) = &self.file else { return Ok(None) };
+        let Some(file) = &self.file else { return Ok(None) };
         let sums = self.summing.sums(file)?;
-        let to = self.store.bodies.path(id);
-        if to.exists() {
+        if self.store.bodies.metadata(id).is_ok() {
             return Err(Error::Exists);
         }
-        std::fs::rename(path, to)?;
+        self.store.dir.rename(INCOMING, place(id))?;
         self.file = None;
         Ok(Some(sums))
     }
@@ -89,8 +85,8 @@ impl Incoming<'_> {
 
 impl Drop for Incoming<'_> {
     fn drop(&mut self) {
-        if let Some((path, _)) = &self.file {
-            super::bodies::remove(path);
+        if self.file.is_some() {
+            super::bodies::remove(&self.store.dir, Path::new(INCOMING));
         }
     }
 }
@@ -140,10 +136,10 @@ impl Store {
             Some(sums) => NewBody::File { id: record.id, size: body.size, synced: false, sums },
             None => NewBody::Inline(&body.memory),
         };
-        let file = sums.as_ref().map(|_| self.bodies.path(record.id));
+        let (id, has_file) = (record.id, sums.is_some());
         let put = self.put_message(seq, &mut record, new);
-        if let (Err(_), Some(file)) = (&put, file) {
-            super::bodies::remove(&file);
+        if put.is_err() && has_file {
+            self.bodies.remove(id);
         }
         put
     }
@@ -192,7 +188,7 @@ impl Store {
 
     /// Makes everything that was imported durable.
     pub fn finish_import(&self) -> Result<()> {
-        rustix::fs::syncfs(File::open(&self.dir)?).map_err(io::Error::from)?;
+        rustix::fs::syncfs(&self.dir).map_err(io::Error::from)?;
         let _state = self.lock();
         let mut batch = self.db.batch();
         batch.delete_prefix(Family::Meta, keys::UNSYNCED_BODIES);

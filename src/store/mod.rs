@@ -11,10 +11,12 @@ pub mod backup;
 mod batches;
 #[cfg(test)]
 mod batches_tests;
+pub mod beneath;
 mod blocks;
 pub mod bodies;
 mod body;
 pub mod check;
+mod database;
 mod db;
 mod dead_letters;
 pub mod deadlines;
@@ -42,6 +44,7 @@ mod marks_tests;
 mod model_tests;
 mod nack;
 mod named_drafts;
+mod no_links;
 mod oldest;
 mod open;
 mod outdated;
@@ -72,7 +75,7 @@ mod wal;
 
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -109,6 +112,7 @@ use crate::error::Result;
 use crate::locks::{self, Guard, Ranked};
 use crate::queue::config::QueueConfig;
 use crate::queue::delivery::Delivery;
+use beneath::{Dir, Trust};
 use db::{Db, Family};
 use deadlines::DeadlineWatch;
 use purge::Purged;
@@ -125,7 +129,7 @@ pub struct Store {
     /// Told when a thread of the store or of those above it panics.
     alarm: Alarm,
     db: Arc<Db>,
-    dir: PathBuf,
+    dir: Dir,
     bodies: Bodies,
     readers: Arc<Readers>,
     space: Space,
@@ -155,12 +159,18 @@ pub struct Store {
 impl Store {
     /// Opens the store in `dir`, made when it is missing. `defaults` is the configuration of queues made in the root.
     pub fn open(dir: &Path, defaults: QueueConfig) -> std::result::Result<Self, OpenError> {
-        let prepared = open::prepare(dir)?;
-        let sizes = Sizes::of(dir)?;
-        let reserve = Arc::new(Reserve::new(dir.join("reserve"), sizes.reserve));
-        let db = Arc::new(open::database(dir, &prepared, sizes, &reserve)?);
+        Self::open_of(dir, Trust::Own, defaults)
+    }
+
+    /// As [`Store::open`], of whom is trusted.
+    pub fn open_of(path: &Path, trust: Trust, defaults: QueueConfig) -> std::result::Result<Self, OpenError> {
+        let prepared = open::prepare(path, trust)?;
+        let dir = prepared.dir.clone();
+        let sizes = Sizes::of(&dir.path())?;
+        let reserve = Arc::new(Reserve::new(&dir, sizes.reserve));
+        let db = Arc::new(database::open(&prepared, sizes, &reserve)?);
         let state = State::load(&db)?;
-        let bodies = Bodies::open(dir.join("bodies"))?;
+        let bodies = Bodies::open(&dir)?;
         let alarm = Alarm::default();
         let store = Self {
             syncer: Syncer::start(db.clone(), bodies.removals().clone(), &alarm)?,
@@ -168,8 +178,8 @@ impl Store {
             readers: Readers::new(db.clone()),
             db,
             bodies,
-            dir: dir.to_path_buf(),
-            space: Space::new(dir.to_path_buf(), reserve),
+            space: Space::new(dir.path(), reserve),
+            dir,
             deadlines: DeadlineWatch::default(),
             first_id: state.next_id(),
             secret: RandomState::new(),
@@ -186,7 +196,7 @@ impl Store {
         store.readers.clear_left(keys::LEFT_SUMS)?;
         store.drop_cut_bodies()?;
         store.drop_snapshot();
-        bodies::remove(&dir.join(import::INCOMING));
+        bodies::remove(&store.dir, Path::new(import::INCOMING));
         // Room is kept from now on if there is any.
         store.space.look()?;
         Ok(store)
@@ -261,7 +271,7 @@ impl Store {
 
     /// Removes a body file that no record names any more, once that is durable.
     pub fn discard_body(&self, id: u64) {
-        self.syncer.remove_file(self.bodies.path(id));
+        self.syncer.remove_file(id);
     }
 
     /// As [`Store::discard_body`], of any number.
@@ -300,7 +310,7 @@ impl Store {
                 || self.db.get(Family::Meta, &keys::body_file(id))?.is_some())
         };
         // It may have lost its owner just now, and a power cut may bring that back.
-        self.bodies.sweep(self.first_id, wanted, |path| self.syncer.remove_file(path))
+        self.bodies.sweep(self.first_id, wanted, |id| self.syncer.remove_file(id))
     }
 
     /// Makes everything durable and the numbers exact, for a clean end. Nothing may be written afterwards.

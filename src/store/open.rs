@@ -12,28 +12,25 @@
 //! ```
 
 use std::fmt;
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
-use std::sync::Arc;
 
 use rustix::fs::FlockOperation;
 
 use super::backup;
-use super::db::{Db, Recovery, db_open_error};
-use super::reserve::Reserve;
-use super::space::Sizes;
-use super::synced::{self, Noted, Synced};
-use super::trouble::{self, Trouble};
-use super::wal;
-use crate::error::Error;
+use super::beneath::{Dir, Trust};
 
 /// The version of the layout, the keys and the records that this code writes. Version 1 is the first; version 2 has the keys
 /// and records ([`super::record`]) for what came with it, and reads those of version 1; version 3 has checksums of body files
 /// ([`super::sums`]), and tells how far the database is durable ([`super::synced`]); version 4 has the third version of the
 /// records.
 pub const FORMAT: u32 = 4;
+
+/// The file that says it, and what that is called while it is written.
+const FORMAT_FILE: &str = "format";
+const NEW_FORMAT: &str = "format.new";
 
 /// Why a store could not be opened. The text is one line for the user.
 #[derive(Debug)]
@@ -46,6 +43,11 @@ pub enum OpenError {
         found: u32,
         /// The newest that this code knows.
         known: u32,
+    },
+    /// It belongs to neither root nor the user who runs this, and its owner is not trusted.
+    Foreign {
+        /// Who its owner is.
+        owner: u32,
     },
     /// The directory holds something else; the text says what.
     NotAStore(String),
@@ -61,6 +63,9 @@ impl fmt::Display for OpenError {
             OpenError::InUse => f.write_str("the store is in use by another process"),
             OpenError::NewerFormat { found, known } => {
                 write!(f, "the store has format {found}, this mqfs knows formats up to {known}: use a newer mqfs")
+            }
+            OpenError::Foreign { owner } => {
+                write!(f, "it belongs to user {owner}, neither to root nor to you: see `--trust-owner` in mqfs(1)")
             }
             OpenError::NotAStore(why) => write!(f, "not an mqfs store: {why}"),
             OpenError::Damaged(what) => write!(f, "the store is damaged: {what}; see `mqfs check`"),
@@ -88,63 +93,66 @@ impl From<crate::error::Error> for OpenError {
 
 /// A directory that is a store.
 pub struct Prepared {
+    /// The directory.
+    pub dir: Dir,
     /// The lock lasts as long as this.
     pub lock: File,
     /// The version of its format; `None`: it was made a store just now.
-    found: Option<u32>,
+    pub(super) found: Option<u32>,
 }
 
 /// Makes the directory a store when it is missing or empty, checks that it is one, and locks it.
-pub fn prepare(dir: &Path) -> Result<Prepared, OpenError> {
-    match DirBuilder::new().mode(0o700).create(dir) {
+pub fn prepare(path: &Path, trust: Trust) -> Result<Prepared, OpenError> {
+    match DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
         Err(error) => return Err(error.into()),
     }
-    let format = dir.join("format");
-    if !format.exists() {
-        if dir.join(backup::MANIFEST).exists() {
+    let dir = Dir::open(path, trust)?;
+    if !dir.has(FORMAT_FILE) {
+        if dir.has(backup::MANIFEST) {
             return Err(OpenError::NotAStore("it is a backup: `mqfs restore` makes a store of it".into()));
         }
-        let foreign = std::fs::read_dir(dir)?
-            .filter_map(|entry| entry.ok().map(|entry| entry.file_name()))
-            .find(|name| !matches!(name.to_str(), Some("lock" | "format.new" | "lost+found")));
+        let mut foreign = None;
+        dir.each(|entry| {
+            let ours = matches!(entry.name.to_str(), Some("lock" | NEW_FORMAT | "lost+found"));
+            foreign = foreign.take().or((!ours).then_some(entry.name));
+            Ok(())
+        })?;
         if let Some(name) = foreign {
             return Err(OpenError::NotAStore(format!("the directory holds {name:?} and no `format` file")));
         }
     }
-    let lock = lock(dir)?;
-    if let Some(others) = told_of_others(dir)? {
+    let lock = lock(&dir)?;
+    if let Some(others) = told_of_others(&dir)? {
         tracing::warn!("{others}");
     }
-    let found = if format.exists() { Some(check_format(&format)?) } else { None };
+    let found = if dir.has(FORMAT_FILE) { Some(check_format(&dir)?) } else { None };
     if found.is_none_or(|found| found < FORMAT) {
         // From now on an older mqfs must not open it: it would not understand what is to come.
-        write_format(dir, FORMAT)?;
+        write_format(&dir, FORMAT)?;
     }
     if let Some(from) = found.filter(|found| *found < FORMAT) {
         tracing::info!(from, format = FORMAT, "store upgraded");
     }
-    Ok(Prepared { lock, found })
+    Ok(Prepared { dir, lock, found })
 }
 
-fn lock(dir: &Path) -> Result<File, OpenError> {
-    let mut options = OpenOptions::new();
-    options.create(true).truncate(false).write(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
-    let lock = options.open(dir.join("lock"))?;
+fn lock(dir: &Dir) -> Result<File, OpenError> {
+    let lock = dir.file_to_keep("lock")?;
     try_lock(&lock)?;
     Ok(lock)
 }
 
 /// What is to be said when others than root and the user who runs this may put links in place of what is in a store.
-pub fn told_of_others(dir: &Path) -> io::Result<Option<String>> {
-    let held = std::fs::metadata(dir)?;
+pub fn told_of_others(dir: &Dir) -> io::Result<Option<String>> {
+    let held = dir.metadata()?;
     let (owner, mode) = (held.uid(), held.mode() & 0o7777);
     let of_others = is_of_others(owner, mode, rustix::process::geteuid().as_raw());
     Ok(of_others.then(|| {
         format!(
-            "others can change the store (user {owner}, mode {mode:04o}), and have mqfs follow links to what they may \
-             not change: see FILES in mqfs(1)"
+            "others can change the store (user {owner}, mode {mode:04o}), and have the database follow links to what they \
+             may not change: see FILES in mqfs(1)"
         )
     }))
 }
@@ -154,97 +162,11 @@ fn is_of_others(owner: u32, mode: u32, own: u32) -> bool {
 }
 
 /// Locks a directory that looks like a store, whatever its state.
-pub fn lock_to_check(dir: &Path) -> Result<File, OpenError> {
-    std::fs::read_dir(dir)?;
-    if !["format", "db", "bodies"].iter().any(|part| dir.join(part).exists()) {
+pub fn lock_to_check(dir: &Dir) -> Result<File, OpenError> {
+    if ![FORMAT_FILE, "db", "bodies"].iter().any(|part| dir.has(part)) {
         return Err(OpenError::NotAStore("there is nothing of one in the directory".into()));
     }
     lock(dir)
-}
-
-/// Opens the database of a store, made when the store is new, with buffers of these sizes. On a full disk it gets the room that was
-/// kept for it: messages must be consumed to make more.
-pub fn database(dir: &Path, prepared: &Prepared, sizes: Sizes, reserve: &Arc<Reserve>) -> Result<Db, OpenError> {
-    let path = dir.join("db");
-    let noted = synced::read(dir)?;
-    let make = match prepared.found {
-        None => true,
-        // Format 3 came with that file, which is made when the database is: a crash may have come in between.
-        Some(found) => found >= 3 && noted == Noted::Nothing && !has_data(&path)?,
-    };
-    match noted {
-        Noted::Upto(upto) => refuse_lost_changes(&path, upto)?,
-        Noted::Damaged => tracing::error!("the file synced of the store is damaged: see `mqfs check`"),
-        Noted::Nothing if !make && prepared.found >= Some(3) => {
-            tracing::error!("the file synced of the store is missing: see `mqfs check`");
-        }
-        Noted::Nothing => {}
-    }
-    if let Some(what) = synced::manifest_cut(dir) {
-        return Err(OpenError::Damaged(what));
-    }
-    let trouble = Arc::new(Trouble::new(reserve.clone()));
-    let opened = Db::open_watched(&path, make, sizes, trouble.clone()).or_else(|error| {
-        if matches!(trouble::of_text(error.as_ref()), Error::NoSpace) && reserve.give_up() {
-            Db::open_watched(&path, make, sizes, trouble)
-        } else {
-            Err(error)
-        }
-    });
-    let db = opened.map_err(db_open_error)?;
-    let upto = if let Noted::Upto(upto) = noted { upto } else { 0 };
-    db.tell_synced(Synced::open(dir, upto)?);
-    Ok(db)
-}
-
-/// Whether a directory has a table or a log of a database.
-fn has_data(dir: &Path) -> io::Result<bool> {
-    let entries = match std::fs::read_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        entries => entries?,
-    };
-    for entry in entries {
-        let entry = entry?;
-        let path = entry.path();
-        let extension = path.extension().and_then(|extension| extension.to_str());
-        match extension {
-            Some("sst") => return Ok(true),
-            Some("log") if entry.metadata()?.len() > 0 => return Ok(true),
-            _ => {}
-        }
-    }
-    Ok(false)
-}
-
-/// Refuses a database of which recovery would not find all changes that were durable: what it does not find it drops.
-fn refuse_lost_changes(db: &Path, upto: u64) -> Result<(), OpenError> {
-    if wal::whole_upto(db).is_ok_and(|whole| whole >= upto) {
-        return Ok(());
-    }
-    match Db::open_to_read(db, Recovery::PointInTime) {
-        Ok(found) => refuse_behind(&found, upto),
-        // Whatever is wrong with it, it is told when it is opened.
-        Err(_) => Ok(()),
-    }
-}
-
-fn refuse_behind(found: &Db, upto: u64) -> Result<(), OpenError> {
-    match upto.saturating_sub(found.upto()) {
-        0 => Ok(()),
-        lost => Err(OpenError::Damaged(format!("{lost} changes that were durable are behind the damage in its log"))),
-    }
-}
-
-/// Opens the database of a store to look at it: nothing there is changed.
-pub fn database_to_read(dir: &Path) -> Result<Db, OpenError> {
-    let db = Db::open_to_read(&dir.join("db"), Recovery::PointInTime).map_err(db_open_error)?;
-    if let Noted::Upto(upto) = synced::read(dir)? {
-        refuse_behind(&db, upto)?;
-    }
-    if let Some(what) = synced::manifest_cut(dir) {
-        return Err(OpenError::Damaged(what));
-    }
-    Ok(db)
 }
 
 fn try_lock(lock: &File) -> Result<(), OpenError> {
@@ -256,22 +178,19 @@ fn try_lock(lock: &File) -> Result<(), OpenError> {
 }
 
 /// Checks that the directory is a store that this code can read, and locks it; nothing in it is changed.
-pub fn lock_existing(dir: &Path) -> Result<File, OpenError> {
-    match check_format(&dir.join("format")) {
-        Ok(_) => {}
-        Err(OpenError::Io(error)) if error.kind() == io::ErrorKind::NotFound && dir.is_dir() => {
-            return Err(OpenError::NotAStore("there is no `format` file in it".into()));
-        }
-        Err(error) => return Err(error),
+pub fn lock_existing(dir: &Dir) -> Result<File, OpenError> {
+    if !dir.has(FORMAT_FILE) {
+        return Err(OpenError::NotAStore("there is no `format` file in it".into()));
     }
-    let lock = File::open(dir.join("lock"))?;
+    check_format(dir)?;
+    let lock = dir.file("lock")?;
     try_lock(&lock)?;
     Ok(lock)
 }
 
 /// The version of a store that this code can open.
-pub(super) fn check_format(format: &Path) -> Result<u32, OpenError> {
-    let text = std::fs::read_to_string(format)?;
+pub(super) fn check_format(dir: &Dir) -> Result<u32, OpenError> {
+    let text = String::from_utf8_lossy(&dir.read(FORMAT_FILE)?).into_owned();
     let found: u32 =
         text.trim().parse().map_err(|_| OpenError::NotAStore(format!("its `format` file says {:?}", text.trim())))?;
     match found {
@@ -282,19 +201,18 @@ pub(super) fn check_format(format: &Path) -> Result<u32, OpenError> {
 }
 
 /// Writes the version so that a crash leaves the whole file or none.
-pub(super) fn write_format(dir: &Path, format: u32) -> io::Result<()> {
-    let new = dir.join("format.new");
+pub(super) fn write_format(dir: &Dir, format: u32) -> io::Result<()> {
     // Not what has the name already: it may be a link that leads out of the store, whose owner need not be who runs this.
-    match std::fs::remove_file(&new) {
+    match dir.remove(NEW_FORMAT) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mut file = File::create_new(&new)?;
+    let mut file = dir.create(NEW_FORMAT)?;
     writeln!(file, "{format}")?;
     file.sync_all()?;
-    std::fs::rename(&new, dir.join("format"))?;
-    File::open(dir)?.sync_all()?;
-    if let Some(parent) = dir.canonicalize()?.parent() {
+    dir.rename(NEW_FORMAT, FORMAT_FILE)?;
+    dir.sync()?;
+    if let Some(parent) = dir.shown().canonicalize()?.parent() {
         // The parent may not be readable by an ordinary user; its entry then is as durable as mkdir made it.
         if let Ok(parent) = File::open(parent) {
             parent.sync_all()?;
@@ -311,10 +229,10 @@ mod tests {
     fn a_store_is_made_once_and_locked() {
         let dir = tempfile::tempdir().unwrap();
         let store = dir.path().join("store");
-        let lock = prepare(&store).unwrap();
-        assert!(matches!(prepare(&store), Err(OpenError::InUse)));
+        let lock = prepare(&store, Trust::Own).unwrap();
+        assert!(matches!(prepare(&store, Trust::Own), Err(OpenError::InUse)));
         drop(lock);
-        assert!(prepare(&store).is_ok());
+        assert!(prepare(&store, Trust::Own).is_ok());
     }
 
     #[test]
@@ -336,13 +254,13 @@ mod tests {
     fn what_is_not_a_store_of_this_version_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("thesis.tex"), "x").unwrap();
-        assert!(matches!(prepare(dir.path()), Err(OpenError::NotAStore(_))));
+        assert!(matches!(prepare(dir.path(), Trust::Own), Err(OpenError::NotAStore(_))));
         std::fs::write(dir.path().join("format"), "5\n").unwrap();
-        assert!(matches!(prepare(dir.path()), Err(OpenError::NewerFormat { found: 5, known: 4 })));
+        assert!(matches!(prepare(dir.path(), Trust::Own), Err(OpenError::NewerFormat { found: 5, known: 4 })));
         std::fs::write(dir.path().join("format"), "1\n").unwrap();
-        drop(prepare(dir.path()).unwrap().lock);
+        drop(prepare(dir.path(), Trust::Own).unwrap().lock);
         assert_eq!(std::fs::read_to_string(dir.path().join("format")).unwrap(), "4\n", "upgraded");
         std::fs::write(dir.path().join("format"), "x\n").unwrap();
-        assert!(matches!(prepare(dir.path()), Err(OpenError::NotAStore(_))));
+        assert!(matches!(prepare(dir.path(), Trust::Own), Err(OpenError::NotAStore(_))));
     }
 }

@@ -3,14 +3,16 @@
 //! A database that meets a full disk stops until there is room to write all that it has in memory. But the way to make room
 //! is to consume messages, and that is a write. So the file is as long as what the database may have in memory.
 
-use std::fs::OpenOptions;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 use rustix::fs::FallocateFlags;
 
+use super::beneath::Dir;
 use crate::locks::{self, Ranked};
+
+/// The file in the store.
+const RESERVE: &str = "reserve";
 
 /// Once it has the room, RocksDB goes on within milliseconds. Who waits for that waits no longer, if somebody else has taken the
 /// room.
@@ -23,7 +25,8 @@ const BETWEEN: Duration = Duration::from_secs(1);
 
 /// The file.
 pub struct Reserve {
-    path: PathBuf,
+    /// `None`: of a database that is not written to.
+    store: Option<Dir>,
     bytes: u64,
     state: Ranked<State, { locks::RESERVE }>,
 }
@@ -39,16 +42,16 @@ struct State {
 }
 
 impl Reserve {
-    /// The file of that path, which may be there from before; it is to have so many bytes. One that has no room on the disk,
+    /// The file of a store, which may be there from before; it is to have so many bytes. One that has no room on the disk,
     /// because whoever copied the store left it out or a crash came before, is made anew.
-    pub fn new(path: PathBuf, bytes: u64) -> Self {
-        let kept = std::fs::metadata(&path).is_ok_and(|file| file.blocks() * 512 >= bytes);
-        Self { path, bytes, state: Ranked::new(State { kept, ..State::default() }) }
+    pub fn new(store: &Dir, bytes: u64) -> Self {
+        let kept = store.stat(RESERVE).is_ok_and(|file| file.is_file() && file.blocks() * 512 >= bytes);
+        Self { store: Some(store.clone()), bytes, state: Ranked::new(State { kept, ..State::default() }) }
     }
 
     /// Of a database that is not written to.
     pub fn none() -> Self {
-        Self { path: PathBuf::new(), bytes: 0, state: Ranked::new(State { impossible: true, ..State::default() }) }
+        Self { store: None, bytes: 0, state: Ranked::new(State { impossible: true, ..State::default() }) }
     }
 
     /// The room that it keeps now, in bytes.
@@ -63,20 +66,17 @@ impl Reserve {
         if state.kept || state.impossible || free / 2 < self.bytes {
             return;
         }
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(true)
-            .write(true)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(&self.path);
-        let kept = file.and_then(|file| Ok(rustix::fs::fallocate(file, FallocateFlags::empty(), 0, self.bytes)?));
+        let Some(store) = &self.store else { return };
+        let kept = store.file_to_keep(RESERVE).and_then(|file| {
+            file.set_len(0)?;
+            Ok(rustix::fs::fallocate(file, FallocateFlags::empty(), 0, self.bytes)?)
+        });
         match kept {
             Ok(()) => *state = State { kept: true, ..State::default() },
             Err(error) => {
                 state.impossible = error.raw_os_error() != Some(libc::ENOSPC);
                 tracing::debug!(%error, "no room is kept for the database");
-                let _ = std::fs::remove_file(&self.path);
+                let _ = store.remove(RESERVE);
             }
         }
     }
@@ -84,7 +84,8 @@ impl Reserve {
     /// Gives the room back to the disk; tells whether there was any.
     pub fn give_up(&self) -> bool {
         let mut state = self.state.lock();
-        let gone = std::mem::take(&mut state.kept) && std::fs::remove_file(&self.path).is_ok();
+        let removed = || self.store.as_ref().is_some_and(|store| store.remove(RESERVE).is_ok());
+        let gone = std::mem::take(&mut state.kept) && removed();
         if gone {
             state.given_up = Some(Instant::now());
         }
@@ -109,30 +110,32 @@ impl Reserve {
 
     /// The room on its disk, in bytes.
     fn free(&self) -> Option<u64> {
-        let disk = rustix::fs::statvfs(self.path.parent()?).ok()?;
+        let disk = rustix::fs::fstatvfs(self.store.as_ref()?).ok()?;
         Some(disk.f_bavail.saturating_mul(disk.f_frsize))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::beneath::Trust;
     use super::*;
 
     #[test]
     fn it_is_kept_where_there_is_room_and_given_up_once() {
         let dir = tempfile::tempdir().unwrap();
-        let reserve = Reserve::new(dir.path().join("reserve"), 1 << 20);
+        let store = Dir::open(dir.path(), Trust::Own).unwrap();
+        let reserve = Reserve::new(&store, 1 << 20);
         reserve.keep(1 << 20);
         assert_eq!((reserve.kept(), reserve.given_up_lately(|| true)), (0, false), "there is no more room than that");
         reserve.keep(1 << 30);
         assert_eq!(reserve.kept(), 1 << 20);
-        assert_eq!(Reserve::new(dir.path().join("reserve"), 1 << 20).kept(), 1 << 20, "from before");
-        std::fs::File::create(dir.path().join("hole")).unwrap().set_len(1 << 20).unwrap();
-        let hole = Reserve::new(dir.path().join("hole"), 1 << 20);
-        assert_eq!(hole.kept(), 0, "it has no room to give");
-        hole.keep(1 << 30);
-        assert!(hole.kept() > 0 && Reserve::new(dir.path().join("hole"), 1 << 20).kept() > 0);
+        assert_eq!(Reserve::new(&store, 1 << 20).kept(), 1 << 20, "from before");
         assert!(reserve.give_up() && reserve.given_up_lately(|| false) && !reserve.give_up());
         assert!(reserve.kept() == 0 && !dir.path().join("reserve").exists());
+        std::fs::File::create(dir.path().join("reserve")).unwrap().set_len(1 << 20).unwrap();
+        let hole = Reserve::new(&store, 1 << 20);
+        assert_eq!(hole.kept(), 0, "it has no room to give");
+        hole.keep(1 << 30);
+        assert!(hole.kept() > 0 && Reserve::new(&store, 1 << 20).kept() > 0);
     }
 }

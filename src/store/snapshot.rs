@@ -12,9 +12,7 @@
 //! So a snapshot holds what a crash at that moment would have left.
 
 use std::collections::HashSet;
-use std::fs::{DirBuilder, File};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -22,6 +20,9 @@ use crate::clock;
 use crate::error::{Error, Result};
 
 use super::backup::{self, Manifest};
+use super::beneath::Dir;
+use super::bodies::place;
+use super::database::{self, DB};
 use super::db::{Db, Family, Recovery};
 use super::record::{self, BodyPlace};
 use super::{Bodies, BodyFile, FORMAT, Store, keys};
@@ -40,6 +41,7 @@ struct Making<'a> {
     store: &'a Store,
     /// The database of the snapshot.
     db: Arc<Db>,
+    dir: Dir,
     bodies: Bodies,
     /// Messages whose body files may have been changed since the checkpoint.
     unfinished: HashSet<u64>,
@@ -48,56 +50,53 @@ struct Making<'a> {
 }
 
 impl Store {
-    fn snapshot_dir(&self) -> PathBuf {
-        self.dir.join(SNAPSHOT)
-    }
-
     /// Makes a snapshot, durable when this returns; gives its directory. One at a time. Whoever takes it away renames it; else
     /// [`Store::drop_snapshot`] removes it. [`Error::GoingAway`] when `go_on` says no, [`Error::NoSpace`] when the copies that it
     /// needs would leave too little room.
     pub fn make_snapshot(&self, go_on: &dyn Fn() -> bool) -> Result<(PathBuf, Manifest)> {
         self.drop_snapshot();
         self.admit_bytes(self.logs()?)?;
-        let dir = self.snapshot_dir();
-        DirBuilder::new().mode(0o700).create(&dir)?;
+        let dir = self.dir.make_dir(SNAPSHOT)?;
         let made = self.fill_snapshot(&dir, go_on);
         if made.is_err() {
             self.drop_snapshot();
         }
-        made.map(|manifest| (dir, manifest))
+        made.map(|manifest| (dir.shown().to_owned(), manifest))
     }
 
     /// The bytes of the database's logs: a checkpoint writes as much at most, and the database must never meet a full disk.
     fn logs(&self) -> Result<u64> {
         let mut bytes = 0;
-        for file in std::fs::read_dir(self.dir.join("db"))? {
-            let file = file?;
-            if file.path().extension().is_some_and(|kind| kind == "log") {
+        let db = self.dir.dir(DB)?;
+        database::files(&db, |name| {
+            if Path::new(name).extension().is_some_and(|kind| kind == "log") {
                 // One that is not needed any more may vanish.
-                bytes += file.metadata().map_or(0, |file| file.len());
+                bytes += db.stat(name).map_or(0, |file| file.len());
             }
-        }
+            Ok(())
+        })?;
         Ok(bytes)
     }
 
-    fn fill_snapshot(&self, dir: &Path, go_on: &dyn Fn() -> bool) -> Result<Manifest> {
+    fn fill_snapshot(&self, dir: &Dir, go_on: &dyn Fn() -> bool) -> Result<Manifest> {
         let held = self.bodies.removals().hold();
         self.lock().watch_hidden(true);
-        let checkpoint = self.db.checkpoint(&dir.join("db"));
+        let checkpoint = self.db.checkpoint(&dir.join(DB));
         let unfinished = self.lock().watch_hidden(false);
         checkpoint?;
-        let db = Db::open_to_read(&dir.join("db"), Recovery::PointInTime)
-            .map_err(|error| io::Error::other(error.to_string()))?;
-        let bodies = Bodies::open(dir.join("bodies"))?;
+        let db = Db::open_to_read(&dir.join(DB), Recovery::PointInTime)
+            .map_err(|error| io::Error::other(dir.told(error.as_ref())))?;
+        let bodies = Bodies::open(dir)?;
         let manifest = Manifest { format: FORMAT, taken_at: clock::rfc3339(clock::now_ms()), ..Manifest::default() };
-        let mut making = Making { store: self, db: Arc::new(db), bodies, unfinished, go_on, manifest };
+        let mut making =
+            Making { store: self, db: Arc::new(db), dir: dir.clone(), bodies, unfinished, go_on, manifest };
         making.place_bodies()?;
         making.place_drafts()?;
         drop(held);
-        making.count(dir)?;
+        making.count()?;
         let manifest = making.manifest;
         backup::write_manifest(dir, &manifest)?;
-        rustix::fs::syncfs(File::open(dir)?).map_err(io::Error::from)?;
+        rustix::fs::syncfs(dir).map_err(io::Error::from)?;
         Ok(manifest)
     }
 
@@ -109,7 +108,7 @@ impl Store {
             _ => Ok(()),
         };
         // What a crash left is in the way of the rename.
-        let removed = remove().and_then(|()| match std::fs::rename(self.snapshot_dir(), &gone) {
+        let removed = remove().and_then(|()| match self.dir.rename(SNAPSHOT, GONE) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             renamed => renamed.and_then(|()| remove()),
         });
@@ -183,19 +182,18 @@ impl Making<'_> {
     }
 
     fn link(&self, id: u64) -> Result<u64> {
-        let (from, to) = (self.store.bodies.path(id), self.bodies.path(id));
-        match std::fs::hard_link(&from, &to) {
-            Ok(()) => Ok(std::fs::metadata(&to)?.len()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Error::Io(error)),
+        let file = self.store.dir.file(place(id)).map_err(Error::Io)?;
+        match self.bodies.link(&file, id) {
+            Ok(()) => Ok(file.metadata()?.len()),
             // There are filesystems without hard links, and each has a highest number of links to one file.
             Err(_) => self.copy(id),
         }
     }
 
     fn copy(&self, id: u64) -> Result<u64> {
-        let (from, to) = (self.store.bodies.path(id), self.bodies.path(id));
-        self.store.admit_bytes(std::fs::metadata(&from).map_err(Error::Io)?.len())?;
-        Ok(backup::copy_file(&from, &to)?)
+        let file = self.store.dir.file(place(id)).map_err(Error::Io)?;
+        self.store.admit_bytes(file.metadata()?.len())?;
+        Ok(backup::copy_file(&file, &self.dir, place(id))?)
     }
 
     fn copy_unfinished(&mut self, id: u64, seq: u64) -> Result<u64> {
@@ -225,12 +223,14 @@ impl Making<'_> {
     }
 
     /// Counts what is in the database.
-    fn count(&mut self, dir: &Path) -> Result<()> {
+    fn count(&mut self) -> Result<()> {
         let manifest = &mut self.manifest;
-        for file in std::fs::read_dir(dir.join("db"))? {
+        let files = self.dir.dir(DB)?;
+        database::files(&files, |name| {
             manifest.files += 1;
-            manifest.bytes += file?.metadata()?.len();
-        }
+            manifest.bytes += files.stat(name)?.len();
+            Ok(())
+        })?;
         let db = &self.db;
         db.scan(Family::Meta, keys::QUEUES, keys::QUEUES, |key, queue| {
             let Some(id) = keys::last_number(key) else { return Ok(true) };

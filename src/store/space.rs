@@ -135,12 +135,14 @@ impl Space {
 
 #[cfg(test)]
 mod tests {
+    use super::super::beneath::{Dir, Trust};
     use super::*;
 
     #[test]
     fn room_is_admitted_and_more_than_there_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let space = Space::new(dir.path().into(), Arc::new(Reserve::new(dir.path().join("reserve"), 1 << 20)));
+        let space =
+            Space::new(dir.path().into(), Arc::new(Reserve::new(&Dir::open(dir.path(), Trust::Own).unwrap(), 1 << 20)));
         space.admit(1).unwrap();
         space.admit(4096).unwrap();
         assert!(matches!(space.admit(u64::MAX), Err(Error::NoSpace)));

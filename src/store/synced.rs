@@ -11,13 +11,17 @@
 //! The file has two lines of fixed length: the number of the change; the number of the manifest, its length in bytes and its CRC-32;
 //! each with the CRC-32 of what is before it.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+
+use super::beneath::Dir;
+
+/// The file in the store.
+const SYNCED: &str = "synced";
 
 /// What the file says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +37,7 @@ pub enum Noted {
 /// The file, open.
 #[derive(Debug)]
 pub struct Synced {
-    store: PathBuf,
+    store: Dir,
     file: File,
     upto: Mutex<u64>,
     /// When the manifest was looked at, what it was, and what of it is noted.
@@ -63,23 +67,23 @@ fn noted_manifest(bytes: &[u8]) -> Option<(Manifest, u32)> {
 }
 
 /// The CRC-32 of the first bytes of a manifest.
-fn sum_of(store: &Path, (number, length): Manifest) -> io::Result<u32> {
-    let file = File::open(store.join(format!("db/MANIFEST-{number:06}")))?;
+fn sum_of(store: &Dir, (number, length): Manifest) -> io::Result<u32> {
+    let file = store.file(format!("db/MANIFEST-{number:06}"))?;
     let mut bytes = Vec::new();
     file.take(length.min(READ_MAX)).read_to_end(&mut bytes)?;
     Ok(crc32fast::hash(&bytes))
 }
 
 /// The manifest that a database uses.
-fn manifest(store: &Path) -> Option<Manifest> {
-    let name = std::fs::read_to_string(store.join("db/CURRENT")).ok()?;
+fn manifest(store: &Dir) -> Option<Manifest> {
+    let name = String::from_utf8(store.read("db/CURRENT").ok()?).ok()?;
     let number = name.trim_end().strip_prefix("MANIFEST-")?.parse().ok()?;
-    Some((number, std::fs::metadata(store.join("db").join(name.trim_end())).ok()?.len()))
+    Some((number, store.stat(format!("db/{}", name.trim_end())).ok()?.len()))
 }
 
 /// What is wrong with the manifest, in words.
-pub fn manifest_cut(store: &Path) -> Option<String> {
-    let bytes = std::fs::read(path(store)).ok()?;
+pub fn manifest_cut(store: &Dir) -> Option<String> {
+    let bytes = store.read(SYNCED).ok()?;
     let ((number, noted), sum) = noted_manifest(bytes.get(line(0).len()..)?)?;
     let length = manifest(store).filter(|found| found.0 == number)?.1;
     if length < noted {
@@ -89,18 +93,14 @@ pub fn manifest_cut(store: &Path) -> Option<String> {
     (!whole).then(|| "the list of its files has a wrong checksum".to_owned())
 }
 
-fn path(store: &Path) -> PathBuf {
-    store.join("synced")
-}
-
 fn line(upto: u64) -> String {
     let digits = format!("{upto:020}");
     format!("{digits} {:08x}\n", crc32fast::hash(digits.as_bytes()))
 }
 
 /// Reads the file of a store.
-pub fn read(store: &Path) -> io::Result<Noted> {
-    let bytes = match std::fs::read(path(store)) {
+pub fn read(store: &Dir) -> io::Result<Noted> {
+    let bytes = match store.read(SYNCED) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Noted::Nothing),
         Err(error) => return Err(error),
@@ -114,18 +114,16 @@ pub fn read(store: &Path) -> io::Result<Noted> {
 
 impl Synced {
     /// Opens the file of a store, made when it is missing, and notes that changes up to `upto` are durable.
-    pub fn open(store: &Path, upto: u64) -> io::Result<Self> {
-        let mut options = OpenOptions::new();
-        options.create(true).truncate(false).write(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
-        let file = options.open(path(store))?;
+    pub fn open(store: &Dir, upto: u64) -> io::Result<Self> {
+        let file = store.file_to_keep(SYNCED)?;
         let text = line(upto);
         file.write_all_at(text.as_bytes(), 0)?;
         file.set_len(text.len() as u64)?;
         let looked = Mutex::new((Instant::now(), None, None));
-        let synced = Self { store: store.to_owned(), file, upto: Mutex::new(upto), looked };
+        let synced = Self { store: store.clone(), file, upto: Mutex::new(upto), looked };
         synced.look_at_manifest(true);
         synced.file.sync_all()?;
-        File::open(store)?.sync_all()?;
+        store.sync()?;
         Ok(synced)
     }
 
@@ -165,39 +163,41 @@ impl Synced {
 
 #[cfg(test)]
 mod tests {
+    use super::super::beneath::Trust;
     use super::*;
 
     #[test]
     fn it_says_what_was_noted_or_that_it_is_damaged() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(read(dir.path()).unwrap(), Noted::Nothing);
-        let synced = Synced::open(dir.path(), 7).unwrap();
-        assert_eq!(read(dir.path()).unwrap(), Noted::Upto(7));
+        let store = &Dir::open(dir.path(), Trust::Own).unwrap();
+        assert_eq!(read(store).unwrap(), Noted::Nothing);
+        let synced = Synced::open(store, 7).unwrap();
+        assert_eq!(read(store).unwrap(), Noted::Upto(7));
         synced.note(u64::MAX);
         synced.note(9);
-        assert_eq!(read(dir.path()).unwrap(), Noted::Upto(u64::MAX));
-        drop(Synced::open(dir.path(), 3).unwrap());
+        assert_eq!(read(store).unwrap(), Noted::Upto(u64::MAX));
+        drop(Synced::open(store, 3).unwrap());
         std::fs::create_dir(dir.path().join("db")).unwrap();
         std::fs::write(dir.path().join("db/CURRENT"), "MANIFEST-000007\n").unwrap();
         std::fs::write(dir.path().join("db/MANIFEST-000007"), "longer").unwrap();
-        drop(Synced::open(dir.path(), 3).unwrap());
-        assert_eq!(manifest_cut(dir.path()), None);
+        drop(Synced::open(store, 3).unwrap());
+        assert_eq!(manifest_cut(store), None);
         std::fs::write(dir.path().join("db/MANIFEST-000007"), "short").unwrap();
-        assert!(manifest_cut(dir.path()).is_some());
+        assert!(manifest_cut(store).is_some());
         std::fs::write(dir.path().join("db/MANIFEST-000007"), "lonGer").unwrap();
-        assert!(manifest_cut(dir.path()).is_some());
+        assert!(manifest_cut(store).is_some());
         std::fs::write(dir.path().join("db/MANIFEST-000007"), "longer still").unwrap();
-        assert_eq!(manifest_cut(dir.path()), None);
-        let whole = std::fs::read(path(dir.path())).unwrap();
-        assert_eq!(read(dir.path()).unwrap(), Noted::Upto(3));
+        assert_eq!(manifest_cut(store), None);
+        let whole = std::fs::read(dir.path().join(SYNCED)).unwrap();
+        assert_eq!(read(store).unwrap(), Noted::Upto(3));
         for at in 0..whole.len() {
             let mut bytes = whole.clone();
             bytes[at] ^= 1;
-            std::fs::write(path(dir.path()), &bytes).unwrap();
-            assert_eq!(read(dir.path()).unwrap(), Noted::Damaged);
-            std::fs::write(path(dir.path()), &whole[..at]).unwrap();
+            std::fs::write(dir.path().join(SYNCED), &bytes).unwrap();
+            assert_eq!(read(store).unwrap(), Noted::Damaged);
+            std::fs::write(dir.path().join(SYNCED), &whole[..at]).unwrap();
             let first = at == line(0).len();
-            assert_eq!(read(dir.path()).unwrap(), if first { Noted::Upto(3) } else { Noted::Damaged });
+            assert_eq!(read(store).unwrap(), if first { Noted::Upto(3) } else { Noted::Damaged });
         }
     }
 }

@@ -8,7 +8,6 @@
 //! is alone waits for nothing else, so the thread that serves it syncs by itself ([`Syncer::after_sync_serving`]), unless
 //! others wait for that thread, or did so during the last such sync, or the disk is slow.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -34,7 +33,7 @@ enum Job {
     /// Sync the log, then call.
     Sync(Done),
     /// Once a sync has made durable what was written so far, remove a body file.
-    Remove(PathBuf),
+    Remove(u64),
 }
 
 /// The thread and the way to it.
@@ -118,8 +117,8 @@ impl Syncer {
 
     /// Removes a body file once the deletion of its record, written before this call, survives a power cut: the record
     /// must never come back without its body.
-    pub fn remove_file(&self, path: PathBuf) {
-        self.send(Job::Remove(path));
+    pub fn remove_file(&self, id: u64) {
+        self.send(Job::Remove(id));
     }
 
     fn send(&self, job: Job) {
@@ -181,7 +180,7 @@ fn run(db: &Db, jobs: &Receiver<Job>, removals: &Removals, (syncs, pending): (&A
                     };
                     alarm.guard(THREAD, || done(result));
                 }
-                Job::Remove(path) if result.is_ok() => removals.remove(path),
+                Job::Remove(id) if result.is_ok() => removals.remove(id),
                 Job::Remove(_) => {} // swept at the next start
             }
         }

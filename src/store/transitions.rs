@@ -443,7 +443,7 @@ impl Store {
         state.commit(&self.db, batch, now)?;
         drop(state);
         if let BodyPlace::File(id) = record.body {
-            self.syncer.remove_file(self.bodies.path(id));
+            self.syncer.remove_file(id);
         }
         Ok(())
     }

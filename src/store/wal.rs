@@ -10,6 +10,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
+use super::beneath::Dir;
+
 const BLOCK: usize = 32 * 1024;
 const HEADER: usize = 7;
 
@@ -23,18 +25,19 @@ const SKIPPABLE: u8 = 128;
 
 /// How far the logs in a directory are whole: the number of the last change up to which none is missing among them. 0 when there is
 /// nothing in them.
-pub fn whole_upto(dir: &Path) -> io::Result<u64> {
+pub fn whole_upto(dir: &Dir) -> io::Result<u64> {
     let mut logs = Vec::new();
-    for entry in std::fs::read_dir(dir)? {
-        let path = entry?.path();
+    dir.each(|entry| {
+        let path = Path::new(&entry.name);
         let is_log = path.extension().is_some_and(|extension| extension == "log");
         let number = path.file_stem().and_then(|stem| stem.to_str()?.parse::<u64>().ok());
-        logs.extend(number.filter(|_| is_log).map(|number| (number, path)));
-    }
+        logs.extend(number.filter(|_| is_log).map(|number| (number, entry.name)));
+        Ok(())
+    })?;
     logs.sort();
     let mut walk = Walk::default();
-    for (_, path) in logs {
-        if !walk.file(File::open(path)?)? {
+    for (_, name) in logs {
+        if !walk.file(dir.file(name)?)? {
             break;
         }
     }
@@ -134,12 +137,14 @@ fn batch(payload: &[u8]) -> Option<(u64, u32)> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::beneath::Trust;
     use super::*;
     use crate::store::db::{Db, Family};
 
     #[test]
     fn the_end_and_any_damage_of_a_real_log_are_found() {
         let dir = tempfile::tempdir().unwrap();
+        let whole_upto = |at: &Path| whole_upto(&Dir::open(at, Trust::Own).unwrap());
         assert_eq!(whole_upto(dir.path()).unwrap(), 0);
         let db = Db::open(dir.path(), true).unwrap();
         let from = db.upto();

@@ -247,7 +247,7 @@ impl View {
                 return Err(Error::NoSpace);
             }
             let name = self.producer_name(order.target, &name)?.to_vec();
-            let stat = std::fs::metadata(self.store.bodies().path(draft))?;
+            let stat = self.store.bodies().metadata(draft)?;
             if longest > 0 && stat.len() > longest {
                 return Err(Error::MessageTooLarge);
             }

@@ -278,7 +278,7 @@ impl View {
     /// What `stat` shows of a draft.
     pub(super) fn any_draft_attributes(&self, id: u64) -> Result<Attributes> {
         match self.store.draft(id) {
-            Ok(draft) => self.draft_attributes(id, &draft, &std::fs::metadata(self.store.bodies().path(id))?),
+            Ok(draft) => self.draft_attributes(id, &draft, &self.store.bodies().metadata(id)?),
             // Published or removed; whoever has it open still sees it.
             Err(Error::NotFound) => {
                 let last = self.drafts.lock().get(&id).and_then(|used| used.last.clone());
@@ -338,7 +338,7 @@ impl View {
     }
 
     fn draft_size(&self, id: u64) -> u64 {
-        std::fs::metadata(self.store.bodies().path(id)).map_or(0, |file| file.len())
+        self.store.bodies().metadata(id).map_or(0, |file| file.len())
     }
 
     /// Keeps room for a draft that will be enqueued at its last close, which must not fail then.
@@ -347,7 +347,7 @@ impl View {
         if config.paused_in() {
             return Err(Error::Paused);
         }
-        let size = std::fs::metadata(self.store.bodies().path(id))?.len();
+        let size = self.store.bodies().metadata(id)?.len();
         refuse_too_large(&config, size)?;
         let order = Properties::of(&self.store.draft(id)?.attributes).order(config.priorities);
         self.store.reserve(queue, id, Room::of_one(size).of_order(order), Patience::None)

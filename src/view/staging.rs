@@ -184,11 +184,12 @@ pub fn read_file_at(file: &File, offset: u64, size: usize) -> Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::beneath::{Dir, Trust};
 
     #[test]
     fn bytes_are_the_same_in_memory_and_in_a_file() {
         let dir = tempfile::tempdir().unwrap();
-        let bodies = Bodies::open(dir.path().join("bodies")).unwrap();
+        let bodies = Bodies::open(&Dir::open(dir.path(), Trust::Own).unwrap()).unwrap();
         let mut staging = Staging::new(1);
         let mut model = Vec::new();
         for (offset, data) in [(3, &b"abc"[..]), (0, b"x"), (INLINE_MAX - 1, b"yz"), (10, b"later")] {

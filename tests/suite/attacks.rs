@@ -39,19 +39,23 @@ fn the_log_cannot_be_forged() {
     }
 }
 
-/// Whoever can put links into a store can make root follow them: root is told.
+/// Whoever can put links into a store's database can make root follow them: root is told. What is somebody else's is refused.
 #[test]
 fn a_store_that_others_can_change_is_told_of() {
     let mut m = Mount::new();
     m.stop();
     assert!(!m.log().contains("others can change"), "{}", m.log());
-    chown(m.store(), Some(ANN), None).unwrap();
+    chmod(m.store(), 0o777);
     m.start();
     m.stop();
-    let told = format!("others can change the store (user {ANN}, mode 0");
-    assert!(m.log().contains(&told), "{}", m.log());
+    let told = "others can change the store (user 0, mode 0777)";
+    assert!(m.log().contains(told), "{}", m.log());
     let checked = m.sh(&format!("{} check $T/../store", env!("CARGO_BIN_EXE_mqfs")));
     assert!(checked.ok().starts_with(&format!("note: {told}")), "{checked:?}");
+    chown(m.store(), Some(ANN), None).unwrap();
+    m.launch();
+    assert_eq!(m.wait_for_exit().code(), Some(4));
+    assert!(m.log().contains(&format!("it belongs to user {ANN}, neither to root nor to you")), "{}", m.log());
 }
 
 /// The kernel passes names on that no directory entry can have: no listing shows one.

@@ -58,6 +58,7 @@ mod enqueue;
 mod errors;
 mod exec;
 mod export;
+mod foreign;
 mod full_and_damaged;
 mod full_disk;
 mod gone;

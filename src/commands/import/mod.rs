@@ -15,6 +15,7 @@ use super::exit::{Exit, Failure};
 use super::interrupt;
 use super::jsonl::{DeathLine, Header, IdLine, Line, MarkLine, MessageLine, QueueLine, VERSION};
 use super::text::{complain, printable};
+use super::trust;
 use crate::cli::ImportArgs;
 use crate::clock;
 use crate::error::Error;
@@ -53,7 +54,8 @@ pub fn run(arguments: &ImportArgs) -> Result<(), Failure> {
     let failed =
         |exit: Exit, why: &dyn std::fmt::Display| Failure::new(exit, format_args!("store {}: {why}", dir.display()));
     refuse_mount(dir)?;
-    let store = Store::open(dir, QueueConfig::default()).map_err(|error| failed(exit_of(&error), &error))?;
+    let trust = trust(arguments.trust_owner);
+    let store = Store::open_of(dir, trust, QueueConfig::default()).map_err(|error| failed(exit_of(&error), &error))?;
     let fresh = store.is_empty().map_err(|error| failed(Exit::Failure, &error))?;
     interrupt::catch();
     let mut import = Import {

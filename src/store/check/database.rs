@@ -1,13 +1,14 @@
 //! The database itself: whether it opens, whether its log is whole, whether all of its tables can be read. One that is
 //! damaged is not mended in place: what can be read of it is written to a new one, and it is kept in `lost+found`.
 
-use std::fs;
 use std::io;
 use std::path::Path;
 
 use crate::clock;
 use crate::error::Result;
-use crate::store::db::{Batch, Db, Family, Recovery, db_open_error};
+use crate::store::beneath::Dir;
+use crate::store::database::{self, DB};
+use crate::store::db::{Batch, Db, Family, Recovery, db_error, db_open_error};
 use crate::store::open::OpenError;
 use crate::store::synced::{self, Noted};
 
@@ -16,12 +17,17 @@ use super::lost::Lost;
 
 type Opened<T> = std::result::Result<T, OpenError>;
 
+/// What a rebuild makes in the store: the new database; one of which RocksDB made the best; one that tables are taken from for that.
+const NEW: &str = "db.new";
+const SALVAGE: &str = "db.salvage";
+const PLANTED: &str = "db.planted";
+
 /// So many entries are written to a new database at once.
 const AT_ONCE: usize = 1000;
 
 /// Opens the database to look at it or, when it is to be repaired, to change it. `None` when it cannot be opened.
 pub(super) fn open(report: &mut Report<'_>, format: u32) -> Opened<Option<Db>> {
-    let dir = report.dir.join("db");
+    database::look_at(&report.dir)?;
     let noted = synced::read(&report.dir)?;
     let mut rewrites = false;
     match noted {
@@ -36,11 +42,11 @@ pub(super) fn open(report: &mut Report<'_>, format: u32) -> Opened<Option<Db>> {
             report.repaired("it is written anew");
         }
     }
-    let found = Db::open_to_read(&dir, Recovery::PointInTime);
+    let found = to_read(&report.dir)?;
     let whole = match &found {
         Ok(db) => is_whole(report, db, noted)?,
         Err(error) => {
-            report.damaged(&format!("the database cannot be opened: {error}"));
+            report.damaged(&format!("the database cannot be opened: {}", report.dir.told(error.as_ref())));
             false
         }
     };
@@ -57,17 +63,21 @@ pub(super) fn open(report: &mut Report<'_>, format: u32) -> Opened<Option<Db>> {
     }
     drop(found);
     if !whole {
-        rebuild(report, &dir, noted, cut.is_some())?;
+        rebuild(report, noted, cut.is_some())?;
     }
-    Db::open(&dir, false).map(Some).map_err(db_open_error)
+    Db::open(&report.dir.join(DB), false).map(Some).map_err(|error| db_open_error(&report.dir, error))
+}
+
+fn to_read(dir: &Dir) -> io::Result<std::result::Result<Db, rocksdb::Error>> {
+    Ok(Db::open_readable(database::readable(dir)?, Recovery::PointInTime))
 }
 
 /// Opens the database of a backup to look at it. `None` when it is damaged.
 pub(super) fn open_backup(report: &mut Report<'_>) -> Opened<Option<Db>> {
-    match Db::open_to_read(&report.dir.join("db"), Recovery::PointInTime) {
+    match to_read(&report.dir)? {
         Ok(db) => Ok(is_whole(report, &db, Noted::Nothing)?.then_some(db)),
         Err(error) => {
-            report.damaged(&format!("the database cannot be opened: {error}"));
+            report.damaged(&format!("the database cannot be opened: {}", report.dir.told(error.as_ref())));
             Ok(None)
         }
     }
@@ -82,12 +92,13 @@ fn is_whole(report: &mut Report<'_>, db: &Db, noted: Noted) -> Opened<bool> {
         report.damaged(&format!("the log of the database: {lost} changes that were durable are behind its damage"));
         whole = false;
     }
+    let dir = report.dir.clone();
     for family in Family::ALL {
         db.read_all(
             family,
             |_, _| Ok(()),
             |error, _, _| {
-                report.damaged(&format!("the tables of {}: {error}", family.name()));
+                report.damaged(&format!("the tables of {}: {}", family.name(), dir.told(&error.to_string())));
                 whole = false;
             },
         )?;
@@ -96,31 +107,29 @@ fn is_whole(report: &mut Report<'_>, db: &Db, noted: Noted) -> Opened<bool> {
 }
 
 /// Writes what can be read to a new database, which takes the place of the old one.
-fn rebuild(report: &mut Report<'_>, dir: &Path, noted: Noted, cut: bool) -> Opened<()> {
-    let (new, salvage) = (report.dir.join("db.new"), report.dir.join("db.salvage"));
-    remove_dir(&new)?;
-    remove_dir(&salvage)?;
+fn rebuild(report: &mut Report<'_>, noted: Noted, cut: bool) -> Opened<()> {
+    let dir = &report.dir.clone();
+    let failed = |error| db_open_error(dir, error);
+    let new = dir.join(NEW);
+    remove_dirs(dir)?;
     let upto = if let Noted::Upto(upto) = noted { upto } else { 0 };
-    let (mut copied, gaps) = match Db::open_to_read(dir, Recovery::SkipDamaged) {
+    let (mut copied, gaps) = match Db::open_to_read(&dir.join(DB), Recovery::SkipDamaged) {
         // An older list of its files may have been read.
         Ok(source) if source.upto() >= upto && !cut => copy(&source, &new)?,
         _ => (0, Family::ALL.map(|family| Gap { family, from: Vec::new(), to: None }).into()),
     };
     if !gaps.is_empty() {
         // A table that cannot be read hides others that can.
-        link_dir(dir, &salvage)?;
-        let scratch = report.dir.join("db.planted");
-        remove_dir(&scratch)?;
-        Db::salvage(&salvage, &scratch)?;
-        remove_dir(&scratch)?;
-        let source = Db::open_to_read(&salvage, Recovery::SkipDamaged).map_err(db_open_error)?;
+        link_database(dir)?;
+        Db::salvage(&dir.join(SALVAGE), &dir.join(PLANTED))?;
+        let source = Db::open_to_read(&dir.join(SALVAGE), Recovery::SkipDamaged).map_err(failed)?;
         copied += fill(&source, &new, &gaps)?;
     }
-    let lost = Lost::open(&report.dir)?;
-    exchange(&new, dir)?;
-    let lost = lost.take(&new, &format!("db-{}", clock::now_ms()))?;
-    fs::File::open(&report.dir)?.sync_all()?;
-    remove_dir(&salvage)?;
+    let lost = Lost::open(dir)?;
+    exchange(dir)?;
+    let lost = lost.take(Path::new(NEW), &format!("db-{}", clock::now_ms()))?;
+    dir.sync()?;
+    remove_dirs(dir)?;
     // All that is wrong with the database is repaired by this.
     let pending = report.summary.damaged - report.summary.repaired;
     report.summary.repaired += pending.saturating_sub(1);
@@ -131,12 +140,12 @@ fn rebuild(report: &mut Report<'_>, dir: &Path, noted: Noted, cut: bool) -> Open
     Ok(())
 }
 
-/// Removes a directory that may not be there.
-fn remove_dir(dir: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(dir) {
+/// Removes the directories that a rebuild makes in the store.
+fn remove_dirs(dir: &Dir) -> io::Result<()> {
+    [NEW, SALVAGE, PLANTED].iter().try_for_each(|name| match std::fs::remove_dir_all(dir.join(name)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
-    }
+    })
 }
 
 /// Where entries of a family cannot be read: from which key on, and up to which, or to the end.
@@ -148,7 +157,7 @@ struct Gap {
 
 /// Copies all entries that can be read to a new database; gives how many, and where there are others.
 fn copy(source: &Db, new: &Path) -> Opened<(u64, Vec<Gap>)> {
-    let target = Db::open(new, true).map_err(db_open_error)?;
+    let target = Db::open(new, true).map_err(db_error)?;
     let (mut copied, mut gaps) = (0, Vec::new());
     for family in Family::ALL {
         let mut writer = Writer::new(&target);
@@ -163,7 +172,7 @@ fn copy(source: &Db, new: &Path) -> Opened<(u64, Vec<Gap>)> {
 
 /// Copies the entries in the gaps that another source has; gives how many.
 fn fill(source: &Db, new: &Path, gaps: &[Gap]) -> Opened<u64> {
-    let target = Db::open(new, true).map_err(db_open_error)?;
+    let target = Db::open(new, true).map_err(db_error)?;
     let mut copied = 0;
     for Gap { family, from, to } in gaps {
         let mut writer = Writer::new(&target);
@@ -210,39 +219,33 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// Makes a directory with the same files. Tables never change, and are shared where that is possible.
-fn link_dir(from: &Path, to: &Path) -> io::Result<()> {
-    fs::create_dir(to)?;
-    let entries = match fs::read_dir(from) {
-        Ok(entries) => entries,
+/// Makes [`SALVAGE`] with the files of the database. Tables never change, and are shared where that is possible.
+fn link_database(dir: &Dir) -> io::Result<()> {
+    let to = dir.make_dir(SALVAGE)?;
+    let from = match dir.dir(DB) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
+        found => found?,
     };
-    for entry in entries {
-        let entry = entry?;
-        if !entry.file_type()?.is_file() {
-            continue;
+    database::files(&from, |name| {
+        let mut file = from.file(name)?;
+        let table = Path::new(name).extension().is_some_and(|extension| extension == "sst");
+        if !table || to.link(&file, name).is_err() {
+            io::copy(&mut file, &mut to.create(name)?)?;
         }
-        let (path, copy) = (entry.path(), to.join(entry.file_name()));
-        let table = path.extension().is_some_and(|extension| extension == "sst");
-        if !table || fs::hard_link(&path, &copy).is_err() {
-            fs::copy(&path, &copy)?;
-        }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
-/// Puts each directory in the place of the other, in one step where the file system can.
-fn exchange(new: &Path, old: &Path) -> io::Result<()> {
-    use rustix::fs::{CWD, RenameFlags, renameat_with};
-    if !old.exists() {
-        fs::create_dir(old)?;
+/// Puts the database and [`NEW`] each in the place of the other, in one step where the file system can.
+fn exchange(dir: &Dir) -> io::Result<()> {
+    use rustix::fs::{RenameFlags, renameat_with};
+    if !dir.has(DB) {
+        dir.make_dir(DB)?;
     }
-    if renameat_with(CWD, new, CWD, old, RenameFlags::EXCHANGE).is_ok() {
+    if renameat_with(dir, NEW, dir, DB, RenameFlags::EXCHANGE).is_ok() {
         return Ok(());
     }
-    let aside = old.with_extension("old");
-    fs::rename(old, &aside)?;
-    fs::rename(new, old)?;
-    fs::rename(&aside, new)
+    dir.rename(DB, "db.old")?;
+    dir.rename(NEW, DB)?;
+    dir.rename("db.old", NEW)
 }

@@ -8,26 +8,32 @@ use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, mkdirat, openat, renameat, renameat_with, statat};
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, mkdirat, openat, renameat, renameat_with, statat};
 use rustix::io::Errno;
+
+use crate::store::beneath::Dir;
+
+/// The directory in the store.
+const LOST: &str = "lost+found";
 
 /// The directory, open.
 pub(super) struct Lost {
+    store: Dir,
     directory: OwnedFd,
     path: PathBuf,
 }
 
 impl Lost {
     /// Opens the directory of a store, made when it is missing. An error when something else has its name.
-    pub fn open(store: &Path) -> io::Result<Self> {
-        let path = store.join("lost+found");
-        match mkdirat(CWD, &path, Mode::RWXU) {
+    pub fn open(store: &Dir) -> io::Result<Self> {
+        let path = store.shown().join(LOST);
+        match mkdirat(store, LOST, Mode::RWXU) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(errno) => return Err(errno.into()),
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        match openat(CWD, &path, flags, Mode::empty()) {
-            Ok(directory) => Ok(Self { directory, path }),
+        match openat(store, LOST, flags, Mode::empty()) {
+            Ok(directory) => Ok(Self { store: store.clone(), directory, path }),
             Err(Errno::LOOP | Errno::NOTDIR) => {
                 Err(io::Error::other(format!("{} is no directory: move it away", path.display())))
             }
@@ -45,14 +51,15 @@ impl Lost {
         Ok(rustix::fs::fsync(&self.directory)?)
     }
 
-    /// Moves a file or a directory here; gives where it is now.
+    /// Moves a file or a directory of the store here; gives where it is now.
     pub fn take(&self, from: &Path, name: &str) -> io::Result<PathBuf> {
+        let (holder, taken) = self.store.parent(from)?;
         let ((), name) = free(name, |name| {
-            match renameat_with(CWD, from, &self.directory, name, RenameFlags::NOREPLACE) {
+            match renameat_with(&holder, taken, &self.directory, name, RenameFlags::NOREPLACE) {
                 // The filesystem cannot; whoever could put something there now has the store locked.
                 Err(Errno::INVAL | Errno::NOSYS) => match statat(&self.directory, name, AtFlags::SYMLINK_NOFOLLOW) {
                     Ok(_) => Err(Errno::EXIST),
-                    Err(Errno::NOENT) => renameat(CWD, from, &self.directory, name),
+                    Err(Errno::NOENT) => renameat(&holder, taken, &self.directory, name),
                     Err(errno) => Err(errno),
                 },
                 renamed => renamed,

@@ -16,14 +16,15 @@ mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::Result;
 use crate::queue::state::State as MessageState;
 
 use super::backup;
-use super::bodies::Bodies;
+use super::beneath::{Dir, Trust};
+use super::bodies::{self, Bodies};
 use super::db::{Db, Family};
 use super::keys;
 use super::open::{self, OpenError};
@@ -73,15 +74,21 @@ pub struct Summary {
 /// Checks the store, or the backup, in `dir`, and repairs a store if told so. `tell` gets what is found, one line each.
 ///
 /// An error when it cannot be checked at all: nobody else may have a store open; and when a backup is to be repaired.
-pub fn check(dir: &Path, repair: bool, tell: &mut dyn FnMut(Kind, &str)) -> std::result::Result<Summary, OpenError> {
-    if backup::is_one(dir) {
+pub fn check(
+    path: &Path,
+    trust: Trust,
+    repair: bool,
+    tell: &mut dyn FnMut(Kind, &str),
+) -> std::result::Result<Summary, OpenError> {
+    let dir = Dir::open(path, trust)?;
+    if backup::is_one(&dir) {
         return check_backup(dir, repair, tell);
     }
-    let _lock = open::lock_to_check(dir)?;
-    if let Some(others) = open::told_of_others(dir)? {
+    let _lock = open::lock_to_check(&dir)?;
+    if let Some(others) = open::told_of_others(&dir)? {
         tell(Kind::Note, &others);
     }
-    let mut report = Report { dir: dir.to_owned(), repair, tell, summary: Summary::default() };
+    let mut report = Report { dir: dir.clone(), repair, tell, summary: Summary::default() };
     let format = report.format()?;
     let Some(db) = database::open(&mut report, format)? else { return Ok(report.summary) };
     let mut check = Check::new(db, report, HashSet::new());
@@ -89,23 +96,24 @@ pub fn check(dir: &Path, repair: bool, tell: &mut dyn FnMut(Kind, &str)) -> std:
     if repair {
         check.db.flush()?;
         check.db.sync()?;
-        Synced::open(dir, check.db.upto())?;
-        open::write_format(dir, open::FORMAT)?;
+        Synced::open(&dir, check.db.upto())?;
+        open::write_format(&dir, open::FORMAT)?;
     }
     Ok(check.report.summary)
 }
 
 /// Checks a backup. Opening its database to write to it, or a file of its own for its lock, would change it: there is nothing of
 /// that here.
-fn check_backup(dir: &Path, repair: bool, tell: &mut dyn FnMut(Kind, &str)) -> std::result::Result<Summary, OpenError> {
+fn check_backup(dir: Dir, repair: bool, tell: &mut dyn FnMut(Kind, &str)) -> std::result::Result<Summary, OpenError> {
     if repair {
         let why = "it is a backup, and stays as it is: `mqfs restore` makes a store of it, which can be repaired";
         return Err(OpenError::NotAStore(why.into()));
     }
-    let manifest = backup::manifest(dir)?;
+    let manifest = backup::manifest(&dir)?;
     let summary = Summary { backup: true, ..Summary::default() };
-    let mut report = Report { dir: dir.to_owned(), repair: false, tell, summary };
-    if let Some(what) = backup::cut(dir, &manifest)? {
+    let cut = backup::cut(&dir, &manifest)?;
+    let mut report = Report { dir, repair: false, tell, summary };
+    if let Some(what) = cut {
         report.damaged(&format!("the backup: {what}"));
     }
     let Some(db) = database::open_backup(&mut report)? else { return Ok(report.summary) };
@@ -116,7 +124,7 @@ fn check_backup(dir: &Path, repair: bool, tell: &mut dyn FnMut(Kind, &str)) -> s
 
 /// Where what is found goes.
 struct Report<'a> {
-    dir: PathBuf,
+    dir: Dir,
     repair: bool,
     tell: &'a mut dyn FnMut(Kind, &str),
     summary: Summary,
@@ -171,7 +179,7 @@ impl Report<'_> {
 
     /// Looks at `STORE/format`; gives the version.
     fn format(&mut self) -> std::result::Result<u32, OpenError> {
-        match open::check_format(&self.dir.join("format")) {
+        match open::check_format(&self.dir) {
             Err(error @ OpenError::NewerFormat { .. }) => Err(error),
             Ok(format) => Ok(format),
             Err(error) => {
@@ -188,7 +196,7 @@ impl Report<'_> {
 
 impl<'a> Check<'a> {
     fn new(db: Db, report: Report<'a>, unfinished: HashSet<u64>) -> Self {
-        let bodies = Bodies::at(report.dir.join("bodies"));
+        let bodies = Bodies::at(&report.dir);
         let (queues, purges, last) = (HashMap::new(), HashSet::new(), Last::default());
         Self { db: Arc::new(db), bodies, unfinished, queues, purges, last, report }
     }
@@ -231,7 +239,7 @@ impl Check<'_> {
                 Fix::Delete(family, key) => batch.delete(family, &key),
                 Fix::Save(name, bytes) => Lost::open(&self.report.dir)?.save(&name, &bytes)?,
                 Fix::Move(id) => {
-                    Lost::open(&self.report.dir)?.take(&self.bodies.path(id), &format!("body-{id:016x}"))?;
+                    Lost::open(&self.report.dir)?.take(&bodies::place(id), &format!("body-{id:016x}"))?;
                 }
             }
         }

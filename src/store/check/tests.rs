@@ -233,7 +233,7 @@ fn a_repair_follows_no_links() {
     for name in ["synced", "lock"] {
         std::fs::remove_file(dir.path().join(name)).unwrap();
         link("precious", name);
-        assert!(check(dir.path(), true, &mut |_, _| ()).is_err(), "{name}");
+        assert!(check(dir.path(), Trust::Own, true, &mut |_, _| ()).is_err(), "{name}");
         std::fs::remove_file(dir.path().join(name)).unwrap();
     }
     assert_eq!(std::fs::read_to_string(out.path().join("precious")).unwrap(), "precious");
