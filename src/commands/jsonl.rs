@@ -297,6 +297,7 @@ impl ClaimLine {
             uid: self.uid,
             at,
             deadline: time(&self.deadline)?,
+            reckoned: at,
         })
     }
 }

@@ -115,3 +115,4 @@ mod tests {
         assert!(!lost.of.contains_key(&2) && lost.of.contains_key(&3));
     }
 }
+            reckoned: 1,

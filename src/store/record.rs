@@ -51,6 +51,8 @@ pub struct Claim {
     pub at: u64,
     /// When the lease ends unless it is renewed, in milliseconds since the epoch.
     pub deadline: u64,
+    /// When that was reckoned, by the clock as it was then: at the claim, or at the last renewal that made the lease longer.
+    pub reckoned: u64,
 }
 
 /// Deaths of a message in one queue for one reason.

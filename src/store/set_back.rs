@@ -3,9 +3,10 @@
 //! A lease, a delay and the memory of a deduplication id end at an instant of the wall clock. If that was wrong, and ahead, when
 //! the instant was reckoned, it would not come until the clock is there again, which may be years.
 
+use std::time::Duration;
+
 use crate::error::{Error, Result};
-use crate::queue::config::QueueConfig;
-use crate::queue::properties::{Properties, ms};
+use crate::queue::properties::Properties;
 use crate::queue::state::State;
 
 use super::Store;
@@ -16,8 +17,10 @@ const AT_ONCE: usize = 256;
 
 impl Store {
     /// Lets leases, delays and the memory of deduplication ids that were reckoned from an instant after `now`, because the
-    /// clock was set back since, end when those that begin now would, at the latest. The instant that a producer asked for
+    /// clock was set back since, last as long from now on as they were to last then. The instant that a producer asked for
     /// (`deliver_at`) stays. Gives how many end earlier.
+    ///
+    /// Only when a wait was reckoned tells: how long it is may have been another setting's doing.
     ///
     /// `opened`: the store was opened just now. Then there may be millions of delays and ids, and they are looked at only when
     /// a queue changed after `now`.
@@ -70,45 +73,48 @@ impl Store {
     /// [`Error::NotFound`] when there is nothing to shorten.
     fn shorten_wait(&self, seq: u64, now: &impl Fn() -> u64) -> Result<()> {
         let record = self.message(seq)?;
-        let config = self.config(record.queue)?;
-        shortened(&record, &config, now()).ok_or(Error::NotFound)?;
+        let message_ttl = self.config(record.queue)?.message_ttl;
+        shortened(&record, message_ttl, now()).ok_or(Error::NotFound)?;
         let altered = self.alter(seq, now(), |record, holder| {
-            *record = shortened(record, &holder.config, now()).ok_or(Error::NotFound)?;
+            *record = shortened(record, holder.config.message_ttl, now()).ok_or(Error::NotFound)?;
             Ok(())
         });
         altered.map(drop)
     }
 }
 
-/// The record of a message that waits no longer than if that had begun `now`; `None` when it does not anyhow.
-fn shortened(record: &MessageRecord, config: &QueueConfig, now: u64) -> Option<MessageRecord> {
+/// The record of a message that waits as if that had begun `now`, when it has begun later; `None` when it has not.
+fn shortened(record: &MessageRecord, message_ttl: Duration, now: u64) -> Option<MessageRecord> {
     let mut earlier = record.clone();
     if let Some(claim) = &mut earlier.claim {
-        // It lasts longer than it may when it was renewed while the clock was ahead.
-        if claim.at > now || claim.deadline > claim.at.saturating_add(ms(config.max_lease)) {
-            claim.deadline = claim.deadline.min(now.saturating_add(ms(config.visibility_timeout)));
+        if claim.reckoned <= now {
+            return None;
         }
-    } else if record.state() == State::Delayed && record.deliveries > 0 {
-        // It was given back; what its producer asked for was over then.
-        let latest = now.saturating_add(ms(config.later_after(record.deliveries)));
-        earlier.due = record.due.min(latest);
-    } else if record.state() == State::Delayed && record.enqueued_at > now {
-        let properties = Properties::of(&record.attributes);
-        let due = properties.due(now).unwrap_or(now);
-        if due < record.due {
-            earlier.due = due;
-            earlier.expires = properties.expires(due, config.message_ttl);
-        }
+        claim.deadline = now.saturating_add(claim.deadline.saturating_sub(claim.reckoned));
+        claim.reckoned = now;
+        return Some(earlier);
     }
-    (earlier != *record).then_some(earlier)
+    // What an earlier version left does not tell since when it waits, but at the earliest since it was enqueued.
+    let since = record.since.max(record.enqueued_at);
+    if record.state() != State::Delayed || since <= now {
+        return None;
+    }
+    if record.deliveries > 0 || record.retrying {
+        // It was given back; what its producer asked for was over then.
+        earlier.due = now.saturating_add(record.due.saturating_sub(since));
+    } else {
+        let properties = Properties::of(&record.attributes);
+        earlier.due = properties.due(now).unwrap_or(now);
+        earlier.expires = properties.expires(earlier.due, message_ttl);
+    }
+    earlier.since = now;
+    (earlier.due < record.due).then_some(earlier)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::super::tests::{NOBODY, message, open, queue};
-    use super::super::{Enqueued, NewBody, Of};
+    use super::super::{Enqueued, Nack, NewBody, Of};
     use super::*;
 
     /// Of a clock that is wrong, and ahead.
@@ -152,6 +158,40 @@ mod tests {
         assert_eq!(due, [(1000 + lease, past), (2000 + lease, future)]);
         store.expire(future, 2000 + lease, 2000 + lease).unwrap();
         assert_eq!(store.queue(q).unwrap().counters.ready, 1);
+    }
+
+    /// A queue that is configured otherwise since is no clock that was set back.
+    #[test]
+    fn a_lease_or_a_retry_lasts_as_long_as_was_said_when_it_began() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        let q = configured(&store, "visibility_timeout = 2h\nmax_lease = 1h\nretry_delay = 1h\n");
+        let claimed = || {
+            let seq = enqueue(&store, q, &[], 1000).seq().unwrap();
+            let delivery = store.claim(q, seq, NOBODY, 1000).unwrap().claim.unwrap().delivery;
+            (seq, delivery)
+        };
+        let ((held, _), (renewed, _), (nacked, _), (told, of)) = (claimed(), claimed(), claimed(), claimed());
+        store.renew(renewed, Of::Any, 1500).unwrap();
+        store.nack(q, nacked, Of::Any, true, 1500).unwrap();
+        store.nack_as(q, told, of, Nack::In(Duration::from_secs(7200)), b"", 1500).unwrap();
+        let lower = |record: &mut super::super::record::QueueRecord| {
+            record.config.push_str("visibility_timeout = 1s\nmax_lease = 0s\nretry_delay = 1s\n");
+            Ok(())
+        };
+        store.alter_queue(q, lower).unwrap();
+        for opened in [true, false] {
+            assert_eq!(store.shorten_waits(opened, || 2000).unwrap(), 0);
+        }
+        let waits = |seq| {
+            let record = store.message(seq).unwrap();
+            record.claim.map_or(record.due, |claim| claim.deadline)
+        };
+        assert_eq!([held, renewed].map(waits), [1000 + 7_200_000; 2]);
+        assert_eq!([nacked, told].map(waits), [1500 + 3_600_000, 1500 + 7_200_000]);
+        // And when the clock was set back, each lasts as long as it was to.
+        assert_eq!(store.shorten_waits(false, || 1200).unwrap(), 2);
+        assert_eq!([nacked, told].map(waits), [1200 + 3_600_000, 1200 + 7_200_000]);
     }
 
     /// However the lease was renewed meanwhile.

@@ -39,6 +39,7 @@ fn claim_of(taker: Taker, delivery: Delivery, at: u64, deadline: u64) -> Claim {
         uid: taker.uid,
         at,
         deadline,
+        reckoned: at,
     }
 }
 
@@ -226,7 +227,8 @@ impl Store {
     pub fn inherit(&self, seq: u64, held: &Claim, taker: Taker, now: u64) -> Result<MessageRecord> {
         self.alter(seq, now, |record, _| match &mut record.claim {
             Some(claim) if claim.process == held.process && claim.delivery == held.delivery => {
-                *claim = claim_of(taker, claim.delivery, claim.at, claim.deadline);
+                let heir = claim_of(taker, claim.delivery, claim.at, claim.deadline);
+                *claim = Claim { reckoned: claim.reckoned, ..heir };
                 Ok(())
             }
             _ => Err(Error::NotFound),
@@ -242,7 +244,10 @@ impl Store {
                 return Err(Error::NotFound);
             };
             let limit = after(claim.at, holder.config.max_lease).saturating_add(self.deadlines.leapt_since(claim.at));
-            claim.deadline = after(now, holder.config.visibility_timeout).min(limit).max(claim.deadline);
+            let deadline = after(now, holder.config.visibility_timeout).min(limit);
+            if deadline > claim.deadline {
+                (claim.deadline, claim.reckoned) = (deadline, now);
+            }
             Ok(())
         })
     }

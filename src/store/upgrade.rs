@@ -166,6 +166,7 @@ impl From<Claim2> for Claim {
             uid: old.uid,
             at: old.at,
             deadline: old.deadline,
+            reckoned: old.at,
         }
     }
 }
