@@ -165,6 +165,7 @@ impl Store {
         let new = self.renumber(&mut state, &mut batch, seq, before, &mut after)?;
         state.changing(&self.db, target)?.counters.enqueued_total += 1;
         state.commit(&self.db, batch, now)?;
+        state.lost.note(before, &after);
         drop(state);
         self.note_deadlines(&after);
         Ok(Altered { seq: new, record: after })

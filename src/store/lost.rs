@@ -1,10 +1,13 @@
 //! Claims that have ended without an acknowledgement, remembered for a while: whoever held one of them may come late to settle
-//! a message that another worker has by then.
+//! a message that another worker has by then, or that is gone.
 //!
-//! The table is in memory only, because a process that held a claim before this run cannot be told from one that got its
-//! number since. It is bounded, and forgets the messages whose claims were lost longest ago.
+//! The tables are in memory only, because a process that held a claim before this run cannot be told from one that got its
+//! number since. They are bounded, and forget what was lost longest ago.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use crate::error::Result;
+use crate::queue::delivery::Delivery;
 
 use super::Store;
 use super::record::{Claim, MessageRecord};
@@ -14,21 +17,31 @@ const OF_ONE: usize = 8;
 /// Of so many messages.
 const MESSAGES: usize = 16_384;
 
-/// The table, by the messages' own numbers.
+/// So many deliveries are remembered of which nobody has come late yet.
+const DELIVERIES: usize = 16_384;
+
+/// The tables.
 #[derive(Default)]
 pub(super) struct LostClaims {
+    /// By the messages' own numbers.
     of: HashMap<u64, VecDeque<Claim>>,
     /// Those of its keys, the oldest first.
     order: VecDeque<u64>,
+    /// Deliveries that their workers may settle late, and nobody has.
+    unsettled: HashSet<Delivery>,
+    /// All that have been in there lately, the oldest first.
+    ended: VecDeque<Delivery>,
 }
 
 impl LostClaims {
     /// Notes what became of a message's claim in a change.
     pub fn note(&mut self, before: &MessageRecord, after: &MessageRecord) {
         let lasts = |claim: &&Claim| after.claim.as_ref().is_some_and(|now| now.delivery == claim.delivery);
-        let Some(claim) = before.claim.as_ref().filter(|claim| !lasts(claim) && claim.process.is_some()) else {
-            return;
-        };
+        let Some(claim) = before.claim.as_ref().filter(|claim| !lasts(claim)) else { return };
+        self.end(claim.delivery);
+        if claim.process.is_none() {
+            return; // nobody can be told to have had it
+        }
         if !self.of.contains_key(&before.id) {
             self.order.push_back(before.id);
         }
@@ -41,9 +54,37 @@ impl LostClaims {
             self.of.remove(&oldest);
         }
     }
+
+    fn end(&mut self, delivery: Delivery) {
+        if self.ended.len() == DELIVERIES
+            && let Some(oldest) = self.ended.pop_front()
+        {
+            self.unsettled.remove(&oldest);
+        }
+        self.ended.push_back(delivery);
+        self.unsettled.insert(delivery);
+    }
 }
 
 impl Store {
+    /// A delivery was ended by the worker that had it: what it does by its path afterwards is no late settlement.
+    pub fn ended_by_its_worker(&self, delivery: Delivery) {
+        self.lock().lost.unsettled.remove(&delivery);
+    }
+
+    /// Somebody comes to settle a delivery of a message of `queue` after its lease had ended, or others had ended it. That is counted
+    /// once for each delivery; tells whether it was now.
+    pub fn came_late(&self, queue: u64, delivery: Delivery, now: u64) -> Result<bool> {
+        let mut state = self.lock();
+        if !state.lost.unsettled.remove(&delivery) {
+            return Ok(false);
+        }
+        state.changing(&self.db, queue)?.counters.late_settlements_total += 1;
+        let batch = self.db.batch();
+        state.commit(&self.db, batch, now)?;
+        Ok(true)
+    }
+
     /// The last claims of a message that ended in this run without an acknowledgement, the newest first.
     pub fn lost_claims(&self, id: u64) -> Vec<Claim> {
         let state = self.lock();
@@ -56,6 +97,7 @@ mod tests {
     use super::super::tests::{NOBODY, message, open, queue};
     use super::super::{NewBody, Of, Taker};
     use super::*;
+    use crate::queue::state::State;
     use crate::queue::worker::{ProcessId, Worker};
 
     #[test]
@@ -89,7 +131,39 @@ mod tests {
     }
 
     #[test]
-    fn the_table_is_bounded() {
+    fn each_lost_delivery_is_counted_once_when_its_worker_comes() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        let (q, other) = (queue(&store, "q"), queue(&store, "other"));
+        let new = message(&store, q, "m");
+        let seq = store.enqueue(new, NewBody::Inline(b"x"), false, 1).unwrap().seq().unwrap();
+        let claim = |q, seq| store.claim(q, seq, NOBODY, 1).unwrap().claim.unwrap().delivery;
+        let late = |delivery| store.came_late(q, delivery, 2).unwrap();
+        let first = claim(q, seq);
+        assert!(!late(first), "it lasts");
+        store.nack(q, seq, Of::Any, false, 2).unwrap();
+        assert!(late(first) && !late(first));
+        let second = claim(q, seq);
+        store.nack(q, seq, Of::This(Some(second)), false, 2).unwrap();
+        store.ended_by_its_worker(second);
+        assert!(!late(second));
+        // Also when the message has gone to another queue, or is no more.
+        let third = claim(q, seq);
+        let moved = (other, &b"m"[..], super::super::Onto::Nothing);
+        let seq = store.move_to(q, seq, (State::Claimed, Of::Any), moved, 2).unwrap();
+        let fourth = claim(other, seq);
+        store.nack(other, seq, Of::Any, false, 2).unwrap();
+        store.ack(other, seq, (&[State::Ready], Of::Any), 2).unwrap();
+        assert!(late(third) && late(fourth));
+        assert_eq!(store.queue(q).unwrap().counters.late_settlements_total, 3);
+        assert!(!late(claim(q, {
+            let new = message(&store, q, "n");
+            store.enqueue(new, NewBody::Inline(b"x"), false, 1).unwrap().seq().unwrap()
+        })));
+    }
+
+    #[test]
+    fn the_tables_are_bounded() {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path());
         let q = queue(&store, "q");
@@ -102,6 +176,7 @@ mod tests {
             uid: 0,
             at: 1,
             deadline: 2,
+            reckoned: 1,
         };
         let mut after = MessageRecord::new(message(&store, q, "m"), 1);
         let mut lost = LostClaims::default();
@@ -112,7 +187,9 @@ mod tests {
             lost.note(&before, &after);
         }
         assert_eq!((lost.of.len(), lost.order.len()), (MESSAGES, MESSAGES));
+        assert!(lost.ended.len() == DELIVERIES && lost.unsettled.len() == 1, "it is one and the same");
+        (0..2 * DELIVERIES as u64).for_each(|bits| lost.end(Delivery::of(bits)));
+        assert_eq!((lost.ended.len(), lost.unsettled.len()), (DELIVERIES, DELIVERIES));
         assert!(!lost.of.contains_key(&2) && lost.of.contains_key(&3));
     }
 }
-            reckoned: 1,

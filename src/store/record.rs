@@ -293,6 +293,8 @@ pub struct Counters {
     pub retrying: u64,
     /// Claims of messages that were delivered before, ever.
     pub redelivered_total: u64,
+    /// Deliveries whose workers came to settle them when they were over, ever.
+    pub late_settlements_total: u64,
 }
 
 impl Counters {

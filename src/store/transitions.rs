@@ -416,6 +416,7 @@ impl Store {
         state.changing(&self.db, target)?.counters.enqueued_total += 1;
         let dropped = self.drop_oldest(&mut state, &mut batch, target, plan, now)?;
         state.commit(&self.db, batch, now)?;
+        state.lost.note(&before, &to);
         drop(state);
         self.note_deadlines(&to);
         self.discard_replaced(replaced);

@@ -336,6 +336,7 @@ impl From<Counters2> for Counters {
             rejected_total: old.rejected_total,
             retrying: 0,
             redelivered_total: 0,
+            late_settlements_total: 0,
         }
     }
 }

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use crate::clock;
 use crate::error::{Error, Result};
 use crate::queue::delivery::Delivery;
 use crate::store::Of;
@@ -107,6 +108,23 @@ impl View {
         Ok(self.message_attributes(Node::Delivery(delivery, granted), message))
     }
 
+    /// Counts who comes to a delivery when it is over, and has not ended it, once for each delivery: the kernel asks for the name
+    /// before it asks for what is to be done, and no more when there is none.
+    pub(super) fn came_late(&self, caller: &Caller, queue: u64, name: &[u8], delivery: Delivery) {
+        match self.store.came_late(queue, delivery, clock::now_ms()) {
+            Ok(false) => {}
+            Ok(true) => tracing::info!(
+                queue = self.store.label(queue),
+                name = %String::from_utf8_lossy(name),
+                pid = caller.pid,
+                "a worker comes late: its delivery is over"
+            ),
+            Err(error) => {
+                tracing::debug!(queue = self.store.label(queue), %error, "a late settlement was not counted");
+            }
+        }
+    }
+
     /// Of which delivery it may be that a caller removes or moves a message by the name that the queue lists it under. Whoever
     /// holds the present claim, or never had one, may do so whatever there is; a worker that had the message and lost it
     /// gets [`Error::NotFound`] while another has it.
@@ -118,13 +136,15 @@ impl View {
         }
         let asker = self.workers.worker(caller.pid);
         let is_of = |claim: &Claim| shares(asker, claim, &self.look).is_some();
-        if !is_of(claim) && lost.iter().any(|other| other.delivery != claim.delivery && is_of(other)) {
+        let other = lost.iter().find(|other| other.delivery != claim.delivery && is_of(other));
+        if let Some(lost) = other.filter(|_| !is_of(claim)) {
             tracing::info!(
                 queue = self.store.label(message.queue),
                 name = %String::from_utf8_lossy(&message.name),
                 pid = caller.pid,
                 "a worker that has lost its claim settles late: refused, another one has the message"
             );
+            self.came_late(caller, message.queue, &message.name, lost.delivery);
             return Err(Error::NotFound);
         }
         // What was looked at is what it is done to.

@@ -178,13 +178,24 @@ impl View {
         }
     }
 
-    /// The message of a name in the directory of a state, and of which delivery it has to be.
+    /// The message of a name in the directory of a state, and of which delivery it has to be. Whoever asks for a delivery that is over
+    /// comes late.
     pub(super) fn find_in_state(
         &self,
         caller: &Caller,
         directory: Node,
         name: &[u8],
     ) -> Result<(u64, MessageRecord, Of)> {
+        let found = self.look_in_state(caller, directory, name);
+        if let (Err(Error::NotFound), Node::Claimed(queue)) = (&found, directory)
+            && let Name::Sequence { delivery: Some(delivery), .. } = classify(name)
+        {
+            self.came_late(caller, queue, name, delivery);
+        }
+        found
+    }
+
+    fn look_in_state(&self, caller: &Caller, directory: Node, name: &[u8]) -> Result<(u64, MessageRecord, Of)> {
         let (queue, states, _) = Self::state_directory(directory).ok_or(Error::NotDirectory)?;
         let info = self.store.queue(queue)?;
         let (seq, delivery, name) = match classify(name) {

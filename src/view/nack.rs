@@ -79,12 +79,13 @@ impl View {
             |error| tracing::warn!(queue = self.store.label(queue), uid = caller.uid, %error, "not given back"),
         )?;
         self.refuse_consuming(&caller, queue)?;
-        let (seq, message, _) = self.find_in_state(&caller, Node::Claimed(queue), order.name)?;
+        let (seq, message, of) = self.find_in_state(&caller, Node::Claimed(queue), order.name)?;
         let delivery = message.claim.as_ref().map(|claim| claim.delivery).ok_or(Error::NotFound)?;
         if order.how == Nack::Uncounted && !self.holds(tid, seq, &message) {
             return Err(Error::NotPermitted("only the one who holds the claim may say that it does not count"));
         }
         let back = self.store.nack_as(queue, seq, delivery, order.how, order.said, clock::now_ms())?;
+        self.note_own_end(of);
         self.log_dead_letter(queue, &back);
         self.announce(&back.record);
         Ok(())

@@ -122,7 +122,16 @@ impl View {
         };
         let (seq, message, of) = self.find_in_state(caller, directory, name)?;
         let kept = self.store.keeps_names(queue)?;
-        self.transit(caller, Source { queue, seq, message, state, of, kept }, to, keep)
+        self.transit(caller, Source { queue, seq, message, state, of, kept }, to, keep)?;
+        self.note_own_end(of);
+        Ok(())
+    }
+
+    /// What was done of one delivery, by its path, ended it.
+    pub(super) fn note_own_end(&self, of: Of) {
+        if let Of::This(Some(delivery)) = of {
+            self.store.ended_by_its_worker(delivery);
+        }
     }
 
     fn transit(&self, caller: &Caller, source: Source, to: (Node, &[u8]), keep: bool) -> Result<()> {

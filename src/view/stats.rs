@@ -36,6 +36,7 @@ pub const COUNTERS: &[(&str, &str, Value)] = &[
     ("acked_total", "Messages acknowledged.", |c| c.acked_total),
     ("nacked_total", "Claims given back.", |c| c.nacked_total),
     ("expired_total", "Leases that expired.", |c| c.expired_total),
+    ("late_settlements_total", "Deliveries that were to be settled when they were over.", |c| c.late_settlements_total),
     ("dead_lettered_total", "Messages that became dead letters.", |c| c.dead_lettered_total),
     ("redriven_total", "Dead letters that were redriven.", |c| c.redriven_total),
     ("moved_out_total", "Messages moved to another queue.", |c| c.moved_out_total),

@@ -213,6 +213,54 @@ fn who_has_it_again_or_finds_it_ready_settles_it() {
     assert_eq!(m.stats("q")["acked_total"], 2);
 }
 
+/// "A worker whose claim is gone is told", and the server counts it: once for each delivery, whichever way it comes.
+#[test]
+fn who_comes_late_is_counted_once_for_each_delivery() {
+    let m = Mount::new();
+    let q = m.queue_with("q", &["visibility_timeout=1h"]);
+    let graves = m.queue("graves");
+    let late = || m.stats("q")["late_settlements_total"].as_u64().unwrap();
+    let a = m.message(&q, "a", "body");
+    let first = claim(&m, "q");
+    take_back(&m, "q");
+    let second = claim(&m, "q");
+    assert_eq!(late(), 0, "nobody has come yet");
+    m.sh(&format!("rm q/{first}")).fails(GONE);
+    m.sh(&format!("mv q/{first} q/")).fails(GONE);
+    m.sh(&format!("touch -c q/{first}")).ok();
+    assert_eq!(late(), 1);
+    // Who ends it by its own path may look once more, or renew what is over.
+    m.sh(&format!("mv q/{second} q/ && touch -c q/{second}")).ok();
+    let third = claim(&m, "q");
+    m.sh(&format!("rm q/{third} && touch -c q/{third}")).ok();
+    m.message(&q, "b", "body");
+    let fourth = claim(&m, "q");
+    m.sh(&format!("echo later {fourth} > q/.mq/nack && touch -c q/{fourth} && rm q/.mq/delayed/*")).ok();
+    assert_eq!(late(), 1);
+    // The message may be another worker's, in another queue, or gone.
+    m.set("q", "dead_letter=graves\nmax_deliveries=1");
+    m.message(&q, "c", "body");
+    let fifth = claim(&m, "q");
+    take_back(&m, "q");
+    assert_eq!(listing(&graves).len(), 1);
+    m.sh(&format!("rm graves/*; echo now {fifth} > q/.mq/nack")).fails(GONE);
+    assert_eq!(late(), 2);
+    // By the name in the queue.
+    m.set("q", "max_deliveries=0");
+    let d = m.message(&q, "d", "body");
+    let worker = slow_worker(&m, &d, &format!("rm '{0}'; rm '{0}'", d.display()));
+    take_back(&m, "q");
+    let holder = m.holder(&d);
+    go(&m);
+    worker.finish().fails(GONE);
+    assert_eq!(late(), 3);
+    drop(holder);
+    assert_eq!(xattr(&q, "user.mq.late_settlements_total").as_deref(), Some("3"));
+    assert_eq!(m.stats("")["late_settlements_total"], 3);
+    assert!(m.log().contains("comes late"), "{}", m.log());
+    assert_eq!(state(&q, &a), None);
+}
+
 /// The last delivery of eight is remembered, the one before is not, and nothing is after a remount.
 #[test]
 fn eight_deliveries_are_remembered_and_not_across_mounts() {
