@@ -147,6 +147,8 @@ pub struct Store {
     /// What was purged before this run and is to be cleared away.
     purged_before: Mutex<Purged>,
     defaults: QueueConfig,
+    /// An earlier version has written it: records may lack what came since.
+    upgraded: bool,
     /// The first number that this run gives to a body or draft.
     first_id: u64,
     /// Random; with the number of claims of this run it makes the identities of deliveries.
@@ -154,6 +156,17 @@ pub struct Store {
     claims: AtomicU64,
     /// Held for its lock.
     _lock: File,
+}
+
+/// Whether an earlier version has written the store: now, or when an open before this noted it.
+fn note_upgrade(db: &Db, now: bool) -> Result<bool> {
+    let key = keys::setting("upgraded");
+    if now {
+        let mut batch = db.batch();
+        batch.put(Family::Meta, &key, &1_u64.to_be_bytes());
+        db.write(batch)?;
+    }
+    Ok(now || db.get(Family::Meta, &key)?.is_some())
 }
 
 impl Store {
@@ -169,6 +182,7 @@ impl Store {
         let sizes = Sizes::of(&dir.path())?;
         let reserve = Arc::new(Reserve::new(&dir, sizes.reserve));
         let db = Arc::new(database::open(&prepared, sizes, &reserve)?);
+        let upgraded = note_upgrade(&db, prepared.is_upgraded())?;
         let state = State::load(&db)?;
         let bodies = Bodies::open(&dir)?;
         let alarm = Alarm::default();
@@ -188,6 +202,7 @@ impl Store {
             state: Ranked::new(state),
             purged_before: Mutex::default(),
             defaults,
+            upgraded,
             _lock: prepared.lock,
         };
         store.make_root()?;

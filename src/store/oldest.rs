@@ -32,6 +32,9 @@ pub struct Ages {
     first: [u64; PRIORITIES],
     /// For each state an instant (ms) before which none of its messages is listed.
     since: [u64; 4],
+    /// For each state a position before which of each message it is known since when it is there. None of which it is not comes
+    /// anew.
+    known: [u64; 4],
 }
 
 impl Ages {
@@ -61,8 +64,7 @@ impl Store {
         let listed = self.oldest_listed(&mut remembered, queue, state)?;
         let other = match state {
             MessageState::Ready => self.oldest_first(&mut remembered, queue)?,
-            // What an earlier version left.
-            _ if listed.is_none() => self.oldest_unknown(&mut remembered, queue, state)?,
+            _ if self.upgraded => self.oldest_unknown(&mut remembered, queue, state)?,
             _ => None,
         };
         Ok(listed.into_iter().chain(other).min())
@@ -126,20 +128,27 @@ impl Store {
         Ok(oldest)
     }
 
-    /// That of the first in the listing of a state, when nobody remembers since when its messages are there.
+    /// That of the first in the listing of a state that an earlier version left, of which nobody remembers since when it is there. It
+    /// is found at the latest when all before it have been passed over, a part of them at each look.
     fn oldest_unknown(&self, state: &mut State, queue: u64, of: MessageState) -> Result<Option<u64>> {
         let remembered = state.queue(&self.db, queue)?;
-        let (mut found, mut looks) = (None, 0);
-        self.db.scan(Family::Index, &keys::indexed(queue, of), &keys::index(queue, of, 0), |key, _| {
+        let start = remembered.ages.known[of as usize - 1];
+        if start == u64::MAX {
+            return Ok(None);
+        }
+        let (mut found, mut stopped, mut looks) = (None, u64::MAX, 0);
+        self.db.scan(Family::Index, &keys::indexed(queue, of), &keys::index(queue, of, start), |key, _| {
             let Some(position) = keys::indexed_position(key) else { return Ok(true) };
-            let seq = keys::seq_of(position);
-            if !remembered.hidden.contains_key(&seq) {
-                found = self.record(seq).ok().map(|record| waiting_since(&record));
-                looks += 1;
+            found = self.record(keys::seq_of(position)).ok().filter(|record| record.since == 0);
+            looks += 1;
+            let ends = found.is_some() || looks == AT_ONCE;
+            if ends {
+                stopped = position;
             }
-            Ok(found.is_none() && looks < AT_ONCE)
+            Ok(!ends)
         })?;
-        Ok(found)
+        remembered.ages.known[of as usize - 1] = stopped;
+        Ok(found.map(|record| waiting_since(&record)))
     }
 }
 
@@ -209,10 +218,11 @@ mod tests {
     #[test]
     fn what_nobody_remembers_counts_since_it_was_enqueued() {
         let dir = tempfile::tempdir().unwrap();
-        let store = open(dir.path());
+        let mut store = open(dir.path());
+        store.upgraded = true;
         let q = queue(&store, "q");
-        let left = |now| {
-            let new = message(&store, q, "m");
+        let left = |store: &Store, now| {
+            let new = message(store, q, "m");
             let seq = store.enqueue(new, NewBody::Inline(b""), false, now).unwrap().seq().unwrap();
             let before = store.message(seq).unwrap();
             let mut after = before.clone();
@@ -221,12 +231,37 @@ mod tests {
             store.replace(store.lock(), seq, &before, after, now).unwrap();
             seq
         };
-        let (first, _) = (left(1000), left(2000));
-        assert_eq!(store.oldest(q, State::Dead).unwrap(), Some(1000));
+        let (first, second) = (left(&store, 1000), left(&store, 2000));
+        let dead = |store: &Store| store.oldest(q, State::Dead).unwrap();
+        assert_eq!(dead(&store), Some(1000));
         store.redrive(q, first, 3000).unwrap();
-        assert_eq!(store.oldest(q, State::Dead).unwrap(), Some(2000));
+        assert_eq!(dead(&store), Some(2000));
         store.dead_letter(q, first, (State::Ready, Of::Any), DeadReason::Moved, 4000).unwrap();
-        assert_eq!(store.oldest(q, State::Dead).unwrap(), Some(4000), "what is remembered comes first");
+        assert_eq!(dead(&store), Some(2000), "what is remembered does not hide it");
+        // However many stand before it.
+        let many: Vec<u64> = (0..AT_ONCE as u64 + 5).map(|_| left(&store, 5000)).collect();
+        let last = left(&store, 4500);
+        for seq in [second].into_iter().chain(many) {
+            store.redrive(q, seq, 6000).unwrap();
+            store.dead_letter(q, seq, (State::Ready, Of::Any), DeadReason::Moved, 7000).unwrap();
+        }
+        store.redrive(q, first, 6000).unwrap();
+        drop(store);
+        let mut store = open(dir.path());
+        store.upgraded = true;
+        assert_eq!((dead(&store), dead(&store), dead(&store)), (Some(7000), Some(4500), Some(4500)));
+        store.redrive(q, last, 8000).unwrap();
+        assert_eq!((dead(&store), dead(&store)), (Some(7000), Some(7000)));
+    }
+
+    #[test]
+    fn only_a_store_that_was_upgraded_has_what_nobody_remembers() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(!open(dir.path()).upgraded);
+        std::fs::write(dir.path().join("format"), "3\n").unwrap();
+        for _ in 0..2 {
+            assert!(open(dir.path()).upgraded);
+        }
     }
 
     /// Whatever comes, goes and comes back: the next is the first of the highest priority, and the oldest is the oldest.

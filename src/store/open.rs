@@ -57,6 +57,13 @@ pub enum OpenError {
     Io(io::Error),
 }
 
+impl Prepared {
+    /// Whether an earlier version has written the store.
+    pub fn is_upgraded(&self) -> bool {
+        self.found.is_some_and(|found| found < FORMAT)
+    }
+}
+
 impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
