@@ -301,6 +301,7 @@ impl Store {
         let queue = state.queue(&self.db, queue)?;
         if queue.config.is_limited() {
             queue.reserved.set(record.id, Room::of_one(record.size));
+            queue.reserved.admitted_as(record.id, record.order);
         }
         Ok(())
     }

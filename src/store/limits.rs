@@ -84,6 +84,11 @@ impl Need {
     pub(super) fn room(self) -> Room {
         self.room
     }
+
+    /// The place of the least of them among the priorities.
+    pub(super) fn order(self) -> u8 {
+        self.order
+    }
 }
 
 impl From<Room> for Need {

@@ -21,7 +21,7 @@ use super::{Onto, Store};
 /// ([`Store::retract`]) is in it again. So none counts twice, and giving back twice does no harm.
 #[derive(Debug, Default)]
 pub struct Reservations {
-    of: HashMap<u64, Room>,
+    of: HashMap<u64, Reserved>,
     sum: Room,
     /// Those of them that wait for more. Newcomers get nothing meanwhile: else they would take what the others need to end.
     growing: HashSet<u64>,
@@ -29,6 +29,14 @@ pub struct Reservations {
     beyond: Option<u64>,
     /// Somebody waits for room: so full was the queue when there was none for him.
     awaited: Option<Room>,
+}
+
+/// What is kept for one message.
+#[derive(Clone, Copy, Debug, Default)]
+struct Reserved {
+    room: Room,
+    /// It was admitted as one of this place among the priorities: one that turns out to come after it is admitted anew.
+    order: u8,
 }
 
 /// What whoever asks for room does when there is none.
@@ -72,18 +80,30 @@ impl Reservations {
 
     /// What is reserved for a message.
     fn get(&self, id: u64) -> Room {
-        self.of.get(&id).copied().unwrap_or_default()
+        self.of.get(&id).map(|reserved| reserved.room).unwrap_or_default()
     }
 
     pub(super) fn set(&mut self, id: u64, room: Room) {
-        let before = self.of.insert(id, room).unwrap_or_default();
-        self.sum = self.sum.minus(before).plus(room);
+        let reserved = self.of.entry(id).or_default();
+        self.sum = self.sum.minus(reserved.room).plus(room);
+        reserved.room = room;
+    }
+
+    /// Whether a message was admitted as one that comes before `order`, if at all.
+    fn comes_before(&self, id: u64, order: u8) -> bool {
+        self.of.get(&id).is_some_and(|reserved| reserved.order < order)
+    }
+
+    pub(super) fn admitted_as(&mut self, id: u64, order: u8) {
+        if let Some(reserved) = self.of.get_mut(&id) {
+            reserved.order = order;
+        }
     }
 
     /// Gives the room of a message back.
     fn take(&mut self, id: u64) {
-        let room = self.of.remove(&id).unwrap_or_default();
-        self.sum = self.sum.minus(room);
+        let reserved = self.of.remove(&id).unwrap_or_default();
+        self.sum = self.sum.minus(reserved.room);
         self.growing.remove(&id);
         self.beyond = self.beyond.filter(|beyond| *beyond != id);
     }
@@ -172,11 +192,16 @@ impl Store {
     pub fn reserve(&self, queue: u64, id: u64, need: impl Into<Need>, patience: Patience) -> Result<()> {
         let mut state = self.lock();
         let need = need.into();
-        let held = state.queue(&self.db, queue)?.reserved.get(id);
-        if need.room().max(held) != held {
+        let reservations = &state.queue(&self.db, queue)?.reserved;
+        let held = reservations.get(id);
+        if need.room().max(held) != held || reservations.comes_before(id, need.order()) {
             self.refuse_below(&mut state, queue, need, Onto::Nothing)?;
         }
-        let reserved = state.queue(&self.db, queue)?.reserve(id, need.room(), patience);
+        let remembered = state.queue(&self.db, queue)?;
+        let reserved = remembered.reserve(id, need.room(), patience);
+        if reserved.is_ok() {
+            remembered.reserved.admitted_as(id, need.order());
+        }
         if !matches!(reserved, Err(Error::WouldBlock)) {
             state.stop_waiting(queue, id);
         }

@@ -23,7 +23,7 @@ fn reservations_are_kept_once_and_given_back_once() {
     let room = |store: &Store| {
         let mut state = store.lock();
         let queue = state.queue(&store.db, q).unwrap();
-        let sum = queue.reserved.of.values().fold(Room::default(), |sum, room| sum.plus(*room));
+        let sum = queue.reserved.of.values().fold(Room::default(), |sum, reserved| sum.plus(reserved.room));
         assert_eq!(queue.reserved.sum, sum);
         (queue.filled(), sum)
     };

@@ -100,6 +100,14 @@ fn the_lowest_priority_goes_first() {
         assert_eq!(m.bodies("q"), ["high1\n", "high2\n", "high3\n", "middle2\n"], "{low}");
     }
     assert_eq!(m.stats("q")["rejected_total"], 6);
+    // Nor for one without bytes, or with one: its open cannot tell that it will say no priority.
+    for (script, refused) in [("import os\nf = os.open('q/low', os.O_CREAT | os.O_WRONLY)", 7), ("printf x > q/low", 8)]
+    {
+        let script = if refused == 7 { format!("python3 -c \"{script}\nos.close(f)\"") } else { script.to_owned() };
+        m.sh(&script).fails("Disk quota exceeded");
+        assert_eq!(m.bodies("q"), ["high1\n", "high2\n", "high3\n", "middle2\n"], "{script}");
+        assert_eq!(m.stats("q")["rejected_total"], refused);
+    }
     put("middle3", 1);
     assert_eq!(m.bodies("q"), ["high1\n", "high2\n", "high3\n", "middle3\n"]);
     put("high4", 2);

@@ -86,6 +86,12 @@ impl View {
                     drop(writer);
                     return done(answer);
                 }
+                // It has room, as one that might have got any priority: now it is known which one it has.
+                let admitted = self.reserve(&mut writer, 0, Patience::None);
+                if let Err(error) = self.whole_or_nothing(&mut writer, admitted) {
+                    drop(writer);
+                    return done(Err(error));
+                }
                 self.commit(&mut writer, false, serving, done);
             }
         }
