@@ -10,19 +10,22 @@ mod model;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, Write};
 use std::os::fd::{AsRawFd, IntoRawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, UNIX_EPOCH};
 
 use common::*;
 use model::drive::{Drive, Looks, System, random};
-use model::ops::{BEGINNINGS, HOUR, NOON, QUEUES, tour};
-use model::{Answer, Body, End, Feed, Message, Place, Props, Refusal, State, Tag};
+use model::ops::{BEGINNINGS, HOUR, NOON, QUEUES, WORKERS, tour};
+use model::{Answer, Body, End, Feed, Message, Place, Props, Refusal, Settle, State, Tag, Worker, said};
+use tempfile::NamedTempFile;
 
 struct Mounted {
     mount: Mount,
@@ -34,6 +37,9 @@ struct Mounted {
     drafts: BTreeMap<Tag, PathBuf>,
     /// Messages that were given another name than theirs is by default.
     names: BTreeMap<Tag, String>,
+    /// The paths of deliveries, by the model's numbers.
+    noted: BTreeMap<u64, PathBuf>,
+    workers: [Shell; WORKERS],
 }
 
 fn refused<T>(result: io::Result<T>) -> Answer<T> {
@@ -46,6 +52,16 @@ fn refused<T>(result: io::Result<T>) -> Answer<T> {
         Some(libc::ESTALE) => Refusal::Moved,
         _ => panic!("{error}"),
     })
+}
+
+/// What `touch -c` does.
+fn touch(path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes()).unwrap();
+    // SAFETY: the path is a C string; no times mean now.
+    match unsafe { libc::utimensat(libc::AT_FDCWD, path.as_ptr(), std::ptr::null(), 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// close(2), and what it says.
@@ -76,6 +92,55 @@ fn words(props: Props) -> Vec<(&'static str, String)> {
 /// What a mark is; 0 is empty.
 fn mark_text(is: u8) -> String {
     if is == 0 { String::new() } else { is.to_string() }
+}
+
+/// A shell in a session of its own, which lives on while the mount ends and starts again: what it starts shares no claim with the
+/// test, nor with what another shell starts.
+struct Shell {
+    process: Child,
+    answers: BufReader<ChildStdout>,
+    /// What its commands complain of.
+    errors: NamedTempFile,
+}
+
+impl Shell {
+    fn new() -> Shell {
+        let mut shell = Command::new("bash");
+        shell.stdin(Stdio::piped()).stdout(Stdio::piped());
+        // SAFETY: setsid is async-signal-safe.
+        unsafe {
+            shell.pre_exec(|| match libc::setsid() {
+                -1 => Err(io::Error::last_os_error()),
+                _ => Ok(()),
+            });
+        }
+        let mut process = shell.spawn().unwrap();
+        let answers = BufReader::new(process.stdout.take().unwrap());
+        Shell { process, answers, errors: NamedTempFile::new().unwrap() }
+    }
+
+    /// Runs a command, which is the shell's own child, on a file.
+    fn run(&mut self, command: &str, path: &Path) -> Answer<()> {
+        let line =
+            format!("{command} '{}' > /dev/null 2> '{}'; echo $?\n", path.display(), self.errors.path().display());
+        self.process.stdin.as_mut().unwrap().write_all(line.as_bytes()).unwrap();
+        let mut code = String::new();
+        self.answers.read_line(&mut code).unwrap();
+        let told = fs::read_to_string(self.errors.path()).unwrap();
+        match code.trim_end() {
+            "0" => Ok(()),
+            _ if told.contains("No such file") => Err(Refusal::NotFound),
+            _ if told.contains("temporarily unavailable") => Err(Refusal::Again),
+            code => panic!("{command} {}: {code}: {told}", path.display()),
+        }
+    }
+}
+
+impl Drop for Shell {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
 }
 
 /// A clock that stands still, in the middle of a millisecond.
@@ -124,6 +189,8 @@ impl Mounted {
             writers: BTreeMap::new(),
             drafts: BTreeMap::new(),
             names: BTreeMap::new(),
+            noted: BTreeMap::new(),
+            workers: std::array::from_fn(|_| Shell::new()),
         }
     }
 
@@ -419,7 +486,42 @@ impl System for Mounted {
         assert!(touched.success());
     }
 
-    fn nack(&mut self, message: &Message, how: model::Nack) {
+    fn work(&mut self, message: &Message, worker: Worker) -> Answer<()> {
+        let path = self.find(message.queue, message.state, message.tag);
+        self.workers[worker].run("cat", &path)
+    }
+
+    fn finish_work(&mut self, message: &Message, worker: Worker) -> Option<Answer<()>> {
+        let path = self.find(message.queue, message.state, message.tag);
+        let path = self.dir(message.queue).join(path.file_name().unwrap());
+        Some(self.workers[worker].run("rm", &path))
+    }
+
+    fn note(&mut self, message: &Message) {
+        let path = xattr(self.find(message.queue, message.state, message.tag), "user.mq.delivery").unwrap();
+        self.noted.insert(message.delivery, self.dir(message.queue).join(path));
+    }
+
+    fn settle(&mut self, delivery: u64, how: Settle) -> Answer<()> {
+        let path = &self.noted[&delivery];
+        let name = path.file_name().unwrap();
+        let control = path.parent().unwrap().parent().unwrap();
+        refused(match how {
+            Settle::Ack => fs::remove_file(path),
+            Settle::Now => fs::rename(path, control.parent().unwrap().join(name)),
+            Settle::Later => fs::rename(path, control.join("delayed").join(name)),
+            Settle::Dead => fs::rename(path, control.join("dead").join(name)),
+            Settle::Renew => touch(path),
+            Settle::Say(number) => set_xattr(path, "user.mq.last_error", said(number)),
+        })
+    }
+
+    fn say(&mut self, message: &Message, said: &str) {
+        let path = self.find(message.queue, message.state, message.tag);
+        set_xattr(path, "user.mq.last_error", said).unwrap();
+    }
+
+    fn nack(&mut self, message: &Message, how: model::Nack, said: &str) -> Answer<()> {
         let path = self.find(message.queue, State::Claimed, message.tag);
         let how = match how {
             model::Nack::Now => "now".to_owned(),
@@ -428,8 +530,8 @@ impl System for Mounted {
             model::Nack::Uncounted => "uncounted".to_owned(),
             model::Nack::Dead => "dead".to_owned(),
         };
-        let line = format!("{how} {}", path.file_name().unwrap().to_str().unwrap());
-        fs::write(self.dir(message.queue).join(".mq/nack"), line).unwrap();
+        let line = format!("{how} {}\n{said}", path.file_name().unwrap().to_str().unwrap());
+        refused(fs::write(self.dir(message.queue).join(".mq/nack"), line))
     }
 
     fn purge(&mut self, queue: usize, states: &[State], _clear: bool) {
@@ -478,6 +580,7 @@ impl System for Mounted {
             lease: time("deadline"),
             died: text("dead_reason").map(|why| (why, text("dead_deliveries").unwrap().parse().unwrap())),
             deaths: text("deaths").map(|deaths| deaths_of(&deaths)).unwrap_or_default(),
+            last_error: text("last_error"),
         }
     }
 

@@ -63,6 +63,8 @@ struct Tested {
     left: bool,
     writers: BTreeMap<Tag, Writer>,
     drafts: BTreeMap<Tag, u64>,
+    /// By the model's number of the delivery: the queue, the message and the delivery.
+    noted: BTreeMap<u64, (u64, u64, Delivery)>,
     /// The last field, as it must outlive the store: what the store still writes would be left behind.
     dir: TempDir,
 }
@@ -71,8 +73,8 @@ impl Tested {
     fn new() -> Tested {
         let dir = tempfile::tempdir().unwrap();
         let store = Some(open(dir.path()));
-        let (queues, writers, drafts) = Default::default();
-        Tested { dir, store, now: NOON, round: 0, queues, left: false, writers, drafts }
+        let (queues, writers, drafts, noted) = Default::default();
+        Tested { dir, store, now: NOON, round: 0, queues, left: false, writers, drafts, noted }
     }
 
     fn store(&self) -> &Store {

@@ -8,7 +8,9 @@ use proptest::collection::vec;
 use proptest::test_runner::{Config as Runs, RngAlgorithm, TestError, TestRng, TestRunner};
 
 use super::ops::{HOUR, Op, QUEUES, beginnings, op};
-use super::{Along, Answer, Body, Death, End, Feed, Message, Model, Place, Props, STATES, State, Tag};
+use super::{
+    Along, Answer, Body, Death, End, Feed, Message, Model, Place, Props, STATES, Said, Settle, State, Tag, Worker, said,
+};
 
 /// What is driven: it does what the methods say, by the ways that its users have.
 pub trait System {
@@ -65,8 +67,18 @@ pub trait System {
     fn rename(&mut self, message: &Message, to: Place) -> Answer<()>;
     fn ack(&mut self, message: &Message);
     fn renew(&mut self, message: &Message);
-    /// By the one who holds the claim.
-    fn nack(&mut self, message: &Message, how: super::Nack);
+    /// By none of the workers that are told apart.
+    fn nack(&mut self, message: &Message, how: super::Nack, said: &str) -> Answer<()>;
+    /// A worker of its own claims a message by reading it.
+    fn work(&mut self, message: &Message, worker: Worker) -> Answer<()>;
+    /// It removes a message by its name in the queue; `None` where there is no way to.
+    fn finish_work(&mut self, message: &Message, worker: Worker) -> Option<Answer<()>>;
+    /// Notes the path of the delivery that a message is in.
+    fn note(&mut self, message: &Message);
+    /// Settles a delivery by the path that was noted.
+    fn settle(&mut self, delivery: u64, how: Settle) -> Answer<()>;
+    /// Sets what a worker said of a message.
+    fn say(&mut self, message: &Message, said: &str);
 
     /// `clear`: what was purged is cleared away at once.
     fn purge(&mut self, queue: usize, states: &[State], clear: bool);
@@ -95,6 +107,14 @@ pub struct Looks {
     pub died: Option<(String, u32)>,
     /// `user.mq.deaths`: queue, reason, count, first, last.
     pub deaths: Vec<(String, String, u32, u64, u64)>,
+    /// `user.mq.last_error`.
+    pub last_error: Option<String>,
+}
+
+/// What is kept of what a worker says.
+fn kept(number: Said) -> Option<String> {
+    let text = said(number);
+    (number > 0).then(|| text[text.len().saturating_sub(1024)..].to_owned())
 }
 
 impl Looks {
@@ -108,6 +128,7 @@ impl Looks {
             lease: only(State::Claimed, message.lease),
             died: message.died.map(|(why, deliveries)| (why.to_owned(), deliveries)),
             deaths: deaths.iter().map(|d| (path(d.queue), d.reason.to_owned(), d.count, d.first, d.last)).collect(),
+            last_error: kept(message.said),
         }
     }
 }
@@ -320,18 +341,41 @@ impl<'a, S: System> Drive<'a, S> {
                 }
             }
             Op::Renew { n } => {
-                // What the clock has skipped depends on when the server looked at it: tests/suite/clock.rs.
-                let unsure = |m: &Message| S::SEES_LEAPS && self.model.is_capped(m.tag);
-                let claimed = |m: &Message| m.state == State::Claimed && !unsure(m);
-                if let Some(message) = self.picked(*n).filter(claimed) {
+                if let Some(message) = self.claimed(*n).filter(|message| !self.is_unsure(message)) {
                     self.system.renew(&message);
                     self.model.renew(message.tag);
                 }
             }
-            Op::Nack { n, how } => {
-                if let Some(message) = self.picked(*n).filter(|message| message.state == State::Claimed) {
-                    self.system.nack(&message, *how);
-                    self.model.nack(message.tag, *how);
+            Op::Nack { n, how, said: number } => {
+                if let Some(message) = self.claimed(*n) {
+                    let answer = self.system.nack(&message, *how, &said(*number));
+                    assert_eq!(answer, self.model.nack(message.tag, *how, *number));
+                }
+            }
+            Op::Work { n, worker } => {
+                if let Some(message) = self.picked(*n).filter(|message| message.state == State::Ready) {
+                    assert_eq!(self.system.work(&message, *worker), self.model.work(message.tag, *worker));
+                }
+            }
+            Op::FinishWork { n, worker } => {
+                let listed = |message: &Message| matches!(message.state, State::Ready | State::Claimed);
+                if let Some(message) = self.picked(*n).filter(listed)
+                    && let Some(answer) = self.system.finish_work(&message, *worker)
+                {
+                    assert_eq!(answer, self.model.finish_work(message.tag, *worker));
+                }
+            }
+            Op::Note { n } => {
+                if let Some(message) = self.claimed(*n) {
+                    self.system.note(&message);
+                    self.model.note(message.tag);
+                }
+            }
+            Op::Settle { n, how } => self.settle_noted(*n, *how),
+            Op::Say { n, said: number } => {
+                if let Some(message) = self.picked(*n) {
+                    self.system.say(&message, &said(*number));
+                    self.model.say(message.tag, *number);
                 }
             }
             Op::Purge { q, states, clear } => {
@@ -360,6 +404,26 @@ impl<'a, S: System> Drive<'a, S> {
                 self.settle();
             }
         }
+    }
+
+    fn settle_noted(&mut self, n: usize, how: Settle) {
+        let Some(delivery) = self.model.noted.keys().nth(n % self.model.noted.len().max(1)).copied() else { return };
+        let (tag, _) = self.model.noted[&delivery];
+        let message = self.model.messages.get(&tag).copied();
+        if how == Settle::Renew && message.is_some_and(|m| m.state == State::Claimed && self.is_unsure(&m)) {
+            return;
+        }
+        assert_eq!(self.system.settle(delivery, how), self.model.settle_by_path(delivery, how));
+    }
+
+    /// Whether it is not known how long a message's lease would be renewed for: what the clock has skipped depends on when the server
+    /// looked at it (tests/suite/clock.rs).
+    fn is_unsure(&self, message: &Message) -> bool {
+        S::SEES_LEAPS && self.model.is_capped(message.tag)
+    }
+
+    fn claimed(&self, n: usize) -> Option<Message> {
+        self.picked(n).filter(|message| message.state == State::Claimed)
     }
 
     fn picked(&self, n: usize) -> Option<Message> {

@@ -13,7 +13,7 @@ pub mod drive;
 pub mod ops;
 mod things;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub use things::*;
 
@@ -27,6 +27,12 @@ pub struct Model {
     pub names: BTreeMap<Tag, Named>,
     /// Where messages became dead letters, the newest last.
     pub deaths: BTreeMap<Tag, Vec<Death>>,
+    /// The deliveries whose paths somebody knows: of which message, in which queue.
+    pub noted: BTreeMap<u64, (Tag, usize)>,
+    /// The deliveries of each message that ended without an acknowledgement, and whose they were: the newest last.
+    pub lost: BTreeMap<Tag, Vec<(u64, Option<Worker>)>>,
+    /// Those of them that nobody has come to settle since, nor ended by their paths.
+    unsettled: BTreeSet<u64>,
     next: u64,
 }
 
@@ -34,8 +40,9 @@ impl Model {
     pub fn new(now: u64, configs: impl IntoIterator<Item = Config>) -> Model {
         let queue = |config| Queue { config, totals: BTreeMap::new(), ids: BTreeMap::new(), marks: BTreeMap::new() };
         let queues = configs.into_iter().map(queue).collect();
-        let (messages, writers, drafts, names, deaths) = Default::default();
-        Model { now, queues, messages, writers, drafts, names, deaths, next: 1 }
+        let (messages, writers, drafts, names, deaths, noted, lost) = Default::default();
+        let unsettled = BTreeSet::new();
+        Model { now, queues, messages, writers, drafts, names, deaths, noted, lost, unsettled, next: 1 }
     }
 
     /// A new tag or sequence number.
@@ -156,6 +163,7 @@ impl Model {
         let expires = end_of_life(now.max(due), props.ttl, config.message_ttl);
         let (since, seq) = (now, self.number());
         let (deliveries, retrying, claimed, lease, died) = (0, false, 0, 0, None);
+        let (delivery, holder, said) = (0, None, 0);
         Some(Message {
             tag,
             queue,
@@ -170,6 +178,9 @@ impl Model {
             expires,
             claimed,
             lease,
+            delivery,
+            holder,
+            said,
             died,
         })
     }
@@ -226,7 +237,8 @@ impl Model {
         self.admit(queue, (1, 1), order)?;
         let (limited, abort_on) = (self.is_limited(queue), self.queues[queue].config.abort_on);
         let reserved = if limited { (1, 1) } else { (0, 0) };
-        let writer = Writer { queue, props, len: 0, limited, abort_on, unfinished: false, reserved, promised: None };
+        let (len, unfinished, promised) = (0, false, None);
+        let writer = Writer { queue, props, len, limited, abort_on, unfinished, reserved, order, promised };
         self.writers.insert(tag, writer);
         Ok(())
     }
@@ -237,16 +249,24 @@ impl Model {
         self.retract(tag);
         let writer = self.writers.get_mut(&tag).expect("an open writer");
         (writer.len, writer.unfinished) = (writer.len + more, false);
-        let need = (1, writer.reserved.1.max(writer.len as u64));
-        if limited && need != writer.reserved {
-            let order = self.order_in(queue, self.writers[&tag].props);
-            if !self.fits(queue, need, order, Some(tag)) {
-                self.count(queue, "rejected_total");
-                self.abort(tag);
-                return Err(Refusal::Full);
-            }
-            self.writers.get_mut(&tag).expect("an open writer").reserved = need;
+        let need = (1, writer.len as u64);
+        if limited { self.keep_room(tag, queue, need) } else { Ok(()) }
+    }
+
+    /// Keeps room for a message that is being written, now that it is known which priority it has.
+    fn keep_room(&mut self, tag: Tag, queue: usize, need: Room) -> Answer<()> {
+        let Writer { props, reserved, order: admitted, .. } = self.writers[&tag];
+        let order = self.order_in(queue, props);
+        let comes_later = order > admitted && self.queues[queue].config.drop_oldest;
+        let kept = (1, need.1.max(reserved.1));
+        let need = if kept == reserved { need } else { kept };
+        if (kept != reserved || comes_later) && !self.fits(queue, need, order, Some(tag)) {
+            self.count(queue, "rejected_total");
+            self.abort(tag);
+            return Err(Refusal::Full);
         }
+        let writer = self.writers.get_mut(&tag).expect("an open writer");
+        (writer.reserved, writer.order) = (kept, order);
         Ok(())
     }
 
@@ -295,7 +315,11 @@ impl Model {
             self.abort(tag);
             return Err(Refusal::Dropped);
         }
-        let Writer { queue, props, len, promised, .. } = self.writers.remove(&tag).expect("an open writer");
+        let Writer { queue, props, len, limited, .. } = self.writers[&tag];
+        if len == 0 && limited {
+            self.keep_room(tag, queue, (1, 0))?;
+        }
+        let promised = self.writers.remove(&tag).and_then(|writer| writer.promised);
         let (since, seq) = (self.now, self.number());
         let message = match promised {
             Some(message) => Some(Message { seq, since, ..message }),
@@ -389,11 +413,86 @@ impl Model {
             self.count(queue, "redelivered_total");
         }
         self.deaths.entry(tag).or_default().iter_mut().for_each(|death| death.unclaimed = false);
+        let delivery = self.number();
         let message = self.message(tag);
+        (message.delivery, message.holder) = (delivery, None);
         message.state = State::Claimed;
         message.deliveries += 1;
         (message.since, message.claimed, message.lease) = (now, now, now + visibility_timeout);
         Ok(())
+    }
+
+    /// A worker of its own claims a message by reading it.
+    pub fn work(&mut self, tag: Tag, worker: Worker) -> Answer<()> {
+        self.claim(tag)?;
+        self.message(tag).holder = Some(worker);
+        Ok(())
+    }
+
+    /// It removes the message by its name in the queue. When it had the message and lost it, that is refused while another has it;
+    /// everybody else's is final.
+    pub fn finish_work(&mut self, tag: Tag, worker: Worker) -> Answer<()> {
+        let Message { queue, state, delivery, holder, .. } = *self.message(tag);
+        let lost = self.lost.get(&tag).and_then(|lost| lost.iter().rev().find(|(_, whose)| *whose == Some(worker)));
+        if let (State::Claimed, Some((lost, _))) = (state, lost.copied())
+            && holder != Some(worker)
+        {
+            assert_ne!(lost, delivery);
+            return Err(self.comes_late(queue, lost));
+        }
+        self.messages.remove(&tag);
+        self.count(queue, "acked_total");
+        Ok(())
+    }
+
+    /// Somebody comes to a delivery that is over.
+    fn comes_late(&mut self, queue: usize, delivery: u64) -> Refusal {
+        if self.unsettled.remove(&delivery) {
+            self.count(queue, "late_settlements_total");
+        }
+        Refusal::NotFound
+    }
+
+    /// Somebody learns the path of the delivery that a message is in.
+    pub fn note(&mut self, tag: Tag) {
+        let Message { queue, delivery, .. } = *self.message(tag);
+        self.noted.insert(delivery, (tag, queue));
+    }
+
+    /// A worker settles a delivery by its path: that delivery or none.
+    pub fn settle_by_path(&mut self, delivery: u64, how: Settle) -> Answer<()> {
+        let (tag, queue) = self.noted[&delivery];
+        let lasts = |m: &Message| m.state == State::Claimed && m.delivery == delivery;
+        if !self.messages.get(&tag).is_some_and(lasts) {
+            return Err(self.comes_late(queue, delivery));
+        }
+        match how {
+            Settle::Ack => self.ack(tag),
+            Settle::Now => self.rename(tag, Place::Queue(queue))?,
+            Settle::Later => self.rename(tag, Place::Delayed)?,
+            Settle::Dead => self.rename(tag, Place::Dead)?,
+            Settle::Renew => self.renew(tag),
+            Settle::Say(said) => self.say(tag, said),
+        }
+        self.unsettled.remove(&delivery);
+        Ok(())
+    }
+
+    /// A delivery ends without an acknowledgement: whoever has it may come late. The last eight are remembered.
+    fn lose(&mut self, tag: Tag) {
+        let Message { state, delivery, holder, .. } = *self.message(tag);
+        if state == State::Claimed && delivery > 0 {
+            self.message(tag).delivery = 0;
+            self.unsettled.insert(delivery);
+            let lost = self.lost.entry(tag).or_default();
+            lost.push((delivery, holder));
+            lost.drain(..lost.len().saturating_sub(8));
+        }
+    }
+
+    /// A worker says why it failed. That stays with the message.
+    pub fn say(&mut self, tag: Tag, said: Said) {
+        self.message(tag).said = said;
     }
 
     /// `.mq/claim`: the first that can be claimed.
@@ -458,6 +557,7 @@ impl Model {
                 let Message { props, body, .. } = *self.message(tag);
                 let order = self.order_in(other, props);
                 self.admit(other, (1, body.len as u64), order)?;
+                self.lose(tag);
                 self.count(queue, "moved_out_total");
                 self.settle(tag, other, state != State::Dead);
                 self.name(tag, other);
@@ -469,8 +569,14 @@ impl Model {
     }
 
     /// A claimed message is given back, or up, as its worker says.
-    pub fn nack(&mut self, tag: Tag, how: Nack) {
-        let queue = self.message(tag).queue;
+    pub fn nack(&mut self, tag: Tag, how: Nack, said: Said) -> Answer<()> {
+        let Message { queue, holder, .. } = *self.message(tag);
+        if how == Nack::Uncounted && holder.is_some() {
+            return Err(Refusal::Foreign); // it is another's
+        }
+        if said > 0 {
+            self.say(tag, said);
+        }
         match how {
             Nack::Now => drop(self.rename(tag, Place::Queue(queue))),
             Nack::Later => drop(self.rename(tag, Place::Delayed)),
@@ -480,6 +586,7 @@ impl Model {
             }
             Nack::Uncounted => {
                 self.count(queue, "nacked_total");
+                self.lose(tag);
                 self.message(tag).deliveries -= 1;
                 self.become_ready(tag);
             }
@@ -488,6 +595,7 @@ impl Model {
                 self.give_up(tag, "rejected");
             }
         }
+        Ok(())
     }
 
     /// What is delivered late has been waiting since it was due.
@@ -511,6 +619,7 @@ impl Model {
         if max_deliveries > 0 && deliveries >= max_deliveries {
             return self.give_up(tag, "max_deliveries");
         }
+        self.lose(tag);
         self.become_ready(tag);
         if delay > 0 {
             let message = self.message(tag);
@@ -520,6 +629,7 @@ impl Model {
 
     /// It is dead, and stays in its queue.
     fn bury(&mut self, tag: Tag, reason: &'static str) {
+        self.lose(tag);
         let (now, Message { queue, deliveries, .. }) = (self.now, *self.message(tag));
         let deaths = self.deaths.entry(tag).or_default();
         let before = deaths.iter().position(|death| (death.queue, death.reason) == (queue, reason));
@@ -611,6 +721,8 @@ impl Model {
         let promised = std::mem::take(&mut self.writers).into_values().filter_map(|writer| writer.promised);
         promised.for_each(|message| self.show(message));
         self.names.clear();
+        self.lost.clear();
+        self.unsettled.clear();
     }
 }
 

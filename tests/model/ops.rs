@@ -5,7 +5,7 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::{AbortOn, Config, End, Feed, Place, Props};
+use super::{AbortOn, Config, End, Feed, Place, Props, Said, Settle, Worker};
 
 const SECOND: u64 = 1000;
 pub const HOUR: u64 = 3600 * SECOND;
@@ -108,6 +108,31 @@ pub enum Op {
     Nack {
         n: usize,
         how: super::Nack,
+        said: Said,
+    },
+    /// A worker of its own reads a message.
+    Work {
+        n: usize,
+        worker: Worker,
+    },
+    /// It removes one by its name in the queue.
+    FinishWork {
+        n: usize,
+        worker: Worker,
+    },
+    /// Somebody notes the path of a delivery.
+    Note {
+        n: usize,
+    },
+    /// Settles a delivery whose path is noted, late or not.
+    Settle {
+        n: usize,
+        how: Settle,
+    },
+    /// Sets what a worker said, whatever the state.
+    Say {
+        n: usize,
+        said: Said,
     },
     Purge {
         q: usize,
@@ -216,6 +241,8 @@ impl Setting {
 
 /// So many queues there are: a plain one, one with priorities, and one that keeps names.
 pub const QUEUES: usize = 3;
+/// So many workers that have nothing to do with each other.
+pub const WORKERS: usize = 2;
 /// How they begin, besides the defaults.
 pub const BEGINNINGS: [&str; QUEUES] = ["", "priorities = 3\n", "names = keep\n"];
 
@@ -314,7 +341,12 @@ pub fn op() -> impl Strategy<Value = Op> {
         16 => (n(), place).prop_map(|(n, to)| Op::Rename { n, to }),
         4 => n().prop_map(|n| Op::Ack { n }),
         2 => n().prop_map(|n| Op::Renew { n }),
-        4 => (n(), how()).prop_map(|(n, how)| Op::Nack { n, how }),
+        4 => (n(), how(), 0..4_usize).prop_map(|(n, how, said)| Op::Nack { n, how, said }),
+        4 => (n(), 0..WORKERS).prop_map(|(n, worker)| Op::Work { n, worker }),
+        4 => (n(), 0..WORKERS).prop_map(|(n, worker)| Op::FinishWork { n, worker }),
+        5 => n().prop_map(|n| Op::Note { n }),
+        6 => (n(), settle()).prop_map(|(n, how)| Op::Settle { n, how }),
+        1 => (n(), 0..4_usize).prop_map(|(n, said)| Op::Say { n, said }),
         1 => (q(), 0..16_usize, any::<bool>()).prop_map(|(q, states, clear)| Op::Purge { q, states, clear }),
         6 => (q(), setting()).prop_map(|(q, setting)| Op::Set { q, setting }),
         4 => ms().prop_map(|ms| Op::Wait { ms }),
@@ -329,6 +361,17 @@ fn feed() -> impl Strategy<Value = Feed> {
 
 fn settles() -> impl Strategy<Value = Option<usize>> {
     option::weighted(0.4, 0..40_usize)
+}
+
+fn settle() -> impl Strategy<Value = Settle> {
+    prop_oneof![
+        2 => Just(Settle::Ack),
+        2 => Just(Settle::Now),
+        1 => Just(Settle::Later),
+        1 => Just(Settle::Dead),
+        2 => Just(Settle::Renew),
+        1 => (0..4_usize).prop_map(Settle::Say),
+    ]
 }
 
 fn how() -> impl Strategy<Value = super::Nack> {
@@ -362,7 +405,23 @@ pub fn tour() -> Vec<Op> {
         Op::Renew { n: 0 },
         rename(0, Place::Queue(0)),
         Op::Read { n: 0 },
-        Op::Nack { n: 0, how: super::Nack::Uncounted },
+        Op::Nack { n: 0, how: super::Nack::Uncounted, said: 3 },
+        Op::Work { n: 0, worker: 0 },
+        Op::Note { n: 0 },
+        Op::Settle { n: 0, how: Settle::Renew },
+        Op::Settle { n: 0, how: Settle::Say(1) },
+        Op::Settle { n: 0, how: Settle::Now },
+        Op::Settle { n: 0, how: Settle::Ack },
+        Op::Work { n: 0, worker: 1 },
+        Op::Note { n: 0 },
+        Op::FinishWork { n: 0, worker: 0 },
+        rename(0, Place::Queue(0)),
+        Op::Settle { n: 1, how: Settle::Dead },
+        Op::Settle { n: 1, how: Settle::Later },
+        Op::Work { n: 0, worker: 0 },
+        Op::FinishWork { n: 0, worker: 1 },
+        Op::FinishWork { n: 0, worker: 0 },
+        Op::Say { n: 0, said: 2 },
         Op::Read { n: 0 },
         rename(0, Place::Delayed),
         rename(0, Place::Queue(0)),

@@ -56,6 +56,32 @@ pub enum Nack {
     Dead,
 }
 
+/// What a worker does by the path of its delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settle {
+    /// `rm`.
+    Ack,
+    /// `mv` to its queue, to `.mq/delayed`, to `.mq/dead`.
+    Now,
+    Later,
+    Dead,
+    /// `touch -c`.
+    Renew,
+    /// Says why it failed.
+    Say(Said),
+}
+
+/// What a worker says, by a number; 0 is nothing.
+pub type Said = usize;
+
+/// The text of it; of a long one the end is kept.
+pub fn said(number: Said) -> String {
+    if number == 0 { String::new() } else { format!("{}{number}", "why ".repeat(120 * number)) }
+}
+
+/// One of the workers that have nothing to do with each other. What is claimed otherwise is claimed by none of them.
+pub type Worker = usize;
+
 /// What a producer says of a message. Times in milliseconds; 0 says nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Props {
@@ -119,6 +145,11 @@ pub struct Message {
     /// While claimed: since when, and until when.
     pub claimed: u64,
     pub lease: u64,
+    /// While claimed: which delivery it is, a number that no other has, and whose.
+    pub delivery: u64,
+    pub holder: Option<Worker>,
+    /// What a worker said last.
+    pub said: Said,
     /// How it died last, if it has: why, and after how many deliveries.
     pub died: Option<(&'static str, u32)>,
 }
@@ -201,6 +232,8 @@ pub struct Writer {
     pub unfinished: bool,
     /// What it counts for in a limited queue as long as it is not promised.
     pub reserved: Room,
+    /// The place among the priorities that it was admitted for.
+    pub order: u8,
     /// A close has promised all bytes so far: this is there after a crash.
     pub promised: Option<Message>,
 }

@@ -6,16 +6,17 @@ use super::super::db::Family;
 use super::super::record::{Counters, MessageRecord, NewMessage, QueueRecord};
 use super::super::tests::{NOBODY, keys_in, open, queue};
 use super::super::{
-    BatchFile, ClaimEnd, DeadReason, Enqueued, MarkRights, NewQueue, Of, Onto, Patience, Published, ROOT, Room,
+    BatchFile, ClaimEnd, DeadReason, Enqueued, MarkRights, NewQueue, Of, Onto, Patience, Published, ROOT, Room, Taker,
 };
 use super::model::drive::{Looks, System};
 use super::model::ops::{BEGINNINGS, HOUR, QUEUES};
-use super::model::{Answer, Body, End, Feed, Message, Place, Props, Refusal, STATES, State, Tag};
-use super::{Tested, Writer, mark_text, refused, store_state};
+use super::model::{Answer, Body, End, Feed, Message, Place, Props, Refusal, STATES, Settle, State, Tag, said};
+use super::{StoreState, Tested, mark_text, refused, store_state};
 use crate::error::{Error, Result};
 use crate::queue::config::QueueConfig;
 use crate::queue::mark::{Says, Settles};
 use crate::queue::properties::Properties;
+use crate::queue::worker::{ProcessId, Worker};
 
 impl System for Tested {
     const CAN_BE_LATE: bool = true;
@@ -84,7 +85,7 @@ impl System for Tested {
         };
         self.answer(queue, admitted)?;
         let limited = config.is_limited();
-        self.writers.insert(tag, Writer { new, limited, unfinished: false, bytes: Vec::new(), seq: None });
+        self.writers.insert(tag, super::Writer { new, limited, unfinished: false, bytes: Vec::new(), seq: None });
         Ok(())
     }
 
@@ -126,8 +127,17 @@ impl System for Tested {
             self.abort(tag);
             return Err(Refusal::Dropped);
         }
-        let Writer { new, seq, .. } = &self.writers[&tag];
+        let super::Writer { new, seq, bytes, limited, .. } = &self.writers[&tag];
         let (queue, id) = (new.queue, new.id);
+        if bytes.is_empty() && *limited {
+            let order = order(new, self.store().config(queue).unwrap().priorities);
+            let admitted = self.store().reserve(queue, id, Room::of_one(0).of_order(order), Patience::None);
+            if admitted.is_err() {
+                self.store().count_rejected(queue, self.now).unwrap();
+                self.abort(tag);
+                return refused(admitted);
+            }
+        }
         let enqueued = match *seq {
             // Others may have been closed since.
             Some(seq) => Enqueued::As(self.store().resequence(queue, seq, None, self.now).unwrap()),
@@ -323,9 +333,52 @@ impl System for Tested {
         self.store().renew(seq, Of::Any, self.now).unwrap();
     }
 
-    fn nack(&mut self, message: &Message, how: super::model::Nack) {
+    fn work(&mut self, message: &Message, worker: usize) -> Answer<()> {
+        let (seq, record) = self.find(message.queue, message.state, message.tag);
+        let process = ProcessId { tgid: 1000 + worker as u32, start: 1 };
+        let worker = Some(Worker { process, parent: 1, grandparent: 1, session: process.tgid });
+        refused(self.store().claim(record.queue, seq, Taker { worker, uid: 0 }, self.now).map(drop))
+    }
+
+    fn finish_work(&mut self, _message: &Message, _worker: usize) -> Option<Answer<()>> {
+        None // whose a claim is, the view decides
+    }
+
+    fn note(&mut self, message: &Message) {
+        let (seq, record) = self.find(message.queue, message.state, message.tag);
+        self.noted.insert(message.delivery, (record.queue, seq, record.claim.unwrap().delivery));
+    }
+
+    fn settle(&mut self, delivery: u64, how: Settle) -> Answer<()> {
+        let (queue, seq, delivery) = self.noted[&delivery];
+        let (store, now, of) = (self.store(), self.now, Of::This(Some(delivery)));
+        let claimed = StoreState::Claimed;
+        let settled = match how {
+            Settle::Ack => store.ack(queue, seq, (&[claimed], of), now),
+            Settle::Now | Settle::Later => store.nack(queue, seq, of, how == Settle::Later, now).map(drop),
+            Settle::Dead => store.dead_letter(queue, seq, (claimed, of), DeadReason::Moved, now).map(drop),
+            Settle::Renew => store.renew(seq, of, now).map(drop),
+            Settle::Say(number) => store.set_last_error(seq, of, said(number).as_bytes(), now),
+        };
+        match &settled {
+            Err(Error::NotFound) => drop(store.came_late(queue, delivery, now).unwrap()),
+            Ok(()) => store.ended_by_its_worker(delivery),
+            Err(_) => {}
+        }
+        refused(settled)
+    }
+
+    fn say(&mut self, message: &Message, said: &str) {
+        let (seq, _) = self.find(message.queue, message.state, message.tag);
+        self.store().set_last_error(seq, Of::Any, said.as_bytes(), self.now).unwrap();
+    }
+
+    fn nack(&mut self, message: &Message, how: super::model::Nack, said: &str) -> Answer<()> {
         use super::super::Nack;
         use super::model::Nack as How;
+        if how == How::Uncounted && message.holder.is_some() {
+            return Err(Refusal::Foreign); // the view's rule
+        }
         let (seq, MessageRecord { queue, claim, .. }) = self.find(message.queue, message.state, message.tag);
         let how = match how {
             How::Now => Nack::Now,
@@ -334,7 +387,7 @@ impl System for Tested {
             How::Uncounted => Nack::Uncounted,
             How::Dead => Nack::Dead,
         };
-        self.store().nack_as(queue, seq, claim.unwrap().delivery, how, b"", self.now).unwrap();
+        refused(self.store().nack_as(queue, seq, claim.unwrap().delivery, how, said.as_bytes(), self.now).map(drop))
     }
 
     fn purge(&mut self, queue: usize, states: &[State], clear: bool) {
@@ -362,6 +415,7 @@ impl System for Tested {
         }
         self.store = None;
         self.store = Some(open(self.dir.path()));
+        assert_eq!(self.store().shorten_waits(true, || self.now).unwrap(), 0, "nobody has set the clock back");
     }
 
     fn list(&mut self, queue: usize, state: State) -> Vec<Tag> {
@@ -390,6 +444,7 @@ impl System for Tested {
             died: attribute("user.mq.dead_reason")
                 .map(|why| (why, attribute("user.mq.dead_deliveries").unwrap().parse().unwrap())),
             deaths: record.deaths.into_iter().map(|d| (d.path, d.reason, d.count, d.first, d.last)).collect(),
+            last_error: Some(String::from_utf8(record.last_error).unwrap()).filter(|said| !said.is_empty()),
         }
     }
 
@@ -409,7 +464,7 @@ impl System for Tested {
 impl Tested {
     /// What is being written is dropped.
     fn abort(&mut self, tag: Tag) {
-        let Writer { new, seq, .. } = self.writers.remove(&tag).unwrap();
+        let super::Writer { new, seq, .. } = self.writers.remove(&tag).unwrap();
         if let Some(seq) = seq {
             self.store().retract(new.queue, seq, self.now).unwrap();
         }
