@@ -21,7 +21,7 @@ use super::{Attributes, Node, View};
 const ROOM_FOR_ONE: u64 = 64 * 1024;
 
 /// Whether a file that is created under that name is a draft.
-fn is_new_draft(config: &QueueConfig, directory: Node, name: &[u8]) -> bool {
+pub(super) fn is_new_draft(config: &QueueConfig, directory: Node, name: &[u8]) -> bool {
     is_draft_name(config, directory, name) || config.publish == Publish::Rename && matches!(directory, Node::Queue(_))
 }
 

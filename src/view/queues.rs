@@ -2,10 +2,11 @@
 
 use crate::error::{Error, Result};
 use crate::queue::name::{Name, check_queue_name, classify};
-use crate::store::NewQueue;
+use crate::store::{NewQueue, QueueInfo, ROOT};
 
 use super::access::Caller;
 use super::attributes::DIRECTORY_MODE;
+use super::create::is_new_draft;
 use super::{Attributes, Node, View};
 
 impl View {
@@ -19,6 +20,9 @@ impl View {
         };
         check_queue_name(name)?;
         let info = self.store.queue(parent)?;
+        if matches!(directory, Node::Queue(_)) {
+            self.refuse_among_drafts(caller, (parent, &info), name)?;
+        }
         self.store.admit_bytes(0)?;
         // A set-group-id directory hands its group and the bit itself down.
         let inherited = info.mode & 0o2000;
@@ -33,6 +37,21 @@ impl View {
             Node::Batches(_) => Node::Batch(self.store.make_batch(new)?),
             _ => Node::Queue(self.store.make_queue(new)?),
         })
+    }
+
+    /// Refuses to give a queue a name that files have as drafts, where those of others do not resolve: it would tell of a draft that is
+    /// there, or be in the way of one that comes.
+    pub(super) fn refuse_among_drafts(
+        &self,
+        caller: &Caller,
+        (parent, info): (u64, &QueueInfo),
+        name: &[u8],
+    ) -> Result<()> {
+        let hides = parent != ROOT && is_new_draft(&info.config, Node::Queue(parent), name);
+        if hides && !self.seen(caller, info).all {
+            return Err(Error::NotPermitted("who cannot list the queue does not take the names of others' drafts"));
+        }
+        Ok(())
     }
 
     /// Removes a queue, or a batch, that holds nothing.

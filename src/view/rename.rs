@@ -76,7 +76,7 @@ impl View {
         };
         match found {
             Found::Control => done(Err(Error::NotPermitted("control directories cannot be renamed"))),
-            Found::Queue(_) => done(self.rename_queue((queue, from.1), to, keep)),
+            Found::Queue(_) => done(self.rename_queue(caller, (queue, from.1), to, keep)),
             Found::Draft(draft) => self.rename_draft(caller, draft, to, keep, done),
             Found::Message(seq, message) | Found::Bare(seq, message) => {
                 done(self.rename_message(caller, (queue, seq), message, to, keep));
@@ -241,9 +241,10 @@ impl View {
         }
     }
 
-    fn rename_queue(&self, from: (u64, &[u8]), to: (Node, &[u8]), keep: bool) -> Result<()> {
+    fn rename_queue(&self, caller: &Caller, from: (u64, &[u8]), to: (Node, &[u8]), keep: bool) -> Result<()> {
         let Node::Queue(target) = to.0 else { return Err(FOREIGN) };
         check_queue_name(to.1)?;
+        self.refuse_among_drafts(caller, (target, &self.store.queue(target)?), to.1)?;
         let replaced = self.store.find_queue(target, to.1).ok();
         if let Some(replaced) = replaced {
             self.refuse_while_written(replaced)?;

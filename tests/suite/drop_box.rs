@@ -46,6 +46,29 @@ fn a_drop_box() {
     assert_eq!(listing(control(&q, "claimed")).len(), 2);
 }
 
+/// "nobody can squat a name, stat or read another's": nor by a directory, which would also tell that the name is in use.
+#[test]
+fn a_directory_tells_nothing_of_drafts() {
+    let (m, q) = mount(0o1733);
+    chmod(m.queue("home"), 0o777);
+    bob(&m, "mkdir home/own").ok();
+    for (publish, there, free) in [("close", "q/.d", "q/.e"), ("rename", "q/d", "q/e")] {
+        m.set("q", &format!("publish={publish}"));
+        ann(&m, &format!("echo draft > {there}")).ok();
+        for name in [there, free] {
+            for script in [format!("mkdir {name}"), format!("mv -T home/own {name}")] {
+                bob(&m, &script).fails("Operation not permitted");
+            }
+        }
+        ann(&m, &format!("cat {there} && rm {there}")).ok();
+        // Who may list the queue sees what is there.
+        m.sh(&format!("mkdir {free} && rmdir {free}")).ok();
+    }
+    m.set("q", "publish=close");
+    bob(&m, "mkdir q/bobs").ok();
+    assert!(q.join("bobs").is_dir());
+}
+
 /// "Without r on the queue, other people's messages do not resolve (sequence names are guessable)": not by their names,
 /// nor by the digits alone, nor by way of `.mq`.
 #[test]
@@ -149,7 +172,7 @@ fn drafts_in_a_drop_box_are_their_owners() {
         assert!(!bob(&m, script).status.success(), "{script}");
     }
     bob(&m, "rm -f q/x.part; set -C; echo bob > q/.d && cat q/.d && mv q/.d q/letter").ok();
-    bob(&m, "umask 0; mkdir q/x.part").fails("File exists");
+    bob(&m, "umask 0; mkdir q/x.part").fails("Operation not permitted");
     bob(&m, "echo bobs > q/x.part").ok();
     assert_eq!(ann(&m, "cat q/.d q/x.part").ok(), "ann\nhalf\n");
     m.kill9_and_remount();
