@@ -1,5 +1,7 @@
 //! Drafts: ordinary files until one is renamed (or linked) to a visible name, which publishes it.
 
+mod renamed;
+
 use std::collections::hash_map::Entry;
 use std::fs::File;
 use std::io::Read;
@@ -76,12 +78,23 @@ impl DraftUse {
         }
     }
 
+    /// It was renamed to a visible name, and waits for its last writer.
+    fn waits(&self) -> bool {
+        self.writes > 0 && self.publishing.as_ref().is_some_and(|to| to.then == Published::Gone)
+    }
+
     fn idle(&self) -> bool {
         self.opens == 0 && self.publishing.is_none()
     }
 }
 
 impl Target {
+    /// The name by which the session that gave it finds it.
+    pub fn key(&self) -> Option<Key> {
+        let (name, by) = &self.written_as;
+        by.map(|by| Key { queue: self.queue, name: name.clone(), by })
+    }
+
     /// For a rename or link that `asker` asked for, as the user `uid`: the name without a prefix, and as it was given.
     pub fn new(
         uid: u32,
@@ -139,10 +152,16 @@ impl View {
     /// Opens a draft's file.
     pub(super) fn open_draft(&self, id: u64, writes: bool, truncate: bool) -> Result<Arc<File>> {
         let mut drafts = self.drafts.lock();
-        if drafts.get(&id).is_some_and(|used| used.publishing.is_some()) {
+        // One that waits for its last writer can be read.
+        let only_read = |used: &DraftUse| used.waits() && !writes && !truncate;
+        if drafts.get(&id).is_some_and(|used| used.publishing.is_some() && !only_read(used)) {
             return Err(Error::Stale);
         }
-        let record = self.store.draft(id)?;
+        // The kernel looks up again what it has found and is not there any more.
+        let record = self
+            .store
+            .draft(id)
+            .map_err(|error| if matches!(error, Error::NotFound) { Error::Stale } else { error })?;
         if writes || truncate {
             self.refuse_while_enqueued(record.queue)?;
         }
@@ -205,7 +224,10 @@ impl View {
             |_| Default::default(),
             |draft| (self.store.label(draft.queue), String::from_utf8_lossy(&draft.name).into_owned()),
         );
+        let view = self.clone();
+        let renamed = target.clone();
         let report = Box::new(move |result: Result<()>| {
+            view.unname_renamed(id, &renamed);
             match result {
                 Ok(()) => {}
                 Err(error @ (Error::Io(_) | Error::Damaged(_) | Error::NoSpace)) => {
@@ -293,7 +315,10 @@ impl View {
     /// promises.
     pub(super) fn publish(self: &Arc<Self>, id: u64, target: Target, done: Done) {
         match self.begin_publishing(id, &target) {
-            Ok(true) => done(Ok(())),
+            Ok(true) => {
+                self.name_renamed(id, &target);
+                done(Ok(()));
+            }
             Ok(false) => self.publish_now(id, target, done),
             Err(error) => done(Err(self.rejected(target.queue, error))),
         }
@@ -463,8 +488,7 @@ impl View {
         if let Some((caller, settles)) = &target.settles {
             self.acked_along(caller, *settles);
         }
-        if let (name, Some(by)) = &target.written_as {
-            let key = Key { queue: target.queue, name: name.clone(), by: *by };
+        if let Some(key) = target.key() {
             let shown = self.file(Node::Draft(id), size, owner, stat.modified()?);
             self.remember_placed(key, target.pid, enqueued.seq(), shown);
         }

@@ -61,7 +61,7 @@ impl View {
     /// What a name that no message has means to those who gave it.
     fn find_own_kept(&self, caller: &Caller, queue: u64, name: &[u8]) -> Result<Found> {
         match self.find_own(caller, queue, name)? {
-            found @ Found::Unfinished(_) => Ok(found),
+            found @ (Found::Unfinished(_) | Found::Draft(_)) => Ok(found),
             // Unless somebody else has the name.
             found @ Found::Gone(_) if self.store.name_writer(queue, name).is_none() => Ok(found),
             // Its message has another name now, or somebody has the name by now.

@@ -226,7 +226,11 @@ impl View {
     pub fn lookup(&self, caller: &Caller, directory: Node, name: &[u8]) -> Result<Attributes> {
         check_entry_name(name)?;
         let found = self.lookup_now(caller, directory, name)?;
-        let arrives = matches!(found.node, Node::Unfinished(id) if self.may_arrive(caller, id));
+        let arrives = match found.node {
+            Node::Unfinished(id) => self.may_arrive(caller, id),
+            Node::Draft(id) => self.renamed_may_arrive(caller, id),
+            _ => false,
+        };
         if arrives { Err(Error::NotFound) } else { Ok(found) }
     }
 

@@ -188,13 +188,18 @@ impl BareNames {
 
     /// The message `id` is no longer being written under a name.
     pub fn close(&mut self, key: Key, id: u64, shown: Attributes) {
-        if let Some(all) = self.unfinished.get_mut(&key) {
+        self.unname(&key, id);
+        self.meant(Node::Unfinished(id), key, shown);
+    }
+
+    /// The same of one that the kernel does not know by a node of that name.
+    pub fn unname(&mut self, key: &Key, id: u64) {
+        if let Some(all) = self.unfinished.get_mut(key) {
             all.retain(|one| one.id != id);
             if all.is_empty() {
-                self.unfinished.remove(&key);
+                self.unfinished.remove(key);
             }
         }
-        self.meant(Node::Unfinished(id), key, shown);
     }
 
     /// A node means nothing any more.

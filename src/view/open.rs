@@ -165,6 +165,9 @@ impl View {
             Node::Writer(id) => self.reopen_writer(caller, id, flags),
             Node::Unfinished(id) => self.open_unfinished(caller, id, flags),
             Node::Gone(age) => self.open_gone(caller, age, flags),
+            Node::Draft(id) if (flags.writes() || flags.truncates()) && self.renamed_draft(id).is_some() => {
+                self.refuse_second_writer(caller, id, None, flags)
+            }
             Node::Draft(id) => {
                 let file = self.open_draft(id, flags.writes(), flags.truncates())?;
                 Ok(Opened::plain(self.handles.add(caller, Handle::Draft { id, file, writes: flags.writes() })))

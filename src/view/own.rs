@@ -30,6 +30,7 @@ impl View {
                 names.get(&key, || process::tgid(caller.pid)).filter(|_| !sent_back)
             };
             let (age, seq) = match meaning.ok_or(Error::NotFound)? {
+                Meaning::Unfinished(id) if self.renamed_draft(id).is_some() => return Ok(Found::Draft(id)),
                 Meaning::Unfinished(id) => return Ok(Found::Unfinished(id)),
                 Meaning::Written { age, seq } => (age, seq),
             };

@@ -32,6 +32,7 @@ impl View {
         };
         match found {
             Found::Control | Found::Queue(_) => Err(Error::IsDirectory),
+            Found::Draft(draft) if self.is_publishing(draft) => self.unlink_renamed(caller, draft),
             Found::Draft(draft) => self.store.remove_draft(draft, now),
             Found::Message(seq, message) => {
                 let of = self.settles_by_name(caller, &message)?;

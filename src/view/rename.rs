@@ -256,6 +256,9 @@ impl View {
     }
 
     fn rename_draft(self: &Arc<Self>, caller: &Caller, draft: u64, to: (Node, &[u8]), keep: bool, done: Done) {
+        if self.is_publishing(draft) {
+            return done(Err(Error::Busy)); // it has been renamed, and waits for its last writer
+        }
         if let Err(error) = self.store.draft(draft).and_then(|draft| self.refuse_while_enqueued(draft.queue)) {
             return done(Err(error));
         }

@@ -19,7 +19,7 @@ use super::writer::SharedWriter;
 use super::{Attributes, Node, View, process};
 
 /// So many descriptors of a process that unlinks a name are looked at.
-const DESCRIPTORS: usize = 256;
+pub(super) const DESCRIPTORS: usize = 256;
 
 impl View {
     /// What `stat` shows of it; of one that is finished to those who have it open, or have just found its name.
@@ -43,7 +43,7 @@ impl View {
 
     /// Whoever opens the name to write makes another message: the kernel looks it up again, finds nothing, and creates. Where a
     /// name means one message there cannot be another.
-    fn refuse_second_writer(
+    pub(super) fn refuse_second_writer(
         &self,
         caller: &Caller,
         id: u64,
@@ -62,7 +62,12 @@ impl View {
                 writer.written_as.clone(),
             )
         });
-        match name {
+        let renamed = || {
+            let target = self.renamed_draft(id)?;
+            let keeps = self.store.keeps_names(target.queue).unwrap_or(false);
+            Some((keeps, false, target.queue, target.written_as.0))
+        };
+        match name.or_else(renamed) {
             Some((true, true, ..)) => self.reopen_writer(caller, id, flags),
             Some((true, false, ..)) if flags.truncates() => Err(Error::Exists),
             Some((true, false, ..)) => Err(Error::NotPermitted("a message that keeps its name has one writer")),

@@ -4,7 +4,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-use crate::common::{Mount, listing, only, producers, wait_until};
+use crate::common::{Mount, listing, only, producers, wait_until, xattr};
 
 /// "`rename(draft, name)` publishes": atomically, with bytes, mode, owner and times, and the draft is gone.
 #[test]
@@ -117,6 +117,52 @@ fn a_draft_renamed_while_open_is_enqueued_at_its_last_close() {
     assert_eq!(m.sh(script).ok(), "listed: [] peek: []\none closed: []\n1\n");
     assert_eq!(producers(&q), ["x"]);
     assert_eq!(m.bodies(&q), ["before\nafter\n"]);
+}
+
+/// Until then those who gave it its name find it by that, as any message that they are writing: it can be looked at, read and
+/// given a mode, opening it to write makes another message where names are given by mqfs, and unlinking it drops it.
+#[test]
+fn a_draft_renamed_while_open_is_found_by_its_new_name() {
+    for names in ["sequence", "keep"] {
+        let m = Mount::new();
+        let q = m.queue_with("q", &[&format!("names={names}")]);
+        let script = r#"
+            exec 3> q/.d
+            printf one >&3
+            mv q/.d q/x
+            stat -c %s q/x
+            chmod 640 q/x && setfattr -n user.color -v red q/x && cat q/x && echo
+            setsid -w cat q/x 2>&1 | grep -o 'No such file'
+            mv q/x q/y 2>&1 | grep -o 'busy'
+            mkdir q/x 2>&1 | grep -o 'File exists'
+            printf two >&3
+            touch -d 2001-02-03T04:05:06Z q/x
+            (exec 3>&-; rm q/x 2>&1 | grep -o 'No such file')
+            exec 3>&-
+        "#;
+        assert_eq!(m.session(script).ok(), "3\none\nNo such file\nbusy\nFile exists\nNo such file\n", "{names}");
+        let x = only(&q);
+        assert_eq!(
+            (fs::metadata(&x).unwrap().mode() & 0o777, xattr(&x, "user.color").as_deref()),
+            (0o640, Some("red"))
+        );
+        assert_eq!(fs::metadata(&x).unwrap().mtime(), 981_173_106);
+        assert_eq!(m.bodies(&q), ["onetwo"], "{names}");
+        m.sh("echo all > q/.mq/purge").ok();
+        // The one who has it open unlinks it, and goes on with what is an unlinked file.
+        m.session(
+            "exec 3> q/.d; printf one >&3; mv q/.d q/x; rm q/x; printf two >&3; ls -A q; stat -L -c %s /dev/fd/3",
+        )
+        .ok();
+        assert_eq!((m.stats("q")["aborted_total"].as_u64(), m.bodies(&q).len()), (Some(1), 0), "{names}");
+        assert_eq!(m.stats("q")["drafts"], 0);
+        let again = m.session("exec 3> q/.d; printf one >&3; mv q/.d q/x; echo more > q/x; exec 3>&-");
+        match names {
+            "keep" => assert!(again.stderr.contains("File exists") && m.bodies(&q) == ["one"], "{again:?}"),
+            _ => assert_eq!((again.ok(), m.bodies(&q)), ("", vec!["more\n".into(), "one".into()])),
+        }
+        assert!(!m.log().contains("could not be enqueued"), "{}", m.log());
+    }
 }
 
 /// What is too large is told at the rename, or at a close: nobody would hear of it after the last one.
