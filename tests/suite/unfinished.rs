@@ -209,6 +209,34 @@ with tempfile.TemporaryFile(dir="{q}") as f:
     }
 }
 
+/// `tempfile.NamedTemporaryFile` closes before it unlinks: what it has closed is a message by then, and stays. With a draft's name
+/// nothing is left.
+#[test]
+fn temporary_files_that_are_closed_before_they_are_unlinked_are_drafts_or_messages() {
+    let m = Mount::new();
+    for (q, _) in kinds(&m) {
+        let program = format!(
+            r#"
+import tempfile
+for prefix in [".", "tmp"]:
+    try:
+        with tempfile.NamedTemporaryFile(dir="{q}", prefix=prefix) as f:
+            f.write(prefix.encode())
+    except FileNotFoundError:
+        pass
+"#
+        );
+        m.python(&program).ok();
+        // Where names are kept the name means the message, and removing it is what it is in any directory.
+        let left = if q == "k" { vec![] } else { vec!["tmp"] };
+        assert_eq!(
+            (m.bodies(q), m.stats(q)["drafts"].as_u64()),
+            (left.into_iter().map(String::from).collect(), Some(0)),
+            "{q}"
+        );
+    }
+}
+
 /// What is unlinked counts no more for its queue.
 #[test]
 fn what_is_unlinked_leaves_its_room_to_others() {
