@@ -57,12 +57,14 @@ need_packages() {
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}" || code=$?
     [ -z "$ours" ] || as_root rm -f $policy
     for name in "${missing[@]}"; do
+        local services
         case $name in
-            prometheus*) ;;
-            openssh-server) name=ssh ;;
+            prometheus*) services=("$name") ;;
+            openssh-server) services=(ssh) ;;
+            samba) services=(smbd nmbd samba-ad-dc) ;;
             *) continue ;;
         esac
-        as_root deb-systemd-helper disable "$name.service" >/dev/null 2>&1 || true
+        as_root deb-systemd-helper disable "${services[@]/%/.service}" >/dev/null 2>&1 || true
     done
     return $code
 }

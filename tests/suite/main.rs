@@ -112,6 +112,7 @@ mod renames;
 mod renewal;
 mod restart;
 mod retries;
+mod samba;
 mod scale;
 mod scarce;
 mod scripts;
