@@ -4,7 +4,7 @@
 //! The tables are in memory only, because a process that held a claim before this run cannot be told from one that got its
 //! number since. They are bounded, and forget what was lost longest ago.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
 use crate::error::Result;
 use crate::queue::delivery::Delivery;
@@ -27,8 +27,8 @@ pub(super) struct LostClaims {
     of: HashMap<u64, VecDeque<Claim>>,
     /// Those of its keys, the oldest first.
     order: VecDeque<u64>,
-    /// Deliveries that their workers may settle late, and nobody has.
-    unsettled: HashSet<Delivery>,
+    /// Deliveries that their workers may settle late, and nobody has: of a message of which queue each was.
+    unsettled: HashMap<Delivery, u64>,
     /// All that have been in there lately, the oldest first.
     ended: VecDeque<Delivery>,
 }
@@ -38,7 +38,7 @@ impl LostClaims {
     pub fn note(&mut self, before: &MessageRecord, after: &MessageRecord) {
         let lasts = |claim: &&Claim| after.claim.as_ref().is_some_and(|now| now.delivery == claim.delivery);
         let Some(claim) = before.claim.as_ref().filter(|claim| !lasts(claim)) else { return };
-        self.end(claim.delivery);
+        self.end(claim.delivery, before.queue);
         if claim.process.is_none() {
             return; // nobody can be told to have had it
         }
@@ -55,14 +55,14 @@ impl LostClaims {
         }
     }
 
-    fn end(&mut self, delivery: Delivery) {
+    fn end(&mut self, delivery: Delivery, queue: u64) {
         if self.ended.len() == DELIVERIES
             && let Some(oldest) = self.ended.pop_front()
         {
             self.unsettled.remove(&oldest);
         }
         self.ended.push_back(delivery);
-        self.unsettled.insert(delivery);
+        self.unsettled.insert(delivery, queue);
     }
 }
 
@@ -72,17 +72,15 @@ impl Store {
         self.lock().lost.unsettled.remove(&delivery);
     }
 
-    /// Somebody comes to settle a delivery of a message of `queue` after its lease had ended, or others had ended it. That is counted
-    /// once for each delivery; tells whether it was now.
-    pub fn came_late(&self, queue: u64, delivery: Delivery, now: u64) -> Result<bool> {
+    /// Somebody comes to settle a delivery after its lease had ended, or others had ended it. That is counted once for each
+    /// delivery, in the queue in which it was made; gives that queue if it was counted now.
+    pub fn came_late(&self, delivery: Delivery, now: u64) -> Result<Option<u64>> {
         let mut state = self.lock();
-        if !state.lost.unsettled.remove(&delivery) {
-            return Ok(false);
-        }
+        let Some(queue) = state.lost.unsettled.remove(&delivery) else { return Ok(None) };
         state.changing(&self.db, queue)?.counters.late_settlements_total += 1;
         let batch = self.db.batch();
         state.commit(&self.db, batch, now)?;
-        Ok(true)
+        Ok(Some(queue))
     }
 
     /// The last claims of a message that ended in this run without an acknowledgement, the newest first.
@@ -138,7 +136,7 @@ mod tests {
         let new = message(&store, q, "m");
         let seq = store.enqueue(new, NewBody::Inline(b"x"), false, 1).unwrap().seq().unwrap();
         let claim = |q, seq| store.claim(q, seq, NOBODY, 1).unwrap().claim.unwrap().delivery;
-        let late = |delivery| store.came_late(q, delivery, 2).unwrap();
+        let late = |delivery| store.came_late(delivery, 2).unwrap().is_some();
         let first = claim(q, seq);
         assert!(!late(first), "it lasts");
         store.nack(q, seq, Of::Any, false, 2).unwrap();
@@ -155,7 +153,8 @@ mod tests {
         store.nack(other, seq, Of::Any, false, 2).unwrap();
         store.ack(other, seq, (&[State::Ready], Of::Any), 2).unwrap();
         assert!(late(third) && late(fourth));
-        assert_eq!(store.queue(q).unwrap().counters.late_settlements_total, 3);
+        let counted = |queue| store.queue(queue).unwrap().counters.late_settlements_total;
+        assert_eq!((counted(q), counted(other)), (2, 1), "each where it was delivered");
         assert!(!late(claim(q, {
             let new = message(&store, q, "n");
             store.enqueue(new, NewBody::Inline(b"x"), false, 1).unwrap().seq().unwrap()
@@ -188,7 +187,7 @@ mod tests {
         }
         assert_eq!((lost.of.len(), lost.order.len()), (MESSAGES, MESSAGES));
         assert!(lost.ended.len() == DELIVERIES && lost.unsettled.len() == 1, "it is one and the same");
-        (0..2 * DELIVERIES as u64).for_each(|bits| lost.end(Delivery::of(bits)));
+        (0..2 * DELIVERIES as u64).for_each(|bits| lost.end(Delivery::of(bits), 1));
         assert_eq!((lost.ended.len(), lost.unsettled.len()), (DELIVERIES, DELIVERIES));
         assert!(!lost.of.contains_key(&2) && lost.of.contains_key(&3));
     }

@@ -110,18 +110,16 @@ impl View {
 
     /// Counts who comes to a delivery when it is over, and has not ended it, once for each delivery: the kernel asks for the name
     /// before it asks for what is to be done, and no more when there is none.
-    pub(super) fn came_late(&self, caller: &Caller, queue: u64, name: &[u8], delivery: Delivery) {
-        match self.store.came_late(queue, delivery, clock::now_ms()) {
-            Ok(false) => {}
-            Ok(true) => tracing::info!(
+    pub(super) fn came_late(&self, caller: &Caller, name: &[u8], delivery: Delivery) {
+        match self.store.came_late(delivery, clock::now_ms()) {
+            Ok(None) => {}
+            Ok(Some(queue)) => tracing::info!(
                 queue = self.store.label(queue),
                 name = %String::from_utf8_lossy(name),
                 pid = caller.pid,
                 "a worker comes late: its delivery is over"
             ),
-            Err(error) => {
-                tracing::debug!(queue = self.store.label(queue), %error, "a late settlement was not counted");
-            }
+            Err(error) => tracing::debug!(%error, "a late settlement was not counted"),
         }
     }
 
@@ -144,7 +142,7 @@ impl View {
                 pid = caller.pid,
                 "a worker that has lost its claim settles late: refused, another one has the message"
             );
-            self.came_late(caller, message.queue, &message.name, lost.delivery);
+            self.came_late(caller, &message.name, lost.delivery);
             return Err(Error::NotFound);
         }
         // What was looked at is what it is done to.

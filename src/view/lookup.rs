@@ -187,10 +187,10 @@ impl View {
         name: &[u8],
     ) -> Result<(u64, MessageRecord, Of)> {
         let found = self.look_in_state(caller, directory, name);
-        if let (Err(Error::NotFound), Node::Claimed(queue)) = (&found, directory)
+        if let (Err(Error::NotFound), Node::Claimed(_)) = (&found, directory)
             && let Name::Sequence { delivery: Some(delivery), .. } = classify(name)
         {
-            self.came_late(caller, queue, name, delivery);
+            self.came_late(caller, name, delivery);
         }
         found
     }

@@ -39,14 +39,21 @@ impl View {
     pub(super) fn settles(&self, caller: &Caller, attributes: &Pairs) -> Result<Option<Settles>> {
         let Some((_, path)) = attributes.iter().find(|(name, _)| name == SETTLES) else { return Ok(None) };
         let (settles, name) = Settles::parse(path)?;
+        let found = self.find_settled(caller, settles, name);
+        if matches!(found, Err(Error::NotFound)) {
+            self.came_late(caller, name.unwrap_or_default(), settles.delivery);
+        }
+        found.map(|()| Some(settles))
+    }
+
+    fn find_settled(&self, caller: &Caller, settles: Settles, name: Option<&[u8]>) -> Result<()> {
         let queue = self.store.message(settles.seq)?.queue;
         let info = self.store.queue(queue)?;
         let message = self.resolve(caller, (queue, &info), settles.seq, name, &[State::Claimed])?;
         if !Of::This(Some(settles.delivery)).is(&message) {
             return Err(Error::NotFound);
         }
-        self.refuse_removing(caller, queue, &message)?;
-        Ok(Some(settles))
+        self.refuse_removing(caller, queue, &message)
     }
 
     /// Refuses to change what a draft acknowledges that has been renamed to a visible name already, and waits for its last close.

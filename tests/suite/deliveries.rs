@@ -245,18 +245,25 @@ fn who_comes_late_is_counted_once_for_each_delivery() {
     assert_eq!(listing(&graves).len(), 1);
     m.sh(&format!("rm graves/*; echo now {fifth} > q/.mq/nack")).fails(GONE);
     assert_eq!(late(), 2);
-    // By the name in the queue.
+    // With a publication that was to acknowledge it.
     m.set("q", "max_deliveries=0");
+    m.message(&q, "e", "body");
+    let sixth = claim(&m, "q");
+    take_back(&m, "q");
+    m.sh(&format!("rm q/*-e; echo x > graves/.x; setfattr -n user.mq.settles -v {sixth} graves/.x")).ok();
+    m.sh("mv graves/.x graves/x").fails(GONE);
+    assert_eq!(late(), 3);
+    // By the name in the queue.
     let d = m.message(&q, "d", "body");
     let worker = slow_worker(&m, &d, &format!("rm '{0}'; rm '{0}'", d.display()));
     take_back(&m, "q");
     let holder = m.holder(&d);
     go(&m);
     worker.finish().fails(GONE);
-    assert_eq!(late(), 3);
+    assert_eq!(late(), 4);
     drop(holder);
-    assert_eq!(xattr(&q, "user.mq.late_settlements_total").as_deref(), Some("3"));
-    assert_eq!(m.stats("")["late_settlements_total"], 3);
+    assert_eq!(xattr(&q, "user.mq.late_settlements_total").as_deref(), Some("4"));
+    assert_eq!(m.stats("")["late_settlements_total"], 4);
     assert!(m.log().contains("comes late"), "{}", m.log());
     assert_eq!(state(&q, &a), None);
 }

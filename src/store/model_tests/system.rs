@@ -361,7 +361,7 @@ impl System for Tested {
             Settle::Say(number) => store.set_last_error(seq, of, said(number).as_bytes(), now),
         };
         match &settled {
-            Err(Error::NotFound) => drop(store.came_late(queue, delivery, now).unwrap()),
+            Err(Error::NotFound) => drop(store.came_late(delivery, now).unwrap()),
             Ok(()) => store.ended_by_its_worker(delivery),
             Err(_) => {}
         }
