@@ -97,7 +97,7 @@ impl<T, const RANK: u8> From<T> for Ranked<T, RANK> {
     }
 }
 
-pub use checked::Guard;
+pub use checked::{Guard, assert_free};
 
 #[cfg(not(any(test, debug_assertions)))]
 mod checked {
@@ -109,6 +109,10 @@ mod checked {
     pub fn take<T>(_: u8, lock: &Mutex<T>) -> Guard<'_, T> {
         lock.lock()
     }
+
+    /// Where locks are checked: this thread does not hold the lock of that rank, because others would wait for what it does.
+    #[inline(always)]
+    pub fn assert_free(_: u8) {}
 }
 
 #[cfg(any(test, debug_assertions))]
@@ -136,6 +140,12 @@ mod checked {
         let guard = lock.lock();
         HELD.with_borrow_mut(|held| held.push(rank));
         Guard { guard, rank }
+    }
+
+    /// Asserts that this thread does not hold the lock of that rank, because others would wait for what it does.
+    #[track_caller]
+    pub fn assert_free(rank: u8) {
+        assert!(!HELD.with_borrow(|held| held.contains(&rank)), "bug: long work under the lock of rank {rank}");
     }
 
     impl<T> Drop for Guard<'_, T> {
@@ -178,7 +188,10 @@ mod tests {
             let again = std::panic::catch_unwind(|| drop(checked::take(rank, &parking_lot::Mutex::new(()))));
             assert!(again.is_err(), "{rank}");
         }
+        assert_free(FILE);
+        assert!(std::panic::catch_unwind(|| assert_free(STORE)).is_err());
         drop(other);
+        assert_free(STORE);
         drop(outer.lock());
     }
 }

@@ -224,8 +224,7 @@ fn write_message(out: &mut impl Write, line: &Line, body: &Body) -> Result<(), F
 
 fn queue_line(id: u64, queue: &Queue) -> Result<QueueLine, Error> {
     let record = &queue.record;
-    let mut config = QueueConfig::default();
-    config.apply(&record.config)?;
+    let config = QueueConfig::stored(&record.config)?;
     let root = id == ROOT;
     let keys = KEYS.iter().filter(|_| !root);
     let config = keys.filter_map(|key| Some(((*key).to_owned(), config.get(key)?))).collect();

@@ -20,6 +20,28 @@ pub struct Owner {
     pub mode: u32,
 }
 
+/// How a mount shows to whom things belong, whatever they were made as. What is shown is what counts, for the kernel and for us.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Guise {
+    /// This user is the owner of everything.
+    pub uid: Option<u32>,
+    /// This group is the group of everything.
+    pub gid: Option<u32>,
+    /// Everything has the permissions that this mask leaves.
+    pub umask: Option<u32>,
+}
+
+impl Guise {
+    /// What is shown.
+    pub fn of(&self, owner: Owner) -> Owner {
+        Owner {
+            uid: self.uid.unwrap_or(owner.uid),
+            gid: self.gid.unwrap_or(owner.gid),
+            mode: self.umask.map_or(owner.mode, |mask| (owner.mode & !0o777) | (0o777 & !mask)),
+        }
+    }
+}
+
 impl Owner {
     /// A user with one group has all the rights in `want` (of [`READ`], [`WRITE`], [`EXEC`]); `groups` are the user's other
     /// groups, asked only when the answer depends on them. As everywhere, the first class that fits decides: an owner whom the
@@ -79,6 +101,14 @@ mod tests {
                 assert_eq!(owner.allows_in_any_group(7, want), given(3) && given(0), "{mode:o} {want}");
             }
         }
+    }
+
+    #[test]
+    fn a_guise_changes_what_it_names_and_no_other_bits() {
+        let plain = Owner { uid: 7, gid: 8, mode: 0o3755 };
+        assert_eq!(Guise::default().of(plain), plain);
+        let guise = Guise { uid: Some(1), gid: None, umask: Some(0o027) };
+        assert_eq!(guise.of(plain), Owner { uid: 1, gid: 8, mode: 0o3750 });
     }
 
     #[test]

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use super::duration;
+use super::name::LONGEST_PATH;
 use super::patterns::Patterns;
 use crate::error::{Error, Result};
 
@@ -205,6 +206,24 @@ impl QueueConfig {
         matches!(self.paused, Paused::In | Paused::Both)
     }
 
+    /// What a queue says of every message that comes, of so many bytes, whichever way it comes: [`Error::MessageTooLarge`], and
+    /// [`Error::Paused`] while nothing is enqueued. Whether there is room for it, the store knows.
+    pub fn admit(&self, bytes: u64) -> Result<()> {
+        self.admit_size(bytes)?;
+        if self.paused_in() { Err(Error::Paused) } else { Ok(()) }
+    }
+
+    /// Of [`QueueConfig::admit`] what is asked again of a message that was let in and has grown since.
+    pub fn admit_size(&self, bytes: u64) -> Result<()> {
+        let too_large = self.max_message_bytes > 0 && bytes > self.max_message_bytes;
+        if too_large { Err(Error::MessageTooLarge) } else { Ok(()) }
+    }
+
+    /// What it takes in memory besides itself, in bytes.
+    pub fn memory(&self) -> usize {
+        self.dead_letter.capacity() + self.drafts.memory()
+    }
+
     /// Nothing is claimed for the time being.
     pub fn paused_out(&self) -> bool {
         matches!(self.paused, Paused::Out | Paused::Both)
@@ -338,7 +357,7 @@ const TABLE: &[Key] = &[
     },
     Key {
         name: "dead_letter",
-        allowed: "the path of a queue from the root of the mount, or nothing",
+        allowed: "the path of a queue from the root of the mount, of at most 4096 bytes, or nothing",
         get: |config| config.dead_letter.clone(),
         set: |config, text| put(&mut config.dead_letter, queue_path(text)),
     },
@@ -457,6 +476,23 @@ impl QueueConfig {
         Ok(())
     }
 
+    /// The configuration of a text that a store holds. An earlier version took any path for `dead_letter`: one that is longer
+    /// than any queue's leads nowhere, and is passed over.
+    pub fn stored(text: &str) -> Result<Self> {
+        let mut config = Self::default();
+        if text.len() <= LONGEST_PATH {
+            config.apply(text)?;
+            return Ok(config);
+        }
+        let leads_nowhere = |line: &&str| {
+            let value = line.split_once('=').filter(|(key, _)| key.trim() == "dead_letter").map(|(_, value)| value);
+            value.is_some_and(|value| value.trim().trim_matches('/').len() > LONGEST_PATH)
+        };
+        let kept: Vec<&str> = text.lines().filter(|line| !leads_nowhere(line)).collect();
+        config.apply(&kept.join("\n"))?;
+        Ok(config)
+    }
+
     /// All keys, one `key = value` a line. Applied to any configuration, it makes it equal to this one.
     pub fn render(&self) -> String {
         TABLE.iter().map(|row| format!("{} = {}\n", row.name, (row.get)(self))).collect()
@@ -506,7 +542,7 @@ fn queue_path(text: &str) -> Option<String> {
     let path = text.trim_matches('/');
     let names = || path.split('/');
     let sound = path.is_empty() || names().all(|name| !matches!(name, "" | "." | ".." | ".mq"));
-    (sound && path == path.trim() && !path.contains('\n')).then(|| path.to_owned())
+    (sound && path.len() <= LONGEST_PATH && path == path.trim() && !path.contains('\n')).then(|| path.to_owned())
 }
 
 fn bytes(text: &str) -> Option<u64> {

@@ -20,6 +20,12 @@ pub const MAX_KEPT_NAME: usize = LONGEST;
 /// The longest name of a queue, as on other filesystems.
 pub const QUEUE_NAME_MAX: usize = 255;
 
+/// The longest path of a queue from the root of the mount, in bytes, as that which a system call takes.
+pub const LONGEST_PATH: usize = 4096;
+
+/// So deep a queue is nested at most: one at the top of the mount is 1 deep.
+pub const DEEPEST: usize = 256;
+
 /// The name of a queue's control directory, the only reserved name.
 pub const CONTROL: &[u8] = b".mq";
 

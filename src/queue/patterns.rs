@@ -21,6 +21,11 @@ impl Patterns {
         (patterns.len() <= MOST && patterns.iter().all(sound)).then_some(Self(patterns))
     }
 
+    /// What they take in memory, in bytes.
+    pub fn memory(&self) -> usize {
+        self.0.iter().map(|pattern| pattern.capacity() + size_of::<String>()).sum()
+    }
+
     /// Whether a name fits one of them.
     pub fn fit(&self, name: &[u8]) -> bool {
         self.0.iter().any(|pattern| fits(pattern.as_bytes(), name))

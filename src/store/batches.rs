@@ -11,7 +11,7 @@ use crate::queue::mark::{SETTLES, Settles};
 use super::db::{Batch, Family};
 use super::drafts::draft_due;
 use super::keys::{self, DeadlineKind};
-use super::limits::Room;
+use super::limits::Need;
 use super::record::{self, Counters, DraftRecord, NewMessage, QueueRecord};
 use super::state::{Queue, State, deadlines};
 use super::{Entry, MarkRights, NewBody, NewQueue, Onto, Store};
@@ -69,7 +69,7 @@ impl Store {
             batch.put(Family::Deadlines, &keys::deadline(due, DeadlineKind::Batch, id), b"");
         }
         state.changing(&self.db, new.parent)?.counters.batches += 1;
-        state.remember(id, Queue::new(record, Counters::default())?);
+        state.remember(id, Queue::new(&record, Counters::default())?);
         state.changing(&self.db, id)?;
         let made = state.commit(&self.db, batch, now);
         if made.is_err() {
@@ -122,7 +122,7 @@ impl Store {
         if holder.counters.drafts > 0 {
             return Err(Error::NotEmpty);
         }
-        let record = holder.record.clone();
+        let record = self.queue_record(id)?;
         leave(batch, id, &record);
         self.drop_marks(batch, id)?;
         batch.delete(Family::Meta, &keys::queue(id));
@@ -144,7 +144,7 @@ impl Store {
             Some(other) => self.leave_batch(&mut state, &mut batch, other)?,
             None => {}
         }
-        let before = state.queue(&self.db, id)?.record.clone();
+        let before = self.queue_record(id)?;
         leave(&mut batch, id, &before);
         let left = &mut state.changing(&self.db, before.parent)?.counters.batches;
         *left = left.saturating_sub(1);
@@ -152,7 +152,7 @@ impl Store {
         let record = QueueRecord { parent: queue, name: name.to_vec(), ..before };
         enter(&mut batch, id, &record);
         state.commit(&self.db, batch, now)?;
-        state.queue(&self.db, id)?.record = record;
+        state.queues.change(id, |batch| batch.record.parent = queue);
         Ok(())
     }
 
@@ -215,7 +215,7 @@ impl Store {
         for file in files {
             order = order.max(self.order_in(&mut state, target, &self.draft(file.draft)?.attributes)?);
         }
-        let need = Room::of_all(files.iter().map(|file| file.body.size())).of_order(order);
+        let need = Need::of_all(files.iter().map(|file| file.body.size()), order);
         self.admit(&mut state, target, need, Onto::Nothing)?;
         let plan = self.plan_drops(&mut state, target, need, Onto::Nothing)?;
         let mut batch = self.db.batch();

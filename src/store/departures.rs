@@ -75,7 +75,7 @@ impl Store {
     /// is not there any more left now.
     pub fn watch(&self, queue: u64, seq: u64, now: u64) {
         let mut state = self.lock();
-        let hidden = state.queue(&self.db, queue).ok().and_then(|queue| queue.hidden.get(&seq));
+        let hidden = state.queue(&self.db, queue).ok().and_then(|queue| queue.hidden.get(seq));
         let there = match hidden.map(|hidden| hidden.state) {
             Some(hidden) => Some(hidden),
             None => match self.visible(&mut state, seq) {

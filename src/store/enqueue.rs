@@ -11,10 +11,11 @@ use crate::queue::state::State;
 
 use super::db::{Batch, Family};
 use super::duplicates::Checked;
+use super::hidden::Hidden;
 use super::keys;
-use super::limits::Room;
+use super::limits::{Need, Room};
 use super::record::{BodyPlace, MessageRecord, NewMessage};
-use super::state::{Hidden, State as Remembered};
+use super::state::State as Remembered;
 use super::sums::Sums;
 use super::{Enqueued, Onto, ROOT, Store, bodies, stored_sums};
 
@@ -60,12 +61,13 @@ impl NewBody<'_> {
 impl Store {
     /// Enqueues a message. `hidden`: it has been admitted ([`Store::reserve`]), nobody but the caller sees it before
     /// [`Store::reveal`], and it is the caller who counts a duplicate ([`Store::count_duplicate`]), because the same message
-    /// may be committed several times. Otherwise [`Error::QueueFull`] and [`Error::Paused`] when the queue takes no more.
+    /// may be committed several times. Otherwise [`Error::QueueFull`], [`Error::Paused`] and [`Error::MessageTooLarge`] when the
+    /// queue does not take it.
     pub fn enqueue(&self, new: NewMessage, body: NewBody<'_>, hidden: bool, now: u64) -> Result<Enqueued> {
         let mut state = self.lock();
         let mut batch = self.db.batch();
         let (queue, id) = (new.queue, new.id);
-        let need = Room::of_one(body.size()).of_order(self.order_in(&mut state, queue, &new.attributes)?);
+        let need = Need::of_one(body.size(), self.order_in(&mut state, queue, &new.attributes)?);
         if !hidden {
             self.admit(&mut state, queue, need, Onto::Nothing)?;
         }
@@ -233,7 +235,7 @@ impl Store {
     /// the caller's again. A close has promised the message: it is shown even when the database takes no change any more.
     pub fn reveal(&self, queue: u64, seq: u64, now: u64) -> Result<Enqueued> {
         let mut state = self.lock();
-        let Some(hidden) = state.queue(&self.db, queue)?.hidden.get(&seq).copied() else {
+        let Some(hidden) = state.queue(&self.db, queue)?.hidden.get(seq).copied() else {
             return Ok(Enqueued::As(seq));
         };
         if let Some(until) = hidden.unique_until {
@@ -247,7 +249,7 @@ impl Store {
             }
         }
         let remembered = state.queue(&self.db, queue)?;
-        remembered.hidden.remove(&seq);
+        remembered.hidden.remove(seq);
         // Searches that went past it saw nothing there.
         remembered.outdated.placed(keys::position(hidden.order, seq));
         let dropped = self.drop_surplus(&mut state, queue, now).unwrap_or_else(|error| {
@@ -319,7 +321,7 @@ impl Store {
         let counters = &mut state.changing(&self.db, record.queue)?.counters;
         counters.enqueued_total = counters.enqueued_total.saturating_sub(1);
         state.commit(&self.db, batch, now)?;
-        state.queue(&self.db, record.queue)?.hidden.remove(&seq);
+        state.queue(&self.db, record.queue)?.hidden.remove(seq);
         Ok(())
     }
 
@@ -327,7 +329,7 @@ impl Store {
     /// is the time of modification that its producer set, if any.
     pub fn resequence(&self, queue: u64, seq: u64, modified_ns: Option<i64>, now: u64) -> Result<u64> {
         let mut state = self.lock();
-        let hidden = state.queue(&self.db, queue)?.hidden.get(&seq).copied().ok_or(Error::NotFound)?;
+        let hidden = state.queue(&self.db, queue)?.hidden.get(seq).copied().ok_or(Error::NotFound)?;
         let record = self.record(seq)?;
         let mut last = record.clone();
         last.modified_ns = modified_ns.unwrap_or_else(|| state.stamp(now));
@@ -336,7 +338,7 @@ impl Store {
         let new = self.renumber(&mut state, &mut batch, seq, &record, &mut last)?;
         state.commit(&self.db, batch, now)?;
         let all = &mut state.queue(&self.db, queue)?.hidden;
-        all.remove(&seq);
+        all.remove(seq);
         all.insert(new, hidden);
         Ok(new)
     }

@@ -98,8 +98,10 @@ impl Store {
     }
 
     /// Makes a queue as it was; gives its number: `id` if that is given, [`Error::Exists`] when another has it.
+    /// [`Error::NameTooLong`] when its path would be too long.
     pub fn import_queue(&self, id: Option<u64>, record: QueueRecord) -> Result<u64> {
         QueueConfig::default().apply(&record.config)?;
+        self.refuse_too_deep(record.parent, &record.name)?;
         let now = clock::now_ms();
         let mut state = self.lock();
         if self.name_taken(&mut state, record.parent, &record.name)? {

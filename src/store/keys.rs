@@ -21,7 +21,8 @@
 //! | `default` | `j` queue name | the mark of that name; of a batch, what it makes of the queue's |
 //! | `default` | `l` batch name | what the queue's mark of that name has to be when the batch is enqueued |
 //! | `default` | `p` queue state | empty: what was purged from that state has not been cleared away |
-//! | `default` | `s` name | a number of the store's own: `next_seq`, `next_id` |
+//! | `default` | `r` queue | how far the queues nested in it [reach](super::tree) below it |
+//! | `default` | `s` name | a number of the store's own: `next_seq`, `next_id`; `measured`: there are `r` keys |
 //! | `messages` | sequence number | [`MessageRecord`](super::record::MessageRecord) |
 //! | `bodies` | body | the bytes of a small body |
 //! | `index` | queue state order seq | the producer's name: the listing of a state, in delivery order |
@@ -318,6 +319,14 @@ pub fn parse_purge(key: &[u8]) -> Option<(u64, State)> {
 
 /// All of them: the prefix of [`purge`].
 pub const PURGES: &[u8] = b"p";
+
+/// How far the queues nested in one reach below it.
+pub fn reach(queue: u64) -> [u8; 9] {
+    tagged(b'r', queue)
+}
+
+/// All of them: the prefix of [`reach`].
+pub const REACHES: &[u8] = b"r";
 
 /// A number of the store's own.
 pub fn setting(name: &str) -> Vec<u8> {

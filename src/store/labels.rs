@@ -4,27 +4,30 @@
 //! one. What is gone by then is called by its number.
 
 use crate::queue::config::{Names, QueueConfig};
-use crate::queue::name::listed;
+use crate::queue::name::{DEEPEST, LONGEST_PATH, listed};
 
 use super::db::Family;
-use super::record::{self, QueueRecord};
-use super::{ROOT, Store, keys};
+use super::record;
+use super::{Store, keys};
 
-/// No queue is nested so deeply that its path could still be used; in a damaged store one may be nested in itself.
-const DEEPEST: usize = 4096;
+/// Of a path that is longer than one may be, this is told instead of its beginning.
+const CUT: &str = "...";
 
 impl Store {
-    /// The path of a queue, or of a batch, from the root of the mount.
+    /// The path of a queue, or of a batch, from the root of the mount; of one that is longer than any may be, its end.
     pub fn label(&self, queue: u64) -> String {
-        let (mut names, mut id) = (Vec::new(), queue);
-        while id != ROOT && id != 0 && names.len() < DEEPEST {
-            let Some(record) = self.record_of_queue(id) else {
-                names.push(format!("queue number {id}"));
-                break;
-            };
-            let name = String::from_utf8_lossy(&record.name).into_owned();
-            names.push(if record.batch { format!(".mq/batch/{name}") } else { name });
-            id = record.parent;
+        let (mut names, mut length, mut last) = (Vec::new(), 0, queue);
+        let walked = self.walk_up(queue, |_, head| {
+            let name = String::from_utf8_lossy(&head.name);
+            let name = if head.batch { format!(".mq/batch/{name}") } else { name.into_owned() };
+            length += name.len() + 1;
+            last = head.parent;
+            let fits = length <= LONGEST_PATH + 1 && names.len() < DEEPEST;
+            names.push(if fits { name } else { CUT.to_owned() });
+            fits
+        });
+        if walked.is_err() {
+            names.push(format!("queue number {last}"));
         }
         names.reverse();
         names.join("/")
@@ -36,20 +39,15 @@ impl Store {
         let Some(record) = record.and_then(|record| record::decode_message(&record).ok()) else {
             return format!("{seq:016}");
         };
-        let mut config = QueueConfig::default();
-        if let Some(queue) = self.record_of_queue(record.queue) {
-            // Of a configuration that cannot be read the defaults count.
-            let _ = config.apply(&queue.config);
-        }
+        let queue = self.db.get(Family::Meta, &keys::queue(record.queue)).ok().flatten();
+        let queue = queue.and_then(|queue| record::decode_queue(&queue).ok());
+        // Of a configuration that cannot be read the defaults count.
+        let config = queue.and_then(|queue| QueueConfig::stored(&queue.config).ok()).unwrap_or_default();
         let name = match config.names {
             Names::Keep => record.name,
             Names::Sequence => listed((config.priorities > 1).then_some(record.order), seq, &record.name),
         };
         String::from_utf8_lossy(&name).into_owned()
-    }
-
-    fn record_of_queue(&self, id: u64) -> Option<QueueRecord> {
-        record::decode_queue(&self.db.get(Family::Meta, &keys::queue(id)).ok()??).ok()
     }
 }
 

@@ -37,11 +37,11 @@ impl Store {
         after: u64,
         mut each: impl FnMut(Entry<'_>) -> bool,
     ) -> Result<()> {
-        let (head, hidden, placed) = {
+        let (head, placed) = {
             let mut remembered = self.lock();
             let queue = remembered.queue(&self.db, queue)?;
             let head = if state == MessageState::Ready { queue.counters.head } else { 0 };
-            (head, queue.hidden.clone(), queue.placed)
+            (head, queue.placed)
         };
         let start = after.saturating_add(1).max(head);
         let mut first = None;
@@ -51,12 +51,18 @@ impl Store {
             };
             first.get_or_insert(position);
             let entry = Entry::message(position, name);
-            Ok(hidden.contains_key(&entry.id) || each(entry))
+            Ok(self.is_hidden(queue, entry.id) || each(entry))
         })?;
         if state == MessageState::Ready && start == head {
             self.raise_head(queue, first, placed)?;
         }
         Ok(())
+    }
+
+    /// Whether a message that a listing has come to awaits its last close. Asked when it was read: so one that is hidden when it is
+    /// listed first is not shown, and none of those that are has to be copied.
+    fn is_hidden(&self, queue: u64, seq: u64) -> bool {
+        self.state.lock().is_hidden(queue, seq)
     }
 
     /// Calls `each` with the messages of a queue in any of `states` after the position `after`, in delivery order, until it
@@ -71,11 +77,7 @@ impl Store {
         if let [state] = states {
             return self.list(queue, *state, after, each);
         }
-        let (head, hidden) = {
-            let mut remembered = self.lock();
-            let queue = remembered.queue(&self.db, queue)?;
-            (queue.counters.head, queue.hidden.clone())
-        };
+        let head = self.lock().queue(&self.db, queue)?.counters.head;
         let run = |state: &MessageState| {
             let start = after.saturating_add(1).max(if *state == MessageState::Ready { head } else { 0 });
             (keys::indexed(queue, *state).to_vec(), keys::index(queue, *state, start).to_vec())
@@ -83,7 +85,7 @@ impl Store {
         let runs: Vec<_> = states.iter().map(run).collect();
         self.db.merge(Family::Index, &runs, keys::indexed_position, |position, name| {
             let entry = Entry::message(position, name);
-            hidden.contains_key(&entry.id) || each(entry)
+            self.is_hidden(queue, entry.id) || each(entry)
         })
     }
 
@@ -128,7 +130,7 @@ impl Store {
             };
             first = first.min(position);
             let seq = keys::seq_of(position);
-            found = (!remembered.hidden.contains_key(&seq)).then_some(position);
+            found = (!remembered.hidden.contains(seq)).then_some(position);
             Ok(found.is_none())
         })?;
         if start == head {
@@ -174,13 +176,14 @@ mod tests {
     use super::super::{DeadReason, NewBody, Of};
     use super::*;
 
-    /// So many queues are in use that the next operation forgets those that it can.
+    /// So many queues are in use that those are forgotten that can be.
     fn use_many_queues(store: &Store, queue: u64) {
+        let record = store.queue_record(queue).unwrap();
         let mut state = store.lock();
-        let record = state.queue(&store.db, queue).unwrap().record.clone();
         for id in 1_000_000..1_005_000 {
-            state.remember(id, Queue::new(record.clone(), Counters::default()).unwrap());
+            state.remember(id, Queue::new(&record, Counters::default()).unwrap());
         }
+        state.queues.clear();
     }
 
     /// A message that becomes ready before the first one, during a look that does not see it, is seen by the next.

@@ -25,6 +25,7 @@ mod departures;
 mod drafts;
 mod duplicates;
 mod enqueue;
+mod hidden;
 pub mod image;
 pub mod import;
 mod kept;
@@ -54,6 +55,7 @@ mod purge_tests;
 mod queues;
 mod readers;
 pub mod record;
+mod remembered;
 mod removals;
 mod reservations;
 mod reserve;
@@ -69,6 +71,7 @@ mod syncer;
 #[cfg(test)]
 mod tests;
 mod transitions;
+mod tree;
 mod trouble;
 mod upgrade;
 mod wal;
@@ -100,7 +103,7 @@ pub use nack::Nack;
 pub use named_drafts::Seen;
 pub use open::{FORMAT, OpenError};
 pub use purge::Remains;
-pub use queues::{NewQueue, QueueInfo};
+pub use queues::{Alike, NewQueue, Oldest, QueueInfo};
 pub use record::Death;
 pub use reservations::{Patience, RoomWatch};
 pub use space::{Space, Usage};
@@ -110,6 +113,7 @@ pub use transitions::{Altered, ClaimEnd, Of, Taker};
 use crate::background::Alarm;
 use crate::error::Result;
 use crate::locks::{self, Guard, Ranked};
+use crate::queue::access::Guise;
 use crate::queue::config::QueueConfig;
 use crate::queue::delivery::Delivery;
 use beneath::{Dir, Trust};
@@ -149,6 +153,8 @@ pub struct Store {
     defaults: QueueConfig,
     /// An earlier version has written it: records may lack what came since.
     upgraded: bool,
+    /// To whom the mount shows everything to belong.
+    guise: Guise,
     /// The first number that this run gives to a body or draft.
     first_id: u64,
     /// Random; with the number of claims of this run it makes the identities of deliveries.
@@ -203,9 +209,11 @@ impl Store {
             purged_before: Mutex::default(),
             defaults,
             upgraded,
+            guise: Guise::default(),
             _lock: prepared.lock,
         };
         store.make_root()?;
+        store.measure_tree()?;
         store.name_drafts_by_owner()?;
         store.note_purges_left()?;
         store.readers.clear_left(keys::LEFT_SUMS)?;
@@ -215,6 +223,11 @@ impl Store {
         // Room is kept from now on if there is any.
         store.space.look()?;
         Ok(store)
+    }
+
+    /// Whom everything belongs to counts as the mount shows it, from now on.
+    pub fn show_as(&mut self, guise: Guise) {
+        self.guise = guise;
     }
 
     /// Begins an operation.

@@ -12,7 +12,7 @@ use super::Store;
 use super::db::Family;
 use super::keys;
 use super::record::MessageRecord;
-use super::state::{PRIORITIES, State};
+use super::state::{PRIORITIES, Queue};
 
 /// So many messages that came back are passed over in one look for one that did not; the next look goes on behind them.
 const AT_ONCE: usize = 256;
@@ -57,28 +57,31 @@ impl Ages {
 impl Store {
     /// Since when the oldest message of a queue in a state has been in it, in milliseconds since the epoch; `None` when there is none.
     pub fn oldest(&self, queue: u64, state: MessageState) -> Result<Option<u64>> {
-        let mut remembered = self.lock();
-        if remembered.queue(&self.db, queue)?.shown().count(state) == 0 {
+        self.oldest_in((queue, self.lock().queue(&self.db, queue)?), state)
+    }
+
+    /// As [`Store::oldest`], of a queue that is remembered, under the lock; or of one that was read for this, without it.
+    pub(super) fn oldest_in(&self, (id, queue): (u64, &mut Queue), state: MessageState) -> Result<Option<u64>> {
+        if queue.shown().count(state) == 0 {
             return Ok(None);
         }
-        let listed = self.oldest_listed(&mut remembered, queue, state)?;
+        let listed = self.oldest_listed((id, queue), state)?;
         let other = match state {
-            MessageState::Ready => self.oldest_first(&mut remembered, queue)?,
-            _ if self.upgraded => self.oldest_unknown(&mut remembered, queue, state)?,
+            MessageState::Ready => self.oldest_first((id, queue))?,
+            _ if self.upgraded => self.oldest_unknown((id, queue), state)?,
             _ => None,
         };
         Ok(listed.into_iter().chain(other).min())
     }
 
     /// That of those that are listed by since when.
-    fn oldest_listed(&self, state: &mut State, queue: u64, of: MessageState) -> Result<Option<u64>> {
-        let remembered = state.queue(&self.db, queue)?;
+    fn oldest_listed(&self, (queue, remembered): (u64, &mut Queue), of: MessageState) -> Result<Option<u64>> {
         let start = remembered.ages.since[of as usize - 1];
         let (mut first, mut found) = (None, None);
         self.db.scan(Family::Index, &keys::all_aged(queue, of), &keys::aged(queue, of, start, 0), |key, _| {
             let Some((.., since, seq)) = keys::parse_aged(key) else { return Ok(true) };
             first.get_or_insert(since);
-            found = (!remembered.hidden.contains_key(&seq)).then_some(since);
+            found = (!remembered.hidden.contains(seq)).then_some(since);
             Ok(found.is_none())
         })?;
         remembered.ages.since[of as usize - 1] = first.unwrap_or(u64::MAX);
@@ -86,8 +89,7 @@ impl Store {
     }
 
     /// That of those that are ready for the first time.
-    fn oldest_first(&self, state: &mut State, queue: u64) -> Result<Option<u64>> {
-        let remembered = state.queue(&self.db, queue)?;
+    fn oldest_first(&self, (queue, remembered): (u64, &mut Queue)) -> Result<Option<u64>> {
         let mut oldest = None;
         for order in 0..remembered.config.priorities {
             let (begin, end) = (keys::position(order, 0), keys::position(order + 1, 0));
@@ -103,7 +105,7 @@ impl Store {
                 let Some(position) = keys::indexed_position(key) else { return Ok(true) };
                 let seq = keys::seq_of(position);
                 stopped = position;
-                if remembered.hidden.contains_key(&seq) {
+                if remembered.hidden.contains(seq) {
                     next.get_or_insert(position);
                     return Ok(true);
                 }
@@ -130,8 +132,7 @@ impl Store {
 
     /// That of the first in the listing of a state that an earlier version left, of which nobody remembers since when it is there. It
     /// is found at the latest when all before it have been passed over, a part of them at each look.
-    fn oldest_unknown(&self, state: &mut State, queue: u64, of: MessageState) -> Result<Option<u64>> {
-        let remembered = state.queue(&self.db, queue)?;
+    fn oldest_unknown(&self, (queue, remembered): (u64, &mut Queue), of: MessageState) -> Result<Option<u64>> {
         let start = remembered.ages.known[of as usize - 1];
         if start == u64::MAX {
             return Ok(None);

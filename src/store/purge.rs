@@ -70,7 +70,7 @@ impl Store {
         state.commit(&self.db, batch, now)?;
         self.departures.note_purge(queue, &states, now);
         remains.until = record.purged.into_iter().max().unwrap_or(0);
-        state.queue(&self.db, queue)?.record = record;
+        state.queues.change(queue, |queue| queue.record.purged = record.purged);
         for purged in states {
             state.clearing(queue, purged);
         }
@@ -88,7 +88,7 @@ impl Store {
         let until = state.take_seq(&self.db)?;
         let remembered = state.changing(&self.db, queue)?;
         let shown = remembered.shown();
-        let mut record = remembered.record.clone();
+        let mut record = self.queue_record(queue)?;
         let mut count = 0;
         for purged in states {
             record.purged[*purged as usize - 1] = until;
@@ -106,7 +106,8 @@ impl Store {
         }
         remembered.counters.purged_total += count;
         batch.put(Family::Meta, &keys::queue(queue), &record::encode(&record));
-        let hidden: Vec<_> = remembered.hidden.iter().map(|(seq, hidden)| (*seq, hidden.state)).collect();
+        // No more of them than files are open.
+        let hidden: Vec<_> = remembered.hidden.iter().map(|(seq, hidden)| (seq, hidden.state)).collect();
         for (seq, _) in hidden.into_iter().filter(|(_, state)| states.contains(state)) {
             let mut message = self.record(seq)?;
             state.place(&self.db, batch, seq, &mut message)?;

@@ -4,13 +4,16 @@ use std::sync::Arc;
 
 use crate::clock;
 use crate::error::{Error, Result};
+use crate::locks;
 use crate::queue::config::QueueConfig;
+use crate::queue::state::State as MessageState;
 
 use super::db::{Batch, Family};
 use super::keys;
 use super::named_drafts::Seen;
-use super::record::{self, Counters, QueueRecord};
+use super::record::{self, Counters, QueueHead, QueueRecord};
 use super::state::{Queue, State};
+use super::tree::Extent;
 use super::{ROOT, Store};
 
 /// A queue to be made.
@@ -50,6 +53,9 @@ impl NewQueue<'_> {
     }
 }
 
+/// Since when the oldest message of each state has been in it, in milliseconds since the epoch.
+pub type Oldest = [Option<u64>; 4];
+
 /// What is asked of a queue often.
 #[derive(Clone, Debug)]
 pub struct QueueInfo {
@@ -73,6 +79,39 @@ pub struct QueueInfo {
     pub counters: Counters,
 }
 
+impl QueueInfo {
+    fn of(queue: &Queue, config: Arc<QueueConfig>) -> Self {
+        Self {
+            parent: queue.record.parent,
+            uid: queue.record.uid,
+            gid: queue.record.gid,
+            mode: queue.record.mode,
+            created: queue.record.created,
+            modified_ns: queue.record.modified_ns.filter(|_| queue.shows_times_set()),
+            accessed_ns: queue.record.accessed_ns,
+            config,
+            counters: queue.shown(),
+        }
+    }
+}
+
+/// The configuration of the queue that was looked at last: most queues have that of the one before.
+#[derive(Default)]
+pub struct Alike {
+    text: String,
+    config: Arc<QueueConfig>,
+}
+
+impl Alike {
+    fn configuration(&mut self, text: &str) -> Result<Arc<QueueConfig>> {
+        if self.text != text {
+            self.config = QueueConfig::stored(text)?.into();
+            text.clone_into(&mut self.text);
+        }
+        Ok(self.config.clone())
+    }
+}
+
 impl Store {
     pub(super) fn make_root(&self) -> Result<()> {
         let mut state = self.lock();
@@ -90,7 +129,7 @@ impl Store {
         let record = root.record(false, QueueConfig::default().render(), now);
         let mut batch = self.db.batch();
         batch.put(Family::Meta, &keys::queue(ROOT), &record::encode(&record));
-        state.remember(ROOT, Queue::new(record, Counters::default())?);
+        state.remember(ROOT, Queue::new(&record, Counters::default())?);
         state.changing(&self.db, ROOT)?;
         state.commit(&self.db, batch, now)
     }
@@ -99,19 +138,36 @@ impl Store {
     pub fn queue(&self, id: u64) -> Result<QueueInfo> {
         let mut state = self.lock();
         let config = self.config_of(&mut state, id)?;
-        let queue = state.queue(&self.db, id)?;
-        let counters = queue.shown();
-        Ok(QueueInfo {
-            parent: queue.record.parent,
-            uid: queue.record.uid,
-            gid: queue.record.gid,
-            mode: queue.record.mode,
-            created: queue.record.created,
-            modified_ns: queue.record.modified_ns.filter(|_| queue.shows_times_set()),
-            accessed_ns: queue.record.accessed_ns,
-            config,
-            counters,
-        })
+        Ok(QueueInfo::of(state.queue(&self.db, id)?, config))
+    }
+
+    /// As [`Store::queue`], of a queue, for who asks for all of them: and since when the oldest message of each state has been in it,
+    /// in the order of [`MessageState::ALL`]. One that is not remembered is read without the lock, and not remembered for it. So
+    /// nobody waits for such a look, and no queue that is in use is forgotten for it.
+    /// `like`: what the last look has found, for what is the same.
+    pub fn look_at_queue(&self, id: u64, like: &mut Alike) -> Result<(QueueInfo, Oldest)> {
+        {
+            let mut state = self.lock();
+            if let Some(queue) = state.queues.look(id) {
+                let info = QueueInfo::of(queue, queue.config.clone());
+                return Ok((info, self.oldest_of_each((id, queue))?));
+            }
+        }
+        locks::assert_free(locks::STORE);
+        let record = self.queue_record(id)?;
+        let counters = self.db.get(Family::Meta, &keys::counters(id))?;
+        let counters = counters.map(|bytes| record::decode_counters(&bytes)).transpose()?.unwrap_or_default();
+        let mut queue = Queue::configured(&record, like.configuration(&record.config)?, counters);
+        let info = QueueInfo::of(&queue, queue.config.clone());
+        Ok((info, self.oldest_of_each((id, &mut queue))?))
+    }
+
+    fn oldest_of_each(&self, (id, queue): (u64, &mut Queue)) -> Result<Oldest> {
+        let mut oldest = [None; 4];
+        for (oldest, state) in oldest.iter_mut().zip(MessageState::ALL) {
+            *oldest = self.oldest_in((id, queue), state)?;
+        }
+        Ok(oldest)
     }
 
     /// The configuration of a queue; of a batch, that of its queue.
@@ -127,7 +183,7 @@ impl Store {
 
     /// The whole record of a queue.
     pub fn queue_record(&self, id: u64) -> Result<QueueRecord> {
-        Ok(self.lock().queue(&self.db, id)?.record.clone())
+        record::decode_queue(&self.db.get(Family::Meta, &keys::queue(id))?.ok_or(Error::NotFound)?)
     }
 
     /// The queue of a name in a queue.
@@ -136,24 +192,6 @@ impl Store {
             return Err(Error::NotFound);
         }
         self.child(parent, name)?.ok_or(Error::NotFound)
-    }
-
-    /// The path of a queue from the root.
-    pub fn path_of(&self, id: u64) -> Result<String> {
-        self.queue_path(&mut self.lock(), id)
-    }
-
-    /// As [`Store::path_of`], within an operation.
-    pub(super) fn queue_path(&self, state: &mut super::state::State, id: u64) -> Result<String> {
-        let mut names = Vec::new();
-        let mut queue = id;
-        while queue != ROOT && queue != 0 {
-            let record = &state.queue(&self.db, queue)?.record;
-            names.push(String::from_utf8_lossy(&record.name).into_owned());
-            queue = record.parent;
-        }
-        names.reverse();
-        Ok(names.join("/"))
     }
 
     pub(super) fn child(&self, parent: u64, name: &[u8]) -> Result<Option<u64>> {
@@ -165,7 +203,7 @@ impl Store {
     pub fn all_queues(&self) -> Result<Vec<u64>> {
         let mut all = Vec::new();
         self.db.scan(Family::Meta, keys::QUEUES, keys::QUEUES, |key, record| {
-            if !record::decode_queue(record)?.batch {
+            if !record::decode_queue_head(record)?.batch {
                 all.extend(keys::last_number(key));
             }
             Ok(true)
@@ -174,14 +212,16 @@ impl Store {
     }
 
     /// Makes a queue with the configuration of its parent (in the root: the defaults of the mount); gives its number.
+    /// [`Error::NameTooLong`] when its path would be too long.
     pub fn make_queue(&self, new: NewQueue<'_>) -> Result<u64> {
         let now = clock::now_ms();
+        self.refuse_too_deep(new.parent, new.name)?;
         let mut state = self.lock();
         if self.name_taken(&mut state, new.parent, new.name)? {
             return Err(Error::Exists);
         }
         let parent = state.queue(&self.db, new.parent)?;
-        let config = if new.parent == ROOT { self.defaults.render() } else { parent.record.config.clone() };
+        let config = if new.parent == ROOT { self.defaults.render() } else { parent.config.render() };
         let id = state.take_id(&self.db)?;
         let record = new.record(false, config, now);
         self.add_queue(&mut state, id, record, now)?;
@@ -192,8 +232,9 @@ impl Store {
     pub(super) fn add_queue(&self, state: &mut State, id: u64, record: QueueRecord, now: u64) -> Result<()> {
         let mut batch = self.db.batch();
         enter(&mut batch, id, &record);
+        self.note_reach(&mut batch, record.parent, Extent::default().and(&record.name))?;
         state.changing(&self.db, record.parent)?.counters.queues += 1;
-        state.remember(id, Queue::new(record, Counters::default())?);
+        state.remember(id, Queue::new(&record, Counters::default())?);
         state.changing(&self.db, id)?;
         let made = state.commit(&self.db, batch, now);
         if made.is_err() {
@@ -221,6 +262,7 @@ impl Store {
         let id = self.child(parent, name)?.ok_or(Error::NotFound)?;
         let mut batch = self.db.batch();
         self.leave(&mut state, &mut batch, id)?;
+        self.forget_reach(&mut state, &mut batch, parent)?;
         state.commit(&self.db, batch, clock::now_ms())?;
         state.forget(id);
         Ok(id)
@@ -233,23 +275,37 @@ impl Store {
         if c.messages() + c.drafts + c.queues + c.batches > 0 {
             return Err(Error::NotEmpty);
         }
-        let (parent, name) = (queue.record.parent, queue.record.name.clone());
+        let QueueHead { parent, name, .. } = self.queue_head(id)?;
         batch.delete(Family::Meta, &keys::queue(id));
         batch.delete(Family::Meta, &keys::counters(id));
         batch.delete(Family::Meta, &keys::child(parent, id));
         batch.delete(Family::Meta, &keys::child_by_name(parent, &name));
         batch.delete_prefix(Family::Meta, &keys::duplicates(id));
         self.drop_marks(batch, id)?;
+        batch.delete(Family::Meta, &keys::reach(id));
         let siblings = &mut state.changing(&self.db, parent)?.counters.queues;
         *siblings = siblings.saturating_sub(1);
         Ok(())
     }
 
-    /// Renames a queue, with all that it holds. An empty queue of the new name is replaced unless `keep`.
+    /// Adds to a change, at its end: a queue in which none is nested any more forgets how far they reached.
+    fn forget_reach(&self, state: &mut State, batch: &mut Batch<'_>, queue: u64) -> Result<()> {
+        if state.queue(&self.db, queue)?.counters.queues == 0 {
+            batch.delete(Family::Meta, &keys::reach(queue));
+        }
+        Ok(())
+    }
+
+    /// Renames a queue, with all that it holds. An empty queue of the new name is replaced unless `keep`. [`Error::NameTooLong`] when
+    /// its path, or that of one nested in it, would be too long.
     pub fn rename_queue(&self, from: (u64, &[u8]), to: (u64, &[u8]), keep: bool) -> Result<()> {
         let now = clock::now_ms();
-        let mut state = self.lock();
         let id = self.child(from.0, from.1)?.ok_or(Error::NotFound)?;
+        let reach = self.refuse_renamed_too_deep(id, from, to)?;
+        let mut state = self.lock();
+        if self.child(from.0, from.1)? != Some(id) {
+            return Err(Error::NotFound); // another one has the name by now
+        }
         let mut batch = self.db.batch();
         let replaced = self.child(to.0, to.1)?;
         match replaced {
@@ -264,12 +320,17 @@ impl Store {
         let left = &mut state.changing(&self.db, from.0)?.counters.queues;
         *left = left.saturating_sub(1);
         state.changing(&self.db, to.0)?.counters.queues += 1;
-        let mut record = state.queue(&self.db, id)?.record.clone();
+        let mut record = self.queue_record(id)?;
         record.parent = to.0;
         record.name = to.1.to_vec();
         enter(&mut batch, id, &record);
+        if reach != Extent::default() {
+            batch.put(Family::Meta, &keys::reach(id), &reach.stored());
+        }
+        self.note_reach(&mut batch, to.0, reach.and(to.1))?;
+        self.forget_reach(&mut state, &mut batch, from.0)?;
         state.commit(&self.db, batch, now)?;
-        state.queue(&self.db, id)?.record = record;
+        state.queues.change(id, |queue| queue.record.parent = to.0);
         if let Some(replaced) = replaced {
             state.forget(replaced);
         }
@@ -289,22 +350,19 @@ impl Store {
     /// As [`Store::alter_queue`], at `now`.
     pub fn alter_queue_at(&self, id: u64, now: u64, change: impl FnOnce(&mut QueueRecord) -> Result<()>) -> Result<()> {
         let mut state = self.lock();
+        let mut record = self.queue_record(id)?;
         let queue = state.changing(&self.db, id)?;
-        let mut record = queue.record.clone();
         if queue.shows_times_set() {
             record.modified_at = now; // no change of what the directory holds
         }
         change(&mut record)?;
-        let mut config = QueueConfig::default();
-        config.apply(&record.config)?;
+        let config = QueueConfig::stored(&record.config)?;
         state.queue(&self.db, id)?.refuse_renaming(&config)?;
         let mut batch = self.db.batch();
         batch.put(Family::Meta, &keys::queue(id), &record::encode(&record));
         state.commit(&self.db, batch, now)?;
-        let queue = state.queue(&self.db, id)?;
-        queue.record = record;
-        queue.config = Arc::new(config);
-        if queue.is_awaited() {
+        state.queues.change(id, |queue| queue.set_outline(&record, config.into()));
+        if state.queue(&self.db, id)?.is_awaited() {
             state.tell_of_room([id]);
         }
         Ok(())

@@ -231,6 +231,23 @@ pub struct QueueRecord {
     pub attributes: Vec<(String, Vec<u8>)>,
 }
 
+/// The first fields of a queue's record: what it is, without reading how it is configured, which may be long.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct QueueHead {
+    /// As in [`QueueRecord`].
+    pub parent: u64,
+    /// As in [`QueueRecord`].
+    pub batch: bool,
+    /// As in [`QueueRecord`].
+    pub name: Vec<u8>,
+    /// As in [`QueueRecord`].
+    pub uid: u32,
+    /// As in [`QueueRecord`].
+    pub gid: u32,
+    /// As in [`QueueRecord`].
+    pub mode: u32,
+}
+
 /// What a queue holds and what has happened in it. Written with every operation, so that it is never wrong.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
@@ -295,6 +312,14 @@ pub struct Counters {
     pub redelivered_total: u64,
     /// Deliveries whose workers came to settle them when they were over, ever.
     pub late_settlements_total: u64,
+}
+
+impl QueueRecord {
+    /// What it begins with.
+    fn into_head(self) -> QueueHead {
+        let Self { parent, batch, name, uid, gid, mode, .. } = self;
+        QueueHead { parent, batch, name, uid, gid, mode }
+    }
 }
 
 impl Counters {
@@ -379,6 +404,18 @@ pub fn decode_message(bytes: &[u8]) -> Result<MessageRecord> {
 /// Reads a queue's record.
 pub fn decode_queue(bytes: &[u8]) -> Result<QueueRecord> {
     decode::<_, Queue1, Queue2>(bytes, "queue record")
+}
+
+/// Reads what a queue's record begins with.
+pub fn decode_queue_head(bytes: &[u8]) -> Result<QueueHead> {
+    match bytes.split_first() {
+        Some((2..=VERSION, rest)) => match postcard::take_from_bytes(rest) {
+            Ok((head, _)) => Ok(head),
+            Err(error) => Err(Error::Damaged(format!("queue record: {error}"))),
+        },
+        // Before, it began otherwise.
+        _ => decode_queue(bytes).map(QueueRecord::into_head),
+    }
 }
 
 /// Reads a queue's counters.

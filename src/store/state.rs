@@ -1,7 +1,7 @@
 //! What the store remembers between operations: queues in use, and the next numbers.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
@@ -12,6 +12,7 @@ use crate::queue::state::State as MessageState;
 use super::ROOT;
 use super::db::{Batch, Db, Family};
 use super::departures::Departures;
+use super::hidden::HiddenMessages;
 use super::kept::{HeldNames, enter_name, leave_name};
 use super::keys::{self, DeadlineKind};
 use super::limits::Dropped;
@@ -19,10 +20,8 @@ use super::lost::LostClaims;
 use super::oldest::{Ages, aged};
 use super::outdated::Outdated;
 use super::record::{self, Counters, MessageRecord, QueueRecord};
+use super::remembered::Queues;
 use super::reservations::{Reservations, RoomWatch};
-
-/// So many queues are remembered; beyond it, those without a hidden message are forgotten and read again when needed.
-const QUEUES_REMEMBERED: usize = 4096;
 
 /// Numbers are reserved on disk in blocks of this size, so that giving one out is no write. A crash skips the rest.
 const RESERVED: u64 = 4096;
@@ -30,19 +29,52 @@ const RESERVED: u64 = 4096;
 /// A queue has at most so many priorities.
 pub(super) const PRIORITIES: usize = HIGHEST_PRIORITY as usize + 1;
 
+/// What is remembered of a queue's record: all but its name and what users can make long.
+#[derive(Clone, Copy, Debug)]
+pub struct Outline {
+    /// As in [`QueueRecord`].
+    pub parent: u64,
+    /// As in [`QueueRecord`].
+    pub batch: bool,
+    /// As in [`QueueRecord`].
+    pub uid: u32,
+    /// As in [`QueueRecord`].
+    pub gid: u32,
+    /// As in [`QueueRecord`].
+    pub mode: u32,
+    /// As in [`QueueRecord`].
+    pub created: u64,
+    /// As in [`QueueRecord`].
+    pub modified_ns: Option<i64>,
+    /// As in [`QueueRecord`].
+    pub modified_at: u64,
+    /// As in [`QueueRecord`].
+    pub accessed_ns: Option<i64>,
+    /// As in [`QueueRecord`].
+    pub purged: [u64; 4],
+}
+
+impl Outline {
+    fn of(record: &QueueRecord) -> Self {
+        let QueueRecord {
+            parent, batch, uid, gid, mode, created, modified_ns, modified_at, accessed_ns, purged, ..
+        } = *record;
+        Self { parent, batch, uid, gid, mode, created, modified_ns, modified_at, accessed_ns, purged }
+    }
+}
+
 /// A queue in use.
 pub struct Queue {
-    /// Its record, as on disk.
-    pub record: QueueRecord,
-    /// Its configuration, parsed.
+    /// Of its record, as on disk.
+    pub record: Outline,
+    /// Its configuration.
     pub config: Arc<QueueConfig>,
     /// Its counters, with what the operation under way has changed.
     pub counters: Counters,
     /// Its counters, as on disk.
     committed: Counters,
-    /// Messages that are committed and await their last close: on disk they are ready or delayed, to users they are not there
-    /// yet.
-    pub hidden: BTreeMap<u64, Hidden>,
+    /// Messages that are committed and await their last close.
+    pub hidden: HiddenMessages,
     /// Another number whenever a message became ready, hidden or not, and when the queue was read: never one that it had.
     pub placed: u64,
     /// For each priority a position before which none of its messages is ready. Without them, whoever looks for the first
@@ -60,32 +92,6 @@ pub struct Queue {
     pub cycle_told: bool,
 }
 
-/// A message that users do not see yet.
-#[derive(Clone, Copy, Debug)]
-pub struct Hidden {
-    /// Its own number.
-    pub id: u64,
-    /// Until when its deduplication id is remembered, if it has one.
-    pub unique_until: Option<u64>,
-    /// Its bytes.
-    pub bytes: u64,
-    /// Ready or delayed.
-    pub state: MessageState,
-    /// Its place among priorities, as in its record.
-    pub order: u8,
-    /// Its first deadline, of which the thread that keeps them is told again when users see it.
-    pub deadline: Option<u64>,
-}
-
-impl Hidden {
-    /// Of a message with that record, whose deduplication id is remembered so long.
-    pub fn of(record: &MessageRecord, unique_until: Option<u64>) -> Self {
-        let deadline = deadlines(record).map(|(at, _)| at).min();
-        let (state, order) = (record.state(), record.order);
-        Self { id: record.id, unique_until, bytes: record.size, state, order, deadline }
-    }
-}
-
 struct Numbers {
     setting: &'static str,
     next: u64,
@@ -94,7 +100,7 @@ struct Numbers {
 
 /// What the store remembers. It lives behind one lock.
 pub struct State {
-    queues: HashMap<u64, Queue>,
+    pub(super) queues: Queues,
     /// The queues whose counters the operation under way has changed in memory, and not on disk.
     changing: Vec<u64>,
     /// The messages that the operation under way takes from where users see them.
@@ -163,19 +169,22 @@ impl Queue {
         let record = db.get(Family::Meta, &keys::queue(id))?.ok_or(Error::NotFound)?;
         let record = record::decode_queue(&record)?;
         let counters = load_counters(db, id)?;
-        Self::new(record, counters)
+        Self::new(&record, counters)
     }
 
     /// A queue from its parts.
-    pub fn new(record: QueueRecord, counters: Counters) -> Result<Self> {
-        let mut config = QueueConfig::default();
-        config.apply(&record.config)?;
-        Ok(Self {
-            record,
-            config: Arc::new(config),
+    pub fn new(record: &QueueRecord, counters: Counters) -> Result<Self> {
+        Ok(Self::configured(record, QueueConfig::stored(&record.config)?.into(), counters))
+    }
+
+    /// As [`Queue::new`], with that configuration, which is the one that the record says.
+    pub fn configured(record: &QueueRecord, config: Arc<QueueConfig>, counters: Counters) -> Self {
+        Self {
+            record: Outline::of(record),
+            config,
             counters,
             committed: counters,
-            hidden: BTreeMap::new(),
+            hidden: HiddenMessages::default(),
             placed: 0,
             heads: [0; PRIORITIES],
             outdated: Outdated::default(),
@@ -183,7 +192,23 @@ impl Queue {
             reserved: Reservations::default(),
             dropped: Dropped::default(),
             cycle_told: false,
-        })
+        }
+    }
+
+    /// Takes over what a new record says, and its configuration.
+    pub fn set_outline(&mut self, record: &QueueRecord, config: Arc<QueueConfig>) {
+        (self.record, self.config) = (Outline::of(record), config);
+    }
+
+    /// What it takes in memory besides itself, in bytes, as far as that is its configuration's. Queues may share one; it counts
+    /// with each.
+    pub fn memory(&self) -> usize {
+        size_of::<QueueConfig>() + self.config.memory()
+    }
+
+    /// Whether something is on its way into it that only memory knows of.
+    pub fn is_in_use(&self) -> bool {
+        !self.hidden.is_empty() || !self.reserved.is_empty()
     }
 
     /// Refuses a configuration that would give the messages that are there other names.
@@ -203,12 +228,7 @@ impl Queue {
     /// The counters as users see them: without the hidden messages.
     pub fn shown(&self) -> Counters {
         let mut shown = self.counters;
-        for hidden in self.hidden.values() {
-            let (count, bytes) = shown.tally(hidden.state);
-            *count = count.saturating_sub(1);
-            *bytes = bytes.saturating_sub(hidden.bytes);
-            shown.enqueued_total = shown.enqueued_total.saturating_sub(1);
-        }
+        self.hidden.take_off(&mut shown);
         shown
     }
 }
@@ -234,7 +254,7 @@ impl State {
     /// Reads the numbers.
     pub fn load(db: &Db) -> Result<Self> {
         Ok(Self {
-            queues: HashMap::new(),
+            queues: Queues::default(),
             changing: Vec::new(),
             leaving: Vec::new(),
             departures: Arc::default(),
@@ -302,11 +322,11 @@ impl State {
 
     /// A queue, read when it is not remembered.
     pub fn queue(&mut self, db: &Db, id: u64) -> Result<&mut Queue> {
-        if !self.queues.contains_key(&id) {
+        if !self.queues.contains(id) {
             let queue = Queue::load(db, id)?;
             self.remember(id, queue);
         }
-        self.queues.get_mut(&id).ok_or(Error::NotFound)
+        self.queues.get_mut(id).ok_or(Error::NotFound)
     }
 
     /// A queue whose counters are about to be changed: the next [`State::commit`] writes them.
@@ -315,7 +335,7 @@ impl State {
         if !self.changing.contains(&id) {
             self.changing.push(id);
         }
-        self.queues.get_mut(&id).ok_or(Error::NotFound)
+        self.queues.get_mut(id).ok_or(Error::NotFound)
     }
 
     /// Begins an operation: puts right what one that failed halfway has left, and forgets queues when too many are remembered.
@@ -324,16 +344,14 @@ impl State {
         self.undo();
         self.leaving.clear();
         self.adding.clear();
-        if self.queues.len() > QUEUES_REMEMBERED {
-            self.queues.retain(|_, queue| !queue.hidden.is_empty() || !queue.reserved.is_empty());
-        }
+        self.queues.trim();
     }
 
     /// Takes the counters back to what is on disk. They are remembered for this: a disk that has just refused a write may refuse
     /// to be read as well, and the next commit would make the wrong ones durable.
     fn undo(&mut self) {
         for id in std::mem::take(&mut self.changing) {
-            if let Some(queue) = self.queues.get_mut(&id) {
+            if let Some(queue) = self.queues.get_mut(id) {
                 queue.counters = queue.committed;
             }
         }
@@ -348,13 +366,13 @@ impl State {
 
     /// A queue, when it is remembered.
     pub(super) fn remembered(&mut self, id: u64) -> Option<&mut Queue> {
-        self.queues.get_mut(&id)
+        self.queues.get_mut(id)
     }
 
     /// Forgets a queue that is no more. Who waits for room in it finds that out.
     pub fn forget(&mut self, id: u64) {
         self.changing.retain(|other| *other != id);
-        if self.queues.remove(&id).is_some_and(|mut queue| queue.is_awaited()) {
+        if self.queues.remove(id).is_some_and(|mut queue| queue.is_awaited()) {
             self.tell_of_room([id]);
         }
     }
@@ -383,18 +401,19 @@ impl State {
 
     /// Whether a message awaits its last close.
     pub fn is_hidden(&self, queue: u64, seq: u64) -> bool {
-        self.queues.get(&queue).is_some_and(|queue| queue.hidden.contains_key(&seq))
+        self.queues.get(queue).is_some_and(|queue| queue.hidden.contains(seq))
     }
 
     /// As [`State::is_hidden`], by the message's own number.
     pub fn is_hidden_id(&self, queue: u64, id: u64) -> bool {
-        self.queues.get(&queue).is_some_and(|queue| queue.hidden.values().any(|hidden| hidden.id == id))
+        self.queues.get(queue).is_some_and(|queue| queue.hidden.contains_id(id))
     }
 
     /// From now on until the next call, or for ever with `false`, remembers in [`State::unfinished`] what is hidden. Gives what was
-    /// remembered before.
+    /// remembered before. Goes through all that is hidden, which is no more than files are open: that is for backups, which only
+    /// root, or who mounted, can make.
     pub fn watch_hidden(&mut self, watch: bool) -> HashSet<u64> {
-        let ids = |queue: &Queue| queue.hidden.values().map(|hidden| hidden.id).collect::<Vec<_>>();
+        let ids = |queue: &Queue| queue.hidden.iter().map(|(_, hidden)| hidden.id).collect::<Vec<_>>();
         let now = watch.then(|| self.queues.values().flat_map(ids).collect());
         std::mem::replace(&mut self.unfinished, now).unwrap_or_default()
     }
@@ -473,7 +492,7 @@ impl State {
     /// Applies a change together with the counters that it changed. When that fails, nothing has changed.
     pub fn commit(&mut self, db: &Db, mut batch: Batch<'_>, now: u64) -> Result<()> {
         for id in &self.changing {
-            if let Some(queue) = self.queues.get_mut(id) {
+            if let Some(queue) = self.queues.get_mut(*id) {
                 queue.counters.changed = now;
                 batch.put(Family::Meta, &keys::counters(*id), &record::encode(&queue.counters));
             }
@@ -484,7 +503,7 @@ impl State {
             self.leaving.clear();
             let changed = std::mem::take(&mut self.changing);
             for id in &changed {
-                let Some(queue) = self.queues.get_mut(id) else { continue };
+                let Some(queue) = self.queues.get_mut(*id) else { continue };
                 queue.committed = queue.counters;
                 if queue.has_room_again() {
                     self.tell_of_room([*id]);

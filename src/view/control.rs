@@ -7,6 +7,9 @@ use super::View;
 /// No configuration is longer, in bytes.
 const LONGEST: usize = 64 * 1024;
 
+/// Of why one was refused so much is told, in bytes: it quotes what was written.
+const LONGEST_REASON: usize = 1024;
+
 /// A write to a queue's configuration, from the open to the last close.
 ///
 /// Each write checks the lines that are complete by then, so that the writer hears of a mistake from `write`, which shells
@@ -86,9 +89,10 @@ impl View {
 
     /// Notes why a configuration was refused, in the log and in `config`.
     pub(super) fn note_refusal(&self, queue: u64, why: &Error) {
-        tracing::warn!(queue = self.store.label(queue), %why, "configuration refused");
+        let why = beginning(&why.to_string().replace('\n', " "));
+        tracing::warn!(queue = self.store.label(queue), why, "configuration refused");
         let noted = self.store.alter_queue(queue, |record| {
-            record.rejected = why.to_string().replace('\n', " ");
+            record.rejected = why;
             Ok(())
         });
         if let Err(error) = noted {
@@ -98,11 +102,31 @@ impl View {
 
     /// What `config` reads as.
     pub(super) fn config_text(&self, queue: u64) -> Result<String> {
-        let record = self.store.queue_record(queue)?;
+        let rejected = self.store.queue_record(queue)?.rejected;
         let mut text = self.store.config(queue)?.render();
-        if !record.rejected.is_empty() {
-            text.push_str(&format!("# rejected: {}\n", record.rejected));
+        if !rejected.is_empty() {
+            text.push_str(&format!("# rejected: {}\n", beginning(&rejected)));
         }
         Ok(text)
+    }
+}
+
+/// A text, or as much of its beginning as is told.
+fn beginning(text: &str) -> String {
+    match text.char_indices().map(|(at, _)| at).take_while(|at| *at <= LONGEST_REASON).last() {
+        Some(end) if text.len() > LONGEST_REASON => format!("{}...", &text[..end]),
+        _ => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_long_reason_the_beginning_is_told() {
+        assert_eq!(beginning("short"), "short");
+        let long = beginning(&"é".repeat(40_000));
+        assert!(long.ends_with("é...") && long.len() <= LONGEST_REASON + 3, "{}", long.len());
     }
 }

@@ -20,40 +20,55 @@ const TRY_AGAIN_MS: u64 = 2000;
 
 /// The leases that one look has ended, by their queues. A crash of many workers, or a long pause, ends thousands at once: of
 /// those that are more than a few, one line in the log tells.
+///
+/// Of the messages no more is kept than is told, and what has come together is told from time to time: there may be many queues.
 #[derive(Default)]
 struct Ended {
-    of: BTreeMap<u64, Vec<(u32, Altered)>>,
+    of: BTreeMap<u64, Vec<Back>>,
     /// By queue: those beyond the few, and how many of them went to dead, wherever that is.
     more: BTreeMap<u64, (u64, u64)>,
+}
+
+/// A message that came back.
+struct Back {
+    deliveries: u32,
+    seq: u64,
+    queue: u64,
+    state: State,
 }
 
 /// So many of a queue are told one by one.
 const TOLD: usize = 10;
 
+/// So many queues come together before they are told of.
+const QUEUES: usize = 1024;
+
 impl Ended {
     fn add(&mut self, queue: u64, deliveries: u32, back: &Altered) {
+        let back = Back { deliveries, seq: back.seq, queue: back.record.queue, state: back.record.state() };
         let few = self.of.entry(queue).or_default();
         if few.len() < TOLD {
-            return few.push((deliveries, back.clone()));
+            return few.push(back);
         }
         let (count, dead) = self.more.entry(queue).or_default();
         *count += 1;
-        *dead += u64::from(back.record.queue != queue || back.record.state() == State::Dead);
+        *dead += u64::from(back.queue != queue || back.state == State::Dead);
     }
 
-    fn tell(self, view: &View) {
-        for (queue, few) in self.of {
-            for (deliveries, back) in few {
+    fn tell(&mut self, view: &View) {
+        let Ended { of, more } = std::mem::take(self);
+        for (queue, few) in of {
+            for back in few {
                 tracing::info!(
                     name = view.store.name_of(back.seq),
                     queue = view.store.label(queue),
-                    deliveries,
-                    to = back.record.state().word(),
+                    deliveries = back.deliveries,
+                    to = back.state.word(),
                     "lease expired"
                 );
-                view.log_dead_letter(queue, &back);
+                view.log_death(queue, (back.seq, back.queue, back.state));
             }
-            if let Some(&(leases, dead)) = self.more.get(&queue) {
+            if let Some(&(leases, dead)) = more.get(&queue) {
                 tracing::info!(queue = view.store.label(queue), leases, "more leases expired");
                 if dead > 0 {
                     tracing::warn!(
@@ -153,6 +168,9 @@ impl View {
         }
         let back = self.store.expire(due.id, due.at, now)?;
         ended.add(message.queue, message.deliveries, &back);
+        if ended.of.len() >= QUEUES {
+            ended.tell(self);
+        }
         self.announce(&back.record);
         Ok(())
     }
@@ -174,11 +192,15 @@ impl View {
 
     /// What the queue itself gives up is told at once, because people have to look at it.
     pub(super) fn log_dead_letter(&self, queue: u64, now: &Altered) {
-        let (from, name) = (|| self.store.label(queue), || self.store.name_of(now.seq));
-        if now.record.queue != queue {
-            let target = || self.store.label(now.record.queue);
+        self.log_death(queue, (now.seq, now.record.queue, now.record.state()));
+    }
+
+    fn log_death(&self, queue: u64, (seq, now_in, state): (u64, u64, State)) {
+        let (from, name) = (|| self.store.label(queue), || self.store.name_of(seq));
+        if now_in != queue {
+            let target = || self.store.label(now_in);
             tracing::warn!(queue = from(), target = target(), name = name(), "dead-lettered to another queue");
-        } else if now.record.state() == State::Dead {
+        } else if state == State::Dead {
             tracing::warn!(queue = from(), name = name(), "the message is a dead letter now");
         }
     }

@@ -13,6 +13,7 @@ mod messages;
 mod queues;
 #[cfg(test)]
 mod tests;
+mod tree;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -207,6 +208,7 @@ impl Check<'_> {
         self.purges()?;
         self.queues()?;
         self.queue_lists()?;
+        self.reaches()?;
         self.drafts()?;
         self.messages()?;
         self.indexed()?;

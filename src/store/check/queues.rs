@@ -137,18 +137,17 @@ impl Check<'_> {
         };
         // A message that comes must not be taken for one of those that were purged.
         self.last.seq = record.purged.into_iter().fold(self.last.seq, u64::max);
-        let mut config = QueueConfig::default();
-        if let Err(error) = config.apply(&record.config) {
+        let stored = QueueConfig::stored(&record.config);
+        if let Err(error) = &stored {
             let text = format!("the configuration of queue {}: {error}", String::from_utf8_lossy(&record.name));
             let kept = std::mem::replace(&mut record.config, QueueConfig::default().render());
-            config = QueueConfig::default();
             let fixes = vec![
                 Fix::Save(format!("config-{id}"), kept.into_bytes()),
                 Fix::Put(Family::Meta, keys::queue(id).to_vec(), record::encode(&record)),
             ];
             self.damaged(&text, fixes, "it has the defaults now; what it had is in lost+found");
         }
-        self.queues.insert(id, Known::new(record, config));
+        self.queues.insert(id, Known::new(record, stored.unwrap_or_default()));
     }
 
     fn make_queue(&mut self, text: &str, id: u64, record: QueueRecord) {
