@@ -22,6 +22,7 @@ use super::options::{Access, MountOptions};
 use super::remounts;
 use super::signals::{Hangup, Serving, Signals};
 use super::spin::Spin;
+use crate::queue::access::Guise;
 use crate::store::Store;
 use crate::view::{View, ViewOptions, metrics};
 
@@ -86,9 +87,7 @@ pub fn start(
     let view_options = ViewOptions {
         mount: metrics::label(point.as_os_str().as_bytes()),
         read_only: options.read_only(),
-        uid: options.uid,
-        gid: options.gid,
-        umask: options.umask,
+        guise: Guise { uid: options.uid, gid: options.gid, umask: options.umask },
     };
     let view =
         View::new(store, view_options).map_err(|error| MountError::Other(format!("cannot start serving: {error}")))?;

@@ -15,7 +15,7 @@ use super::db::{Batch, Family};
 use super::enqueue::Added;
 use super::kept::enter_name;
 use super::keys::{self, DeadlineKind};
-use super::limits::Room;
+use super::limits::Need;
 use super::named_drafts::{Seen, named_by};
 use super::record::{self, DraftRecord, NewMessage};
 use super::state::State;
@@ -221,8 +221,8 @@ impl Store {
     }
 
     /// Makes a draft's bytes a message in one step. [`Error::QueueFull`] and [`Error::Paused`], unless room was kept for it under
-    /// the draft's number. When that is a duplicate, a body file of the caller's stays the caller's. In the same step the delivery
-    /// `settles` is acknowledged; [`Error::NotFound`] when it is over.
+    /// the draft's number; [`Error::MessageTooLarge`]. When that is a duplicate, a body file of the caller's stays the caller's. In
+    /// the same step the delivery `settles` is acknowledged; [`Error::NotFound`] when it is over.
     /// Where names are kept, the message of that name makes way as `onto` says.
     pub fn publish(
         &self,
@@ -236,8 +236,11 @@ impl Store {
         let record = self.draft(draft)?;
         let queue = new.queue;
         settles.map_or(Ok(()), |settles| self.lasts(&mut state, settles))?;
-        let need = Room::of_one(body.size()).of_order(self.order_in(&mut state, queue, &new.attributes)?);
-        if !state.queue(&self.db, queue)?.reserved.holds(draft) {
+        let need = Need::of_one(body.size(), self.order_in(&mut state, queue, &new.attributes)?);
+        let target = state.queue(&self.db, queue)?;
+        if target.reserved.holds(draft) {
+            target.config.admit_size(body.size())?; // it was written on since
+        } else {
             self.admit(&mut state, queue, need, onto)?;
         }
         let plan = self.plan_drops(&mut state, queue, need, onto)?;

@@ -1,8 +1,11 @@
 //! Limits of a queue: `max_messages` and `max_bytes`, what happens at them, and `paused`.
 //!
 //! Ready, delayed and claimed messages fill a queue; dead ones do not. What is being written fills it too: room is kept for it
-//! from the open on, so that a writer hears early that there is none, and its close does not fail for want of it. What comes
-//! back (a nack, a lease that expires, a redrive, a dead letter of another queue) is never refused.
+//! from the open on, so that a writer hears early that there is none, and its close does not fail for want of it.
+//!
+//! Whatever comes into a queue, by whichever way, is let in or refused by one function, [`Store::admit`]. What comes back into the
+//! queue that it is in (a nack, a lease that expires, a delay that is over, a redrive) was let in before, and is never refused.
+//! A dead letter of another queue comes anew.
 
 use crate::error::{Error, Result};
 use crate::queue::config::{Overflow, QueueConfig};
@@ -64,22 +67,27 @@ impl Room {
     }
 }
 
-/// Room for messages that come, and the least of them.
-#[derive(Clone, Copy, Debug)]
+/// What messages that come ask of a queue.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Need {
     room: Room,
+    /// The bytes of the largest of them.
+    largest: u64,
     /// The place of the least of them among the priorities. What has a higher priority makes no room for them.
     order: u8,
 }
 
-impl Room {
-    /// For messages of which the least has this place among the priorities.
-    pub fn of_order(self, order: u8) -> Need {
-        Need { room: self, order }
-    }
-}
-
 impl Need {
+    /// Of one message of so many bytes, with this place among the priorities.
+    pub fn of_one(bytes: u64, order: u8) -> Self {
+        Self { room: Room::of_one(bytes), largest: bytes, order }
+    }
+
+    /// Of messages of these lengths, of which the least has this place among the priorities.
+    pub fn of_all(lengths: impl Iterator<Item = u64> + Clone, order: u8) -> Self {
+        Self { room: Room::of_all(lengths.clone()), largest: lengths.max().unwrap_or(0), order }
+    }
+
     /// How much.
     pub(super) fn room(self) -> Room {
         self.room
@@ -92,9 +100,9 @@ impl Need {
 }
 
 impl From<Room> for Need {
-    /// For messages for which any other may make room.
+    /// For messages of which only this is known, and for which any other may make room.
     fn from(room: Room) -> Self {
-        room.of_order(0)
+        Need { room, ..Need::default() }
     }
 }
 
@@ -159,20 +167,24 @@ impl Store {
         state.commit(&self.db, batch, now)
     }
 
-    /// Refuses messages that would be refused if they came now: [`Error::QueueFull`], [`Error::WouldBlock`], [`Error::Paused`]. So
-    /// that nobody waits for their bytes to be read in vain; no room is kept for them.
+    /// Refuses messages that would be refused if they came now: [`Error::QueueFull`], [`Error::WouldBlock`], [`Error::Paused`],
+    /// [`Error::MessageTooLarge`]. So that nobody waits for their bytes to be read in vain; no room is kept for them.
     pub fn refuse_early(&self, queue: u64, need: impl Into<Need>, onto: Onto) -> Result<()> {
         self.admit(&mut self.lock(), queue, need, onto)
     }
 
-    /// Refuses messages for which a queue has no room, or that come while it is paused. The message that makes way for one of
-    /// them, by its name, leaves its room to it.
+    /// Decides whether messages come into a queue. This is the one place that does, for every way in: files that are written and
+    /// lines, drafts and batches that are published, links, messages that are moved, dead letters of other queues. Only those
+    /// for which room is kept already ([`Store::reserve`]) were let in before.
+    ///
+    /// Who may put something into the queue at all, the kernel has seen by the modes that the mount shows; but nobody asks for a
+    /// dead letter: see [`Store::give_up`].
+    ///
+    /// The message that makes way for one of them, by its name, leaves its room to it.
     pub(super) fn admit(&self, state: &mut State, queue: u64, need: impl Into<Need>, onto: Onto) -> Result<()> {
-        let Need { room: need, order } = need.into();
+        let Need { room: need, largest, order } = need.into();
         let target = state.queue(&self.db, queue)?;
-        if target.config.paused_in() {
-            return Err(Error::Paused);
-        }
+        target.config.admit(largest)?;
         if !target.config.is_limited() {
             return Ok(());
         }
@@ -189,20 +201,18 @@ impl Store {
         if !target.fits(need, Room::default()) {
             return Err(target.full(need));
         }
-        self.refuse_below(state, queue, need.of_order(order), onto)
+        self.refuse_below(state, queue, Need { room: need, largest, order }, onto)
     }
 
     /// In a queue that drops its oldest messages: refuses messages for which only some of a higher priority could make room.
     pub(super) fn refuse_below(&self, state: &mut State, queue: u64, need: Need, onto: Onto) -> Result<()> {
-        let Need { room, order } = need;
+        let Need { room, order, .. } = need;
         let remembered = state.queue(&self.db, queue)?;
         if order == 0 || !remembered.is_over(room) {
             return Ok(());
         }
         // What is on its way will be ready, so that it can be dropped.
-        let below =
-            remembered.hidden.values().filter(|hidden| hidden.state == MessageState::Ready && hidden.order >= order);
-        let hidden = Room::of_all(below.map(|hidden| hidden.bytes));
+        let hidden = remembered.hidden.ready_from(order);
         let plan = self.plan_drops(state, queue, need, onto)?;
         let remembered = state.queue(&self.db, queue)?;
         let makes_room = hidden.plus(Room::of_all(plan.0.iter().map(|(_, record)| record.size)));
@@ -212,8 +222,8 @@ impl Store {
         Err(Error::QueueFull)
     }
 
-    /// How many of the first messages of these lengths in bytes a queue takes now, at least one: else [`Error::QueueFull`], or
-    /// [`Error::WouldBlock`] when the queue lets its producers wait.
+    /// How many of the first messages of these lengths in bytes a queue has room for now, at least one: else [`Error::QueueFull`],
+    /// or [`Error::WouldBlock`] when the queue lets its producers wait.
     /// All have these attributes.
     pub fn how_many_fit(
         &self,
@@ -239,15 +249,16 @@ impl Store {
             return Err(queue.full(first));
         }
         let mut failed = None;
-        let count =
-            sums.partition_point(|sum| match self.refuse_below(&mut state, id, sum.of_order(order), Onto::Nothing) {
+        let count = sums.partition_point(|sum| {
+            match self.refuse_below(&mut state, id, Need { room: *sum, largest: 0, order }, Onto::Nothing) {
                 Ok(()) => true,
                 Err(Error::QueueFull) => false,
                 Err(error) => {
                     failed = Some(error);
                     false
                 }
-            });
+            }
+        });
         match (failed, count) {
             (Some(error), _) => Err(error),
             (None, 0) => Err(Error::QueueFull),
@@ -263,7 +274,7 @@ impl Store {
     /// Finds the messages that have to make room for `need`. To be called before the change that [`Store::drop_oldest`] ends
     /// has placed anything: what is in the listing is looked at.
     pub(super) fn plan_drops(&self, state: &mut State, queue: u64, need: impl Into<Need>, onto: Onto) -> Result<Plan> {
-        let Need { room: need, order: lowest } = need.into();
+        let Need { room: need, order: lowest, .. } = need.into();
         let mut plan = Plan(Vec::new());
         let remembered = state.queue(&self.db, queue)?;
         if !remembered.config.is_limited() || !remembered.is_over(need) {

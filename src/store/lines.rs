@@ -3,7 +3,7 @@
 use crate::error::Result;
 
 use super::enqueue::NewBody;
-use super::limits::Room;
+use super::limits::Need;
 use super::record::NewMessage;
 use super::{Onto, Store};
 
@@ -17,7 +17,7 @@ impl Store {
         let mut state = self.lock();
         let queue = each.queue;
         let order = self.order_in(&mut state, queue, &each.attributes)?;
-        let need = Room::of_all(bodies.iter().map(NewBody::size)).of_order(order);
+        let need = Need::of_all(bodies.iter().map(NewBody::size), order);
         if !admitted {
             self.admit(&mut state, queue, need, Onto::Nothing)?;
         }

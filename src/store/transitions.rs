@@ -15,7 +15,7 @@ use crate::queue::worker::Worker;
 use super::db::{Batch, Family};
 use super::dead_letters::DeadReason;
 use super::keys::{self, DeadlineKind};
-use super::limits::Room;
+use super::limits::Need;
 use super::record::{self, BodyPlace, Claim, MessageRecord};
 use super::state::{Queue, State as Remembered, deadlines};
 use super::{Onto, Store};
@@ -387,8 +387,8 @@ impl Store {
     }
 
     /// Moves a message of `queue` in state `from` to another queue and gives it a name there. It is ready under a new sequence
-    /// number, which is given. Where names are kept, the message of that name makes way as `onto` says. [`Error::QueueFull`] and
-    /// [`Error::Paused`] when that queue takes no more.
+    /// number, which is given. Where names are kept, the message of that name makes way as `onto` says. [`Error::QueueFull`],
+    /// [`Error::Paused`] and [`Error::MessageTooLarge`] when that queue does not take it.
     pub fn move_to(
         &self,
         queue: u64,
@@ -406,7 +406,7 @@ impl Store {
         // It has outlived its own time to live, or it does not matter any more: somebody wants to see it delivered.
         let own_ttl = from != MessageState::Dead;
         self.settle(&mut state, &mut to, (target, &name), own_ttl, now)?;
-        let need = Room::of_one(before.size).of_order(to.order);
+        let need = Need::of_one(before.size, to.order);
         self.admit(&mut state, target, need, onto)?;
         let plan = self.plan_drops(&mut state, target, need, onto)?;
         let mut batch = self.db.batch();

@@ -106,18 +106,7 @@ fn links(directories: u64) -> u32 {
 impl View {
     /// Who a queue belongs to, as the mount shows it: this also decides who may consume.
     pub(super) fn owner(&self, queue: &QueueInfo) -> Owner {
-        Owner {
-            uid: self.options.uid.unwrap_or(queue.uid),
-            gid: self.options.gid.unwrap_or(queue.gid),
-            mode: self.mode(queue.mode),
-        }
-    }
-
-    fn mode(&self, mode: u32) -> u32 {
-        match self.options.umask {
-            Some(mask) => (mode & !0o777) | (0o777 & !mask),
-            None => mode,
-        }
+        self.options.guise.of(Owner { uid: queue.uid, gid: queue.gid, mode: queue.mode })
     }
 
     pub(super) fn file(&self, node: Node, size: u64, owner: (u32, u32, u32), modified: SystemTime) -> Attributes {
@@ -138,11 +127,7 @@ impl View {
 
     /// Who a file of this user, group and mode belongs to, as the mount shows it.
     pub(super) fn file_owner(&self, (uid, gid, mode): (u32, u32, u32)) -> Owner {
-        Owner {
-            uid: self.options.uid.unwrap_or(uid),
-            gid: self.options.gid.unwrap_or(gid),
-            mode: self.mode(mode & FILE_MODE),
-        }
+        self.options.guise.of(Owner { uid, gid, mode: mode & FILE_MODE })
     }
 
     /// Who a message belongs to, as the mount shows it.

@@ -13,7 +13,7 @@ use crate::queue::mark::Settles;
 use crate::queue::name::{Name, check_entry_name, check_queue_name, classify};
 use crate::store::record::NewMessage;
 use crate::store::sums::Sums;
-use crate::store::{BatchFile, Done, Due, INLINE_MAX, MarkRights, NewBody, Onto, ROOT, Room, Seen};
+use crate::store::{BatchFile, Done, Due, INLINE_MAX, MarkRights, Need, NewBody, Onto, ROOT, Room, Seen};
 
 use super::access::Caller;
 use super::attributes::ns_of;
@@ -189,8 +189,8 @@ impl View {
 
     fn enqueue_contents(&self, order: &Order) -> Result<(Vec<u64>, Durability)> {
         let config = self.store.config(order.target)?;
-        let (candidates, settles) = self.candidates(order, config.max_message_bytes)?;
-        let need = Room::of_all(candidates.iter().map(|file| file.size as u64));
+        let (candidates, settles) = self.candidates(order)?;
+        let need = Need::of_all(candidates.iter().map(|file| file.size as u64), 0);
         self.store.refuse_early(order.target, need, Onto::Nothing)?;
         let contents = self.batch_contents(candidates)?;
         let files: Vec<_> = contents.files.iter().map(|ready| contents.file(ready)).collect();
@@ -223,9 +223,9 @@ impl View {
         }));
     }
 
-    /// Looks at all files of a batch, and reads none: the kernel lets nobody else rename meanwhile. `longest`: no message may be
-    /// longer; 0 is no limit. Gives what they and their batch acknowledge, too.
-    fn candidates(&self, order: &Order, longest: u64) -> Result<(Vec<Candidate>, Vec<Settles>)> {
+    /// Looks at all files of a batch, and reads none: the kernel lets nobody else rename meanwhile. Gives what they and their batch
+    /// acknowledge, too.
+    fn candidates(&self, order: &Order) -> Result<(Vec<Candidate>, Vec<Settles>)> {
         let (mut candidates, mut attributes) = (Vec::new(), 0);
         let mut settles = Vec::from_iter(order.settles);
         for (draft, name) in self.store.batch_files(order.batch)? {
@@ -248,9 +248,6 @@ impl View {
             }
             let name = self.producer_name(order.target, &name)?.to_vec();
             let stat = self.store.bodies().metadata(draft)?;
-            if longest > 0 && stat.len() > longest {
-                return Err(Error::MessageTooLarge);
-            }
             let size = usize::try_from(stat.len()).map_err(|_| Error::MessageTooLarge)?;
             let times_ns = (ns_of(stat.modified()?), ns_of(stat.accessed()?));
             candidates.push(Candidate { draft, name, times_ns, size });

@@ -17,13 +17,12 @@ use crate::queue::properties::Properties;
 use crate::queue::worker::Worker;
 use crate::store::record::{DraftRecord, NewMessage};
 use crate::store::sums::Sums;
-use crate::store::{Bodies, Done, Enqueued, INLINE_MAX, NewBody, Onto, Patience, Published, Room, Seen};
+use crate::store::{Bodies, Done, Enqueued, INLINE_MAX, Need, NewBody, Onto, Patience, Published, Seen};
 
 use super::access::{Caller, READ};
 use super::attributes::{FILE_MODE, ns_of};
 use super::names::{Key, Writer};
 use super::staging::{end_of_write, fill_hole, read_file_at};
-use super::writer::refuse_too_large;
 use super::xattr::{Pairs, merge};
 use super::{Attributes, Node, View};
 
@@ -262,7 +261,7 @@ impl View {
             return done(Ok(()));
         }
         let fits = |config: Arc<QueueConfig>| {
-            refuse_too_large(&config, file.metadata()?.len())?;
+            config.admit_size(file.metadata()?.len())?;
             settles.map_or(Ok(()), |(_, settles)| self.store.check_lasts(settles))?;
             Ok(config.durability)
         };
@@ -357,9 +356,7 @@ impl View {
 
     /// Refuses a draft that its queue would refuse now.
     fn admit_now(&self, id: u64, target: &Target) -> Result<()> {
-        let (config, size) = (self.store.config(target.queue)?, self.draft_size(id));
-        refuse_too_large(&config, size)?;
-        self.store.refuse_early(target.queue, Room::of_one(size), target.onto)
+        self.store.refuse_early(target.queue, Need::of_one(self.draft_size(id), 0), target.onto)
     }
 
     fn draft_size(&self, id: u64) -> u64 {
@@ -369,13 +366,10 @@ impl View {
     /// Keeps room for a draft that will be enqueued at its last close, which must not fail then.
     fn admit_later(&self, id: u64, queue: u64) -> Result<()> {
         let config = self.store.config(queue)?;
-        if config.paused_in() {
-            return Err(Error::Paused);
-        }
         let size = self.store.bodies().metadata(id)?.len();
-        refuse_too_large(&config, size)?;
+        config.admit(size)?;
         let order = Properties::of(&self.store.draft(id)?.attributes).order(config.priorities);
-        self.store.reserve(queue, id, Room::of_one(size).of_order(order), Patience::None)
+        self.store.reserve(queue, id, Need::of_one(size, order), Patience::None)
     }
 
     /// Frees the name of a draft that was renamed while it is open for writing. The draft is under another name, hidden, until
@@ -441,7 +435,7 @@ impl View {
         let file = bodies.open_read(id)?;
         let stat = file.metadata()?;
         let mut size = stat.len();
-        refuse_too_large(&config, size)?;
+        config.admit_size(size)?; // before it is read
         let moves = target.then == Published::Gone;
         let mut attributes = draft.attributes;
         attributes.retain(|(name, _)| name != SETTLES);

@@ -8,7 +8,7 @@ use crate::queue::config::{Durability, Names};
 use crate::queue::name::{Name, classify};
 use crate::queue::state::State;
 use crate::store::record::{MessageRecord, NewMessage};
-use crate::store::{Body, Done, Enqueued, Holder, NewBody, Onto, QueueInfo, ROOT, Room};
+use crate::store::{Body, Done, Enqueued, Holder, Need, NewBody, Onto, QueueInfo, ROOT};
 
 use super::access::{Caller, READ};
 use super::arrivals::{Found as Answer, Waiting};
@@ -282,9 +282,9 @@ impl View {
         let name = self.producer_name(queue, to.1)?;
         self.onto(caller, queue, name, true)?;
         let config = self.store.config(queue)?;
-        self.admit(&config, from.size, from.size)?;
-        let room = self.store.refuse_early(queue, Room::of_one(from.size), Onto::Nothing);
-        room.map_err(|error| self.rejected(queue, error))?;
+        self.store.admit_bytes(from.size)?;
+        let admitted = self.store.refuse_early(queue, Need::of_one(from.size, 0), Onto::Nothing);
+        admitted.map_err(|error| self.rejected(queue, error))?;
         let new = NewMessage {
             id: self.store.next_id()?,
             queue,

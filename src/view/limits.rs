@@ -4,7 +4,7 @@ use crate::clock;
 use crate::error::{Error, Result};
 use crate::queue::config::QueueConfig;
 use crate::queue::properties::{PREFIX, Properties};
-use crate::store::{Patience, Room};
+use crate::store::{Need, Patience};
 
 use super::View;
 use super::waiters::Line;
@@ -21,9 +21,7 @@ impl View {
         attributes: &Pairs,
         waits: bool,
     ) -> Result<bool> {
-        if config.paused_in() {
-            return Err(self.rejected(queue, Error::Paused));
-        }
+        config.admit(0).map_err(|error| self.rejected(queue, error))?;
         if !config.is_limited() || (waits && config.makes_wait()) {
             return Ok(false);
         }
@@ -34,7 +32,7 @@ impl View {
                 // Who has not said a priority yet may say a higher one before the first byte.
                 let said = attributes.iter().any(|(name, _)| name.strip_prefix(PREFIX) == Some("priority"));
                 let order = if said { Properties::of(attributes).order(config.priorities) } else { 0 };
-                self.store.reserve(queue, id, Room::of_one(1).of_order(order), Patience::None)
+                self.store.reserve(queue, id, Need::of_one(1, order), Patience::None)
             }
         };
         reserved.map(|()| true).map_err(|error| self.rejected(queue, error))

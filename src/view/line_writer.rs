@@ -97,9 +97,7 @@ impl View {
             return Err(Error::Invalid("lines are read or written, not both by one descriptor".into()));
         }
         let info = self.store.queue(queue)?;
-        if info.config.paused_in() {
-            return Err(self.rejected(queue, Error::Paused));
-        }
+        info.config.admit(0).map_err(|error| self.rejected(queue, error))?;
         let each = NewMessage {
             id: 0,
             queue,
@@ -284,9 +282,7 @@ impl View {
         attempt: Attempt,
     ) -> Result<()> {
         let queue = writer.each.queue;
-        if config.paused_in() {
-            return Err(self.rejected(queue, Error::Paused));
-        }
+        config.admit(0).map_err(|error| self.rejected(queue, error))?;
         if !config.is_limited() || cut.lines.is_empty() {
             return Ok(());
         }

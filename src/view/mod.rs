@@ -46,10 +46,12 @@ mod queues;
 mod read;
 mod remove;
 mod rename;
+mod rendering;
 mod setattr;
 mod settled;
 mod staging;
 mod stats;
+mod survey;
 mod take;
 mod telling;
 mod unfinished;
@@ -77,6 +79,7 @@ pub use setattr::Change;
 use crate::background::Alarm;
 use crate::error::{Error, Result};
 use crate::locks::{self, Ranked};
+use crate::queue::access::Guise;
 use crate::store::{Done, Probe, Store, Usage};
 use arrivals::Arrivals;
 use backup::Backup;
@@ -103,12 +106,8 @@ pub struct ViewOptions {
     pub mount: String,
     /// Nothing is changed and reading never claims.
     pub read_only: bool,
-    /// Show this user as the owner of everything.
-    pub uid: Option<u32>,
-    /// Show this group as the group of everything.
-    pub gid: Option<u32>,
-    /// Show everything with the permissions that this mask leaves.
-    pub umask: Option<u32>,
+    /// To whom everything is shown to belong.
+    pub guise: Guise,
 }
 
 /// A mounted store.
@@ -162,7 +161,8 @@ pub struct View {
 
 impl View {
     /// Makes a view of an open store and starts its threads.
-    pub fn new(store: Store, options: ViewOptions) -> std::io::Result<Arc<Self>> {
+    pub fn new(mut store: Store, options: ViewOptions) -> std::io::Result<Arc<Self>> {
+        store.show_as(options.guise);
         let alarm = store.alarm().clone();
         let names = Ranked::new(BareNames::new(store.departures().clone()));
         let read_only = AtomicBool::new(options.read_only);

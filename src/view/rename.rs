@@ -15,7 +15,6 @@ use super::create::is_draft_name;
 use super::draft::Target;
 use super::lookup::Found;
 use super::names::Key;
-use super::writer::refuse_too_large;
 use super::xattr::merge;
 use super::{Attributes, Node, Via, View, process};
 
@@ -180,9 +179,6 @@ impl View {
                 self.refuse_name_of_draft(caller, target, name)?;
                 let name = self.producer_name(target, name)?;
                 let onto = self.onto(caller, target, name, keep)?;
-                let config = self.store.config(target)?;
-                let fits = refuse_too_large(&config, source.message.size);
-                fits.map_err(|error| self.rejected(target, error))?;
                 let moved = self.store.move_to(queue, seq, (state, of), (target, name, onto), now);
                 let moved = moved.map_err(|error| self.rejected(target, error))?;
                 self.forget_own(caller, seq);

@@ -286,12 +286,6 @@ impl Writer {
     }
 }
 
-/// Refuses a message that is longer than its queue takes.
-pub(super) fn refuse_too_large(config: &QueueConfig, length: u64) -> Result<()> {
-    let too_large = config.max_message_bytes > 0 && length > config.max_message_bytes;
-    if too_large { Err(Error::MessageTooLarge) } else { Ok(()) }
-}
-
 /// A writer that descriptors and threads share.
 pub type SharedWriter = Ranked<Writer, { locks::FILE }>;
 
@@ -324,7 +318,7 @@ impl View {
 
     /// Checks that a message may become so long, and that there is room for `more` bytes.
     pub(super) fn admit(&self, config: &QueueConfig, length: u64, more: u64) -> Result<()> {
-        refuse_too_large(config, length)?;
+        config.admit_size(length)?;
         self.store.admit_bytes(more)
     }
 

@@ -40,6 +40,7 @@ pub const MESSAGE_ATTRIBUTES: &[&str] = &[
     "dead_source",
     "dead_deliveries",
     "dead_at",
+    "dead_refused",
     "deaths",
     "last_error",
 ];

@@ -88,6 +88,7 @@ const VALUES: &[&str] = &[
     "private",
     "drop",
     "group/../private",
+    "closed",
     "a\nb",
     "100ms",
 ];
@@ -100,6 +101,7 @@ const CONFIGS: &[&str] = &[
     "max_messages=3\noverflow=drop-oldest\n",
     "max_messages=0\n",
     "dead_letter=private\nmax_deliveries=1\n",
+    "dead_letter=closed\nmax_deliveries=1\nvisibility_timeout=10ms\n",
     "visibility_timeout=50ms\n",
     "lines_batch=100000\n",
     "claim=rename\n",
@@ -176,6 +178,9 @@ impl Hostile {
         if self.random.below(20) == 0 {
             path = format!("/proc/self/fd/{}", self.some_fd().map_or(0, |fd| fd.number)).into_bytes();
         }
+        if self.random.below(100) == 0 {
+            path = b".mq/metrics".to_vec();
+        }
         if self.random.below(40) == 0 {
             path = [&b"open/.mq/.."[..], b"/../private/.mq/peek/../", &self.name()].concat();
         }
@@ -208,6 +213,7 @@ impl Hostile {
                 self.close(at);
             }
             43 | 44 => self.list(),
+            45 if self.random.below(4) == 0 => self.nest(),
             45 => self.attributes(),
             46 => self.across(),
             _ => self.map(),
@@ -391,6 +397,27 @@ impl Hostile {
                     }
                 }
             }
+        }
+    }
+
+    /// Nests queues as deeply as that goes, and moves something in there.
+    fn nest(&mut self) {
+        let (top, from) = (c(self.queue()), self.path());
+        let name = c(vec![b'd'; [100, 250][self.random.below(2)]]);
+        // SAFETY: valid paths and descriptors.
+        unsafe {
+            let mut directory = libc::open(top.as_ptr(), libc::O_PATH | libc::O_DIRECTORY);
+            for _ in 0..self.random.below(50) {
+                libc::mkdirat(directory, name.as_ptr(), 0o777);
+                let next = libc::openat(directory, name.as_ptr(), libc::O_PATH | libc::O_DIRECTORY);
+                if next < 0 {
+                    break;
+                }
+                libc::close(directory);
+                directory = next;
+            }
+            libc::renameat(libc::AT_FDCWD, from.as_ptr(), directory, c"moved".as_ptr());
+            libc::close(directory);
         }
     }
 

@@ -176,13 +176,14 @@ fn requests(m: &Mount) -> u64 {
     numbers(m, "requests_total")
 }
 
-/// Every queue of the mount.
+/// Every queue of the mount, as deep as a path leads.
 fn queues(m: &Mount) -> Vec<PathBuf> {
     let (mut all, mut left) = (Vec::new(), vec![m.path().to_owned()]);
     while let Some(dir) = left.pop() {
         let entries = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap());
         let nested: Vec<PathBuf> =
             entries.filter(|entry| entry.file_type().unwrap().is_dir()).map(|entry| entry.path()).collect();
+        let nested = nested.into_iter().filter(|path| path.as_os_str().len() < 3500).collect::<Vec<_>>();
         all.extend(nested.iter().cloned());
         left.extend(nested);
     }

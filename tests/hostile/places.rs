@@ -46,6 +46,8 @@ const PLACES: &[Place] = &[
     of_root("sticky", 0o1777, ""),
     of_root("stickykeep", 0o1777, "names=keep"),
     of_root("watch", 0o700, ""),
+    // Nothing comes in here, by whatever way.
+    of_root(CLOSED, 0o1733, "max_messages=20\nmax_message_bytes=200K"),
     Place { name: "carol", uid: CAROL, gid: CAROL, mode: 0o700, config: "", shared: false, kept: true },
     Place { name: "club", uid: 0, gid: CAROL, mode: 0o2770, config: "", shared: true, kept: true },
     Place { name: "group", uid: 0, gid: STAFF, mode: 0o2770, config: "", shared: true, kept: false },
@@ -56,6 +58,9 @@ const PLACES: &[Place] = &[
     Place { kept: false, ..of_root("small", 0o777, "max_messages=20\nmax_bytes=64K\noverflow=drop-oldest") },
     Place { kept: false, ..of_root("async", 0o777, "durability=async\nlines_batch=8\ndedup_window=5s\ndraft_ttl=2s") },
 ];
+
+/// A drop box that is paused.
+pub const CLOSED: &str = "closed";
 
 /// The names of the queues.
 pub fn names() -> impl Iterator<Item = &'static str> {
@@ -104,6 +109,9 @@ pub fn make(m: &Mount) -> Kept {
         if place.kept {
             kept.push((place.name, m.messages(place.name)));
         }
+        if place.name == CLOSED {
+            m.set(&queue, "paused=in");
+        }
     }
     kept
 }
@@ -142,6 +150,9 @@ fn messages(queue: &Path, place: &Place) {
 /// What had to stay is there, with the same bytes, and nobody else has claimed it.
 pub fn untouched(m: &Mount, kept: &Kept) {
     for (place, before) in kept {
+        if *place == CLOSED {
+            assert_eq!(&m.messages(place), before, "something came into a queue that is paused");
+        }
         for (name, body) in before {
             let peek = m.path().join(place).join(".mq/peek").join(name);
             assert_eq!(&fs::read(&peek).unwrap(), body, "{place}/{name}");

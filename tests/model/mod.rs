@@ -641,8 +641,8 @@ impl Model {
         self.count(queue, "dead_lettered_total");
     }
 
-    /// The queue gives it up: it goes to the queue that gets the dead letters, which never refuses it. But it does not go round
-    /// without end: where it died since it was last claimed, it does not come again.
+    /// The queue gives it up: it goes to the queue that gets the dead letters, if that lets it in, as any other message. But it does
+    /// not go round without end: where it died since it was last claimed, it does not come again.
     fn give_up(&mut self, tag: Tag, why: &'static str) {
         let target = self.queues[self.messages[&tag].queue].config.dead_letter;
         let was_in = |queue| self.deaths.entry(tag).or_default().iter().any(|d| d.unclaimed && d.queue == queue);
@@ -650,8 +650,12 @@ impl Model {
             return self.bury(tag, "cycle");
         }
         self.bury(tag, why);
-        if let Some(target) = target {
+        let Some(target) = target else { return };
+        let Message { props, body, .. } = *self.message(tag);
+        let order = self.order_in(target, props);
+        if self.admit(target, (1, body.len as u64), order).is_ok() {
             self.settle(tag, target, false);
+            self.drop_oldest(target, &[tag], order);
         }
     }
 

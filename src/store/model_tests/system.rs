@@ -6,7 +6,7 @@ use super::super::db::Family;
 use super::super::record::{Counters, MessageRecord, NewMessage, QueueRecord};
 use super::super::tests::{NOBODY, keys_in, open, queue};
 use super::super::{
-    BatchFile, ClaimEnd, DeadReason, Enqueued, MarkRights, NewQueue, Of, Onto, Patience, Published, ROOT, Room, Taker,
+    BatchFile, ClaimEnd, DeadReason, Enqueued, MarkRights, Need, NewQueue, Of, Onto, Patience, Published, ROOT, Taker,
 };
 use super::model::drive::{Looks, System};
 use super::model::ops::{BEGINNINGS, HOUR, QUEUES};
@@ -79,7 +79,7 @@ impl System for Tested {
             false if config.is_limited() => {
                 // Who has not said a priority may say a higher one yet.
                 let order = if props.priority > 0 { order(&new, config.priorities) } else { 0 };
-                self.store().reserve(new.queue, new.id, Room::of_one(1).of_order(order), Patience::None)
+                self.store().reserve(new.queue, new.id, Need::of_one(1, order), Patience::None)
             }
             false => Ok(()),
         };
@@ -103,7 +103,7 @@ impl System for Tested {
             return Ok(());
         }
         let order = order(&writer.new, store.config(queue).unwrap().priorities);
-        let admitted = store.reserve(queue, id, Room::of_one(length).of_order(order), Patience::None);
+        let admitted = store.reserve(queue, id, Need::of_one(length, order), Patience::None);
         if admitted.is_err() {
             store.count_rejected(queue, now).unwrap();
             self.abort(tag);

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use crate::error::{Error, Result};
 use crate::queue::properties::Properties;
-use crate::store::{Patience, Room};
+use crate::store::{Need, Patience};
 
 use super::super::View;
 use super::super::waiters::{Line, Turn};
@@ -46,7 +46,7 @@ impl View {
             return Err(Error::WouldBlock);
         }
         let order = Properties::of(&writer.attributes).order(writer.config.priorities);
-        self.store.reserve(writer.queue, writer.id(), Room::of_one(length).of_order(order), patience)?;
+        self.store.reserve(writer.queue, writer.id(), Need::of_one(length, order), patience)?;
         writer.holds_room = true;
         Ok(())
     }
