@@ -1,6 +1,7 @@
 //! From the text of `.mq/metrics` to the numbers of each queue.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::HashMap;
 
 use serde_json::{Map, Value};
 
@@ -45,11 +46,16 @@ pub fn timestamp(text: &str) -> Option<f64> {
 
 /// Reads the metrics of queues, sorted by their paths; other metrics are passed over.
 pub fn parse(text: &str) -> Vec<Queue> {
-    let mut queues: BTreeMap<String, Option<Numbers>> = BTreeMap::new();
+    let mut queues: Vec<Queue> = Vec::new();
+    let mut known: HashMap<Cow<'_, str>, usize> = HashMap::new();
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         let Some((name, labels, value)) = sample(line) else { continue };
         let Some(queue) = labels.get("queue") else { continue };
-        let numbers = queues.entry(queue.clone()).or_default();
+        let at = *known.entry(queue.clone()).or_insert_with(|| {
+            queues.push(Queue { label: queue.clone().into_owned(), numbers: None });
+            queues.len() - 1
+        });
+        let numbers = &mut queues[at].numbers;
         match name {
             "queue_readable" => {}
             "paused" => pause(numbers.get_or_insert_default(), labels.get("direction"), value),
@@ -59,7 +65,7 @@ pub fn parse(text: &str) -> Vec<Queue> {
             }
         }
     }
-    for numbers in queues.values_mut().flatten() {
+    for numbers in queues.iter_mut().filter_map(|queue| queue.numbers.as_mut()) {
         for state in STATES {
             if count(numbers, state) == 0 {
                 numbers.insert(format!("oldest_{state}_age_ms"), Value::Null);
@@ -67,19 +73,30 @@ pub fn parse(text: &str) -> Vec<Queue> {
         }
         numbers.entry("fullness").or_insert(Value::Null);
     }
-    queues.into_iter().map(|(label, numbers)| Queue { label, numbers }).collect()
+    queues.sort_by(|a, b| a.label.cmp(&b.label));
+    queues
+}
+
+/// The labels of a sample: a few.
+#[derive(Debug, Default)]
+struct Labels<'a>(Vec<(&'a str, Cow<'a, str>)>);
+
+impl<'a> Labels<'a> {
+    fn get(&self, label: &str) -> Option<&Cow<'a, str>> {
+        self.0.iter().find(|(name, _)| *name == label).map(|(_, text)| text)
+    }
 }
 
 /// The states of messages.
 pub const STATES: [&str; 4] = ["ready", "claimed", "delayed", "dead"];
 
 /// Enters whether one way through the queue is closed, as `.mq/stats` has it for both.
-fn pause(numbers: &mut Numbers, direction: Option<&String>, value: &str) {
+fn pause(numbers: &mut Numbers, direction: Option<&Cow<'_, str>>, value: &str) {
     let before = numbers.get("paused").and_then(Value::as_str).unwrap_or("no");
     let now = match direction {
         Some(direction) if value == "1" => {
             if before == "no" {
-                direction
+                direction.as_ref()
             } else {
                 "both"
             }
@@ -91,9 +108,9 @@ fn pause(numbers: &mut Numbers, direction: Option<&String>, value: &str) {
 }
 
 /// A metric under the name that `.mq/stats` has for it.
-fn entry(metric: &str, state: Option<&String>, value: &str) -> (String, Value) {
+fn entry(metric: &str, state: Option<&Cow<'_, str>>, value: &str) -> (String, Value) {
     match (metric, state) {
-        ("messages", Some(state)) => (state.clone(), number(value)),
+        ("messages", Some(state)) => (state.to_string(), number(value)),
         ("message_bytes", Some(state)) => (format!("{state}_bytes"), number(value)),
         ("fullness_ratio", _) => ("fullness".to_owned(), value.parse::<f64>().map_or(Value::Null, Value::from)),
         (metric, _) => match metric.strip_suffix("_age_seconds") {
@@ -111,26 +128,31 @@ fn number(text: &str) -> Value {
 }
 
 /// `mqfs_NAME{LABEL="TEXT",...} VALUE`
-fn sample(line: &str) -> Option<(&str, BTreeMap<&str, String>, &str)> {
+fn sample(line: &str) -> Option<(&str, Labels<'_>, &str)> {
     let line = line.strip_prefix("mqfs_")?;
     let (name, mut rest) = line.split_at(line.find(['{', ' '])?);
-    let mut labels = BTreeMap::new();
+    let mut labels = Labels::default();
     while let Some(inner) = rest.strip_prefix(['{', ',']) {
         let (label, quoted) = inner.split_once("=\"")?;
         let (text, after) = quoted_text(quoted)?;
-        labels.insert(label, text);
+        labels.0.push((label, text));
         rest = after;
     }
     Some((name, labels, rest.trim_start_matches('}').trim()))
 }
 
 /// The text before the quotation mark that ends it, without escapes, and what is behind that mark.
-fn quoted_text(text: &str) -> Option<(String, &str)> {
+fn quoted_text(text: &str) -> Option<(Cow<'_, str>, &str)> {
+    // Most have no escapes.
+    let end = text.find(['"', '\\'])?;
+    if text.as_bytes()[end] == b'"' {
+        return Some((text[..end].into(), &text[end + 1..]));
+    }
     let mut plain = String::new();
     let mut characters = text.char_indices();
     while let Some((at, character)) = characters.next() {
         match character {
-            '"' => return Some((plain, &text[at + 1..])),
+            '"' => return Some((plain.into(), &text[at + 1..])),
             '\\' => match characters.next()?.1 {
                 'n' => plain.push('\n'),
                 escaped => plain.push(escaped),
@@ -149,8 +171,8 @@ mod tests {
     fn samples_are_taken_apart() {
         let (name, labels, value) = sample(r#"mqfs_messages{queue="a \"}\\\n,x=\"",state="ready"} 7"#).unwrap();
         assert_eq!((name, value), ("messages", "7"));
-        assert_eq!(labels["queue"], "a \"}\\\n,x=\"");
-        assert_eq!(labels["state"], "ready");
+        let label = |name| labels.get(name).unwrap().as_ref();
+        assert_eq!((label("queue"), label("state")), ("a \"}\\\n,x=\"", "ready"));
         assert_eq!(sample("mqfs_writers 3").map(|(name, _, value)| (name, value)), Some(("writers", "3")));
         assert!(sample("other 3").is_none() && sample("mqfs_x{queue=\"a").is_none());
     }
@@ -176,7 +198,7 @@ mod tests {
     fn a_pause_has_one_word() {
         let mut numbers = Numbers::new();
         let mut then = |direction: &str, value| {
-            pause(&mut numbers, Some(&direction.to_owned()), value);
+            pause(&mut numbers, Some(&direction.into()), value);
             numbers["paused"].as_str().unwrap().to_owned()
         };
         assert_eq!([then("in", "0"), then("out", "1"), then("in", "1")], ["no", "out", "both"]);

@@ -4,7 +4,8 @@
 //! [`Asked`].
 
 use std::ffi::OsString;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -22,6 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const PATIENT: u32 = 20;
 /// What was told is told again for so long, in seconds.
 const FRESH: f64 = 1.0;
+/// When it was so is told within so many bytes.
+const BEGINNING: u64 = 64 * 1024;
 /// What was told before it was asked for is taken after so long: the clock was set back.
 const STALE: Duration = Duration::from_secs(5);
 
@@ -44,16 +47,23 @@ impl Target {
     }
 
     /// The metrics of its mount, of a moment not before this call. They are put together at most once a second, so this may take
-    /// as long. To be called by who may be left behind.
+    /// as long; of those that are older no more is read than tells it. To be called by who may be left behind.
     pub fn metrics(&self) -> io::Result<String> {
         let start = Instant::now();
         let asked = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let asked = asked.as_millis() as f64 / 1000.0;
         loop {
-            let text = String::from_utf8_lossy(&std::fs::read(self.point.join(".mq/metrics"))?).into_owned();
-            let at = numbers::timestamp(&text).unwrap_or(asked);
+            let mut file = File::open(self.point.join(".mq/metrics"))?;
+            let mut text = Vec::new();
+            (&mut file).take(BEGINNING).read_to_end(&mut text)?;
+            let at = numbers::timestamp(&String::from_utf8_lossy(&text)).unwrap_or(asked);
             if at >= asked || start.elapsed() >= STALE {
-                return Ok(text);
+                match file.read_to_end(&mut text) {
+                    // Its memory was needed for newer ones.
+                    Err(error) if error.raw_os_error() == Some(libc::ESTALE) => continue,
+                    read => read?,
+                };
+                return Ok(String::from_utf8_lossy(&text).into_owned());
             }
             let left = (at + FRESH - asked - start.elapsed().as_secs_f64()).clamp(0.01, FRESH);
             thread::sleep(Duration::from_secs_f64(left));

@@ -20,6 +20,8 @@ use super::locking::Again;
 use super::nack::Nacker;
 use super::open_body::OpenBody;
 use super::purge::Purger;
+use super::read::window;
+use super::rendering::Excerpt;
 use super::take::Take;
 use super::writer::SharedWriter;
 use super::{Attributes, Node, process};
@@ -73,15 +75,34 @@ pub enum Handle {
 
 /// What a control file reads as; several open files may share it.
 pub struct Text {
-    bytes: Vec<u8>,
+    words: Words,
     /// What they hold of the memory that there is for all texts.
     _held: Held,
 }
 
+enum Words {
+    /// These.
+    Own(Vec<u8>),
+    /// Those of a text that is shown to others as well.
+    Of(Excerpt),
+}
+
 impl Text {
-    /// What is read.
-    pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+    /// How many bytes are read.
+    pub fn len(&self) -> u64 {
+        match &self.words {
+            Words::Own(bytes) => bytes.len() as u64,
+            Words::Of(excerpt) => excerpt.len(),
+        }
+    }
+
+    /// Calls `with` with at most `size` bytes from `offset` on. [`Error::Stale`] when it was told long ago, and its memory was needed.
+    pub fn read(&self, offset: u64, size: usize, with: impl FnOnce(&[u8])) -> Result<()> {
+        match &self.words {
+            Words::Own(bytes) => with(window(bytes, offset, size)),
+            Words::Of(excerpt) => return excerpt.read(offset, size, with),
+        }
+        Ok(())
     }
 }
 
@@ -132,8 +153,8 @@ const MOST: usize = 65_536;
 /// Of the descriptors that the process may have, so many are not for open files but for the database, connections to the
 /// kernel and looks at processes; but no more than half of them.
 const RESERVED: u64 = 1024;
-/// The texts of status files that are open are no longer than this in all, in bytes.
-const TEXTS: usize = 512 << 20;
+/// The texts of status files that are open, but for the metrics ([`super::telling`]), are no longer than this in all, in bytes.
+const TEXTS: usize = 128 << 20;
 /// The messages that are open for reading take no more memory than this in all, in bytes.
 const BODIES: usize = 128 << 20;
 /// The attributes of new messages that are open take no more memory than this in all, in bytes.
@@ -249,12 +270,18 @@ impl Handles {
     /// A text to be read, unless those that there are are very long already.
     pub fn text(&self, caller: &Caller, text: String) -> Result<Arc<Text>> {
         let held = self.texts.hold(caller.uid, text.len())?;
-        Ok(Arc::new(Text { bytes: text.into_bytes(), _held: held }))
+        Ok(Arc::new(Text { words: Words::Own(text.into_bytes()), _held: held }))
+    }
+
+    /// The same of an excerpt of a text that is there anyhow.
+    pub fn excerpt(&self, caller: &Caller, excerpt: Excerpt) -> Result<Arc<Text>> {
+        let held = self.texts.hold(caller.uid, excerpt.memory())?;
+        Ok(Arc::new(Text { words: Words::Of(excerpt), _held: held }))
     }
 
     /// Enters a control file that reads as this text; gives its number.
     pub fn add_text(&self, caller: &Caller, node: Node, text: Arc<Text>) -> u64 {
-        let (tid, length) = (caller.pid, text.bytes.len() as u64);
+        let (tid, length) = (caller.pid, text.len());
         let of = (node, if tid == 0 { 0 } else { process::tgid(tid) });
         let number = self.add(caller, Handle::Text { text, of });
         if tid != 0 {

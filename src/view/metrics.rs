@@ -3,43 +3,18 @@
 //! Each user is told of the queues that they could find by themselves: queues that they see listed, and the numbers of those
 //! whose `stats` they may read.
 
-use std::collections::VecDeque;
 use std::fmt::{Display, Write};
+use std::sync::Arc;
 
-use crate::clock;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::queue::state::State;
 use crate::store::record::Counters;
-use crate::store::{QueueInfo, ROOT};
 
 use super::View;
-use super::access::{EXEC, READ};
+use super::rendering::{Excerpt, Lines, Rendering};
 use super::stats::{COUNTERS, fullness};
+use super::survey::{Places, Shown, Surveyed};
 use super::telling::Audience;
-use super::waiters::Line;
-
-/// Of a longer path, in bytes, no queue is told: no program could name it.
-const LONGEST_PATH: usize = 4096;
-/// Nor of more queues than have labels of this length in all, in bytes; each label is told some thirty times.
-const LABELS: usize = 4 << 20;
-/// A label counts as so many bytes more, for what is told with it.
-const LABELS_MORE: usize = 64;
-
-/// A queue in the output.
-struct Series {
-    /// Its path from the root of the mount, as the value of a label.
-    label: String,
-    /// What the caller may know of it.
-    numbers: Option<Numbers>,
-}
-
-struct Numbers {
-    info: QueueInfo,
-    /// Since when the oldest message of each state has been in it, in the order of [`State::ALL`].
-    oldest: [Option<u64>; 4],
-    waiting: usize,
-    waiting_writers: usize,
-}
 
 /// The ages of the oldest, in the order of [`State::ALL`].
 const OLDEST: [(&str, &str); 4] = [
@@ -61,75 +36,60 @@ enum Kind {
     Gauge,
 }
 
-impl Numbers {
-    fn of(view: &View, queue: u64, info: QueueInfo) -> Result<Self> {
-        let mut oldest = [None; 4];
-        for (oldest, state) in oldest.iter_mut().zip(State::ALL) {
-            *oldest = view.store.oldest(queue, state)?;
-        }
-        Ok(Self {
-            info,
-            oldest,
-            waiting: view.waiters.waiting(Line::Message(queue)),
-            waiting_writers: view.waiters.waiting_for_room(queue),
-        })
-    }
+/// The metrics of all queues, as they were at one moment.
+pub struct Metrics {
+    places: Places,
+    /// The places of the queues among them, in the order in which they are told.
+    order: Vec<usize>,
+    rendering: Arc<Rendering>,
+    /// The label that all samples have.
+    mount: String,
 }
 
-impl View {
-    /// What may be told to these. Goes through all queues.
-    pub(super) fn metrics(&self, audience: &Audience) -> Result<String> {
-        let (mut queues, untold) = self.visible_queues(audience)?;
-        queues.sort_by(|a, b| a.label.cmp(&b.label));
-        let mut out = Exposition::of(&self.options.mount);
-        let now = clock::now_ms();
-        out.of_mount(self, now)?;
-        out.begin((
+impl Metrics {
+    /// What may be told to these.
+    pub fn told_to(&self, audience: &Audience) -> Excerpt {
+        let shown = self.places.shown_to(audience);
+        let mut own = Exposition { text: Rendering::default(), mount: self.mount.clone() };
+        own.head((
             "mqfs_queues_untold",
             Kind::Gauge,
             "Queues left out, with all in them, because the paths are too long.",
         ));
-        out.sample("mqfs_queues_untold", &[], untold);
-        out.of_queues(&queues, now);
-        Ok(out.text)
+        own.sample("mqfs_queues_untold", &[], self.places.left_out(&shown));
+        let told = |at: usize, lines| match lines {
+            Lines::Readable => shown[self.order[at]] == Shown::Readable,
+            Lines::Listed => shown[self.order[at]] == Shown::Listed,
+        };
+        self.rendering.view(told, std::mem::take(own.text.text()))
     }
 
-    /// The queues below the root that they can list, and how many of them are left out. Those at the top come first, so
-    /// that nobody who nests queues without end crowds out the others'.
-    fn visible_queues(&self, audience: &Audience) -> Result<(Vec<Series>, usize)> {
-        let (mut found, mut untold, mut labels) = (Vec::new(), 0, 0);
-        let mut left = VecDeque::from([(ROOT, String::new())]);
-        while let Some((queue, path)) = left.pop_front() {
-            let info = match self.store.queue(queue) {
-                Err(Error::NotFound) => continue, // removed meanwhile
-                info => info?,
-            };
-            let readable = audience.allows(&self.owner(&info), READ | EXEC);
-            if readable {
-                self.store.list_queues(queue, 0, |nested| {
-                    let name = label(nested.name);
-                    let length = path.len() + 1 + name.len();
-                    if length > LONGEST_PATH || labels + length > LABELS {
-                        untold += 1;
-                        return true;
-                    }
-                    labels += length + LABELS_MORE;
-                    left.push_back((nested.id, if queue == ROOT { name } else { format!("{path}/{name}") }));
-                    true
-                })?;
-            }
-            if queue != ROOT {
-                let numbers = readable.then(|| Numbers::of(self, queue, info)).transpose()?;
-                found.push(Series { label: path, numbers });
-            }
-        }
-        Ok((found, untold))
+    /// What it takes in memory, in bytes.
+    pub fn memory(&self) -> usize {
+        self.rendering.memory() + self.places.memory() + self.order.capacity() * size_of::<usize>()
+    }
+}
+
+impl View {
+    /// Puts the metrics together. Goes through all queues.
+    pub(super) fn metrics(&self) -> Result<Metrics> {
+        let survey = self.survey()?;
+        // The root holds no messages, and is told of as the mount.
+        let mut order: Vec<usize> = (1..survey.queues.len()).collect();
+        order.sort_by(|a, b| survey.queues[*a].path.cmp(&survey.queues[*b].path));
+        let queues: Vec<&Surveyed> = order.iter().map(|at| &survey.queues[*at]).collect();
+        let mut out = Exposition::of(&self.options.mount);
+        out.of_mount(self, survey.at)?;
+        out.of_queues(&queues, survey.at);
+        let Exposition { mut text, mount } = out;
+        text.text().shrink_to_fit();
+        Ok(Metrics { places: survey.places(), order, rendering: Arc::new(text), mount })
     }
 }
 
 /// The text, as it grows. Writing to a string does not fail.
 struct Exposition {
-    text: String,
+    text: Rendering,
     /// The label that all samples have: `mount="..."`.
     mount: String,
 }
@@ -138,14 +98,14 @@ impl Exposition {
     fn of(mount: &str) -> Self {
         let mut label = String::new();
         push_label(&mut label, "mount", mount);
-        Self { text: String::new(), mount: label }
+        Self { text: Rendering::default(), mount: label }
     }
 
     fn of_mount(&mut self, view: &View, now: u64) -> Result<()> {
         let usage = view.usage()?;
-        self.begin(("mqfs_info", Kind::Gauge, "The version of mqfs; always 1."));
+        self.head(("mqfs_info", Kind::Gauge, "The version of mqfs; always 1."));
         self.sample("mqfs_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
-        self.begin(("mqfs_timestamp_seconds", Kind::Gauge, "When all this was so, in seconds since the epoch."));
+        self.head(("mqfs_timestamp_seconds", Kind::Gauge, "When all this was so, in seconds since the epoch."));
         self.sample("mqfs_timestamp_seconds", &[], now as f64 / 1000.0);
         let numbers: [(Family<'_>, u64); 6] = [
             (("mqfs_writers", Kind::Gauge, "Messages that are being written."), view.open_writers() as u64),
@@ -162,109 +122,121 @@ impl Exposition {
             ),
         ];
         for (family, value) in numbers {
-            self.begin(family);
+            self.head(family);
             self.sample(family.0, &[], value);
         }
         Ok(())
     }
 
-    /// A gauge of each queue whose numbers are told.
-    fn gauge<T: Display>(
-        &mut self,
-        queues: &[Series],
-        (name, help): (&str, &str),
-        value: impl Fn(&Numbers) -> Option<T>,
-    ) {
-        self.begin((name, Kind::Gauge, help));
-        for (label, numbers) in readable(queues) {
-            if let Some(value) = value(numbers) {
-                self.sample(name, &[("queue", label)], value);
-            }
+    /// A family of the queues whose numbers are told: what `each` adds for each of them.
+    fn family(&mut self, queues: &[&Surveyed], family: Family<'_>, each: impl Fn(&mut Self, &Surveyed)) {
+        self.head(family);
+        self.text.begin(Lines::Readable);
+        for queue in queues {
+            each(self, queue);
+            self.text.next();
         }
     }
 
-    fn of_queues(&mut self, queues: &[Series], now: u64) {
-        let name = "mqfs_queue_readable";
-        self.begin((name, Kind::Gauge, "1 when the numbers of the queue are told to this reader."));
-        for queue in queues {
-            self.sample(name, &[("queue", &queue.label)], u8::from(queue.numbers.is_some()));
-        }
+    /// A gauge of each queue whose numbers are told.
+    fn gauge<T: Display>(
+        &mut self,
+        queues: &[&Surveyed],
+        (name, help): (&str, &str),
+        value: impl Fn(&Surveyed) -> Option<T>,
+    ) {
+        self.family(queues, (name, Kind::Gauge, help), |out, queue| {
+            if let Some(value) = value(queue) {
+                out.sample(name, &[("queue", &queue.path)], value);
+            }
+        });
+    }
+
+    fn of_queues(&mut self, queues: &[&Surveyed], now: u64) {
+        self.of_readers(queues);
         for (at, (name, help)) in OLDEST.into_iter().enumerate() {
-            self.gauge(queues, (name, help), |numbers| {
-                let ms = numbers.oldest[at].map_or(0, |since| now.saturating_sub(since));
+            self.gauge(queues, (name, help), |queue| {
+                let ms = queue.oldest[at].map_or(0, |since| now.saturating_sub(since));
                 Some(ms as f64 / 1000.0)
             });
         }
-        self.gauge(queues, ("mqfs_waiting", "Readers that wait for a message."), |numbers| Some(numbers.waiting));
-        self.gauge(queues, ("mqfs_waiting_writers", "Writers that wait for room."), |numbers| {
-            Some(numbers.waiting_writers)
-        });
+        self.gauge(queues, ("mqfs_waiting", "Readers that wait for a message."), |queue| Some(queue.waiting));
+        let help = "Writers that wait for room.";
+        self.gauge(queues, ("mqfs_waiting_writers", help), |queue| Some(queue.waiting_writers));
         let help = "How full the queue is, by its limits: 1 when it takes no more; missing without limits.";
-        self.gauge(queues, ("mqfs_fullness_ratio", help), |numbers| fullness(&numbers.info));
+        self.gauge(queues, ("mqfs_fullness_ratio", help), |queue| fullness(&queue.info));
         let help = "How many messages the queue takes; 0 without such a limit.";
-        self.gauge(queues, ("mqfs_max_messages", help), |numbers| Some(numbers.info.config.max_messages));
+        self.gauge(queues, ("mqfs_max_messages", help), |queue| Some(queue.info.config.max_messages));
         let help = "How many bytes the queue takes; 0 without such a limit.";
-        self.gauge(queues, ("mqfs_max_bytes", help), |numbers| Some(numbers.info.config.max_bytes));
+        self.gauge(queues, ("mqfs_max_bytes", help), |queue| Some(queue.info.config.max_bytes));
         self.of_pauses(queues);
         self.of_states(queues);
         let of_states = |name: &str| State::ALL.iter().any(|state| name.trim_end_matches("_bytes") == state.word());
         for (counter, help, value) in COUNTERS.iter().filter(|(name, ..)| !of_states(name)) {
             let name = format!("mqfs_{counter}");
             let kind = if counter.ends_with("_total") { Kind::Counter } else { Kind::Gauge };
-            self.begin((&name, kind, help));
-            for (label, numbers) in readable(queues) {
-                self.sample(&name, &[("queue", label)], value(&numbers.info.counters));
+            self.family(queues, (&name, kind, help), |out, queue| {
+                out.sample(&name, &[("queue", &queue.path)], value(&queue.info.counters));
+            });
+        }
+    }
+
+    /// Whether the numbers of a queue are told: to some they are, to others not.
+    fn of_readers(&mut self, queues: &[&Surveyed]) {
+        let name = "mqfs_queue_readable";
+        self.head((name, Kind::Gauge, "1 when the numbers of the queue are told to this reader."));
+        for (lines, value) in [(Lines::Readable, 1), (Lines::Listed, 0)] {
+            self.text.begin(lines);
+            for queue in queues {
+                self.sample(name, &[("queue", &queue.path)], value);
+                self.text.next();
             }
         }
     }
 
-    fn of_pauses(&mut self, queues: &[Series]) {
+    fn of_pauses(&mut self, queues: &[&Surveyed]) {
         let name = "mqfs_paused";
-        self.begin((name, Kind::Gauge, "1 when nothing is enqueued (in) or claimed (out) for the time being."));
-        for (label, numbers) in readable(queues) {
-            let config = &numbers.info.config;
+        let help = "1 when nothing is enqueued (in) or claimed (out) for the time being.";
+        self.family(queues, (name, Kind::Gauge, help), |out, queue| {
+            let config = &queue.info.config;
             for (direction, paused) in [("in", config.paused_in()), ("out", config.paused_out())] {
-                self.sample(name, &[("queue", label), ("direction", direction)], u8::from(paused));
+                out.sample(name, &[("queue", &queue.path), ("direction", direction)], u8::from(paused));
             }
-        }
+        });
     }
 
-    fn of_states(&mut self, queues: &[Series]) {
+    fn of_states(&mut self, queues: &[&Surveyed]) {
         for (name, help, suffix) in [
             ("mqfs_messages", "Messages of the queue in each state.", ""),
             ("mqfs_message_bytes", "Bytes of their bodies.", "_bytes"),
         ] {
-            self.begin((name, Kind::Gauge, help));
-            for (label, numbers) in readable(queues) {
-                for state in State::ALL.map(State::word) {
-                    let value = value(&numbers.info.counters, &format!("{state}{suffix}"));
-                    self.sample(name, &[("queue", label), ("state", state)], value);
+            let of = State::ALL.map(|state| (state.word(), counter(&format!("{}{suffix}", state.word()))));
+            self.family(queues, (name, Kind::Gauge, help), |out, queue| {
+                for (state, value) in of {
+                    out.sample(name, &[("queue", &queue.path), ("state", state)], value(&queue.info.counters));
                 }
-            }
+            });
         }
     }
 
-    fn begin(&mut self, (name, kind, help): Family<'_>) {
+    fn head(&mut self, (name, kind, help): Family<'_>) {
         let kind = match kind {
             Kind::Counter => "counter",
             Kind::Gauge => "gauge",
         };
-        let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        let _ = writeln!(self.text.text(), "# HELP {name} {help}\n# TYPE {name} {kind}");
     }
 
     fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
-        let _ = write!(self.text, "{name}{{{}", self.mount);
-        for (label, text) in labels {
-            self.text.push(',');
-            push_label(&mut self.text, label, text);
+        let Self { text, mount } = self;
+        let text = text.text();
+        let _ = write!(text, "{name}{{{mount}");
+        for (label, value) in labels {
+            text.push(',');
+            push_label(text, label, value);
         }
-        let _ = writeln!(self.text, "}} {value}");
+        let _ = writeln!(text, "}} {value}");
     }
-}
-
-/// The queues whose numbers are told.
-fn readable(queues: &[Series]) -> impl Iterator<Item = (&str, &Numbers)> {
-    queues.iter().filter_map(|queue| Some((queue.label.as_str(), queue.numbers.as_ref()?)))
 }
 
 /// Adds `LABEL="TEXT"`, escaped.
@@ -281,8 +253,9 @@ fn push_label(out: &mut String, label: &str, text: &str) {
     out.push('"');
 }
 
-fn value(counters: &Counters, name: &str) -> u64 {
-    COUNTERS.iter().find(|(known, ..)| *known == name).map_or(0, |(.., value)| value(counters))
+/// How the counter of that name is read.
+fn counter(name: &str) -> fn(&Counters) -> u64 {
+    COUNTERS.iter().find(|(known, ..)| *known == name).map_or(|_| 0, |(.., value)| *value)
 }
 
 /// A queue's name as text. A label is UTF-8: the bytes of a name that is not are written `\xNN`.
@@ -308,7 +281,7 @@ mod tests {
         out.sample("b", &[], 0.5);
         let mount = r#"mount="/srv/m\"q""#;
         let expected = format!("a{{{mount},queue=\"x\\\"y\\\\z\\n\",state=\"ready\"}} 7\nb{{{mount}}} 0.5\n");
-        assert_eq!(out.text, expected);
+        assert_eq!(*out.text.text(), expected);
     }
 
     #[test]

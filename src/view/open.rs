@@ -9,7 +9,7 @@ use crate::queue::config::ClaimMode;
 use crate::queue::state::State;
 use crate::queue::worker::{ProcessId, Processes, Share, Worker};
 use crate::store::record::{Claim, MessageRecord};
-use crate::store::{QueueInfo, Taker};
+use crate::store::{QueueInfo, ROOT, Taker};
 
 use super::access::{Caller, READ};
 use super::control::ConfigEdit;
@@ -130,8 +130,8 @@ impl View {
         let caller = *caller;
         self.when_told(&caller, node, true, move |view, subject| {
             done(match subject {
-                Some(subject @ Subject::Metrics(_)) => view.open_told(&caller, node, subject),
-                _ => view.open(&caller, node, flags),
+                Some(subject) => view.open_told(&caller, node, subject),
+                None => view.open(&caller, node, flags),
             });
         });
     }
@@ -194,6 +194,7 @@ impl View {
                 Err(Error::NotPermitted("this control file is read-only"))
             }
             Node::Config(queue) => self.open_text(caller, node, self.config_text(queue)?),
+            Node::Stats(ROOT) => self.open_told(caller, node, Subject::Stats),
             Node::Stats(_) | Node::Version => self.open_text(caller, node, self.status_text(node)?),
             Node::Backup => self.open_backup(caller),
             Node::Metrics => self.open_told(caller, node, Subject::Metrics(Audience::of(caller))),
@@ -212,7 +213,7 @@ impl View {
     fn open_told(&self, caller: &Caller, node: Node, subject: Subject) -> Result<Opened> {
         self.refuse_when_going_away()?;
         self.handles.admit(caller, true)?;
-        let text = self.tell(caller, subject)?;
+        let text = self.tell(caller, subject, true)?;
         Ok(Opened { direct: true, ..Opened::plain(self.handles.add_text(caller, node, text)) })
     }
 

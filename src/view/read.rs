@@ -13,7 +13,7 @@ use super::handles::{Handle, Hold, Lease};
 use super::staging::read_file_at;
 use super::{Node, View};
 
-fn window(bytes: &[u8], offset: u64, size: usize) -> &[u8] {
+pub(super) fn window(bytes: &[u8], offset: u64, size: usize) -> &[u8] {
     let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
     &bytes[start..start.saturating_add(size).min(bytes.len())]
 }
@@ -79,7 +79,7 @@ impl View {
             }
             Handle::Gone => return Err(Error::Stale),
             Handle::Draft { file, .. } => with(&read_file_at(file, offset, size)?),
-            Handle::Text { text, .. } => with(window(text.bytes(), offset, size)),
+            Handle::Text { text, .. } => text.read(offset, size, with)?,
             Handle::Backup(backup) => with(window(&backup.text(), offset, size)),
             Handle::LineWriter(_) => return Err(Error::NotPermitted("not open for reading")),
             Handle::Config(edit) => {

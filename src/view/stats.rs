@@ -6,7 +6,7 @@ use crate::clock;
 use crate::error::Result;
 use crate::queue::state::State;
 use crate::store::record::Counters;
-use crate::store::{QueueInfo, ROOT};
+use crate::store::{Alike, QueueInfo};
 
 use super::waiters::Line;
 use super::{Node, View};
@@ -89,11 +89,16 @@ fn json(counters: impl Fn(&str, Value) -> u64) -> Object {
         .collect()
 }
 
+fn rendered(object: Object) -> Result<String> {
+    let mut text = serde_json::to_string_pretty(&serde_json::Value::Object(object)).map_err(std::io::Error::from)?;
+    text.push('\n');
+    Ok(text)
+}
+
 impl View {
-    /// What a status file reads as.
+    /// What a status file reads as, but for that of the mount: see [`View::mount_stats`].
     pub(super) fn status_text(&self, node: Node) -> Result<String> {
         let value = match node {
-            Node::Stats(ROOT) => self.mount_stats()?,
             Node::Stats(queue) => {
                 let info = self.store.queue(queue)?;
                 let mut numbers = json(|_, value| value(&info.counters));
@@ -109,9 +114,7 @@ impl View {
             }
             _ => return Ok(format!("mqfs {}\n", env!("CARGO_PKG_VERSION"))),
         };
-        let mut text = serde_json::to_string_pretty(&serde_json::Value::Object(value)).map_err(std::io::Error::from)?;
-        text.push('\n');
-        Ok(text)
+        rendered(value)
     }
 
     /// The value of one of [`GAUGES`]; `None` when there is nothing to tell, or no such gauge.
@@ -135,16 +138,19 @@ impl View {
         Ok(self.store.oldest(queue, state)?.map(|since| clock::now_ms().saturating_sub(since)))
     }
 
-    /// The sums over all queues, and what belongs to no queue.
-    fn mount_stats(&self) -> Result<Object> {
-        let mut infos = Vec::new();
+    /// The sums over all queues, and what belongs to no queue; and how many queues there are. Goes through all of them.
+    pub(super) fn mount_stats(&self) -> Result<(String, usize)> {
+        let queues = self.store.all_queues()?;
+        let mut infos = Vec::with_capacity(queues.len());
         let mut oldest = [None; 4];
-        for queue in self.store.all_queues()? {
+        let mut like = Alike::default();
+        for queue in &queues {
             // A queue may vanish while they are gone through.
-            if let Ok(info) = self.store.queue(queue) {
+            if let Ok((info, since)) = self.store.look_at_queue(*queue, &mut like) {
                 infos.push(info.counters);
-                for (oldest, state) in oldest.iter_mut().zip(State::ALL) {
-                    *oldest = (*oldest).max(self.oldest_age(queue, state).ok().flatten());
+                let now = clock::now_ms();
+                for (oldest, since) in oldest.iter_mut().zip(since) {
+                    *oldest = (*oldest).max(since.map(|since| now.saturating_sub(since)));
                 }
             }
         }
@@ -158,7 +164,7 @@ impl View {
         sums.insert("open_files".into(), self.open_files().into());
         sums.insert("syncs_total".into(), self.store.syncs().into());
         sums.insert("requests_total".into(), self.activity().into());
-        Ok(sums)
+        Ok((rendered(sums)?, queues.len()))
     }
 }
 

@@ -131,7 +131,7 @@ impl System for Tested {
         let (queue, id) = (new.queue, new.id);
         if bytes.is_empty() && *limited {
             let order = order(new, self.store().config(queue).unwrap().priorities);
-            let admitted = self.store().reserve(queue, id, Room::of_one(0).of_order(order), Patience::None);
+            let admitted = self.store().reserve(queue, id, Need::of_one(0, order), Patience::None);
             if admitted.is_err() {
                 self.store().count_rejected(queue, self.now).unwrap();
                 self.abort(tag);
