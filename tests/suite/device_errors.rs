@@ -289,8 +289,10 @@ fn a_body_that_was_not_durable_and_cannot_be_read_is_told_by_check() {
     let file = bodies.max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap();
     let check = |repair: &[&str]| {
         let mut strace = Command::new("strace");
-        strace.args(["-f", "-q", "-o", "/dev/null", "-e", "trace=openat", "-e", "inject=openat:error=EIO", "-P"]);
-        let ran = strace.arg(&file).arg(env!("CARGO_BIN_EXE_mqfs")).arg("check").args(repair).arg(m.store()).output();
+        strace.args(["-f", "-q", "-o", "/dev/null", "-e", "trace=openat2", "-e", "inject=openat2:error=EIO", "-P"]);
+        // It is opened from the descriptor of the store's directory.
+        let file = file.strip_prefix(m.store()).unwrap();
+        let ran = strace.arg(file).arg(env!("CARGO_BIN_EXE_mqfs")).arg("check").args(repair).arg(m.store()).output();
         String::from_utf8(ran.unwrap().stdout).unwrap()
     };
     for repair in [&[][..], &["--repair"]] {
