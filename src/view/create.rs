@@ -12,6 +12,7 @@ use super::access::Caller;
 use super::attributes::FILE_MODE;
 use super::handles::Handle;
 use super::open::{Flags, Opened};
+use super::staging::Staging;
 use super::with::is_draft_given;
 use super::writer::{SharedWriter, Writer};
 use super::xattr::{Pairs, memory};
@@ -183,7 +184,8 @@ impl View {
         if keeps {
             self.arrivals.begin(id);
         }
-        let writer = Writer::new(new, held, name, info.config, caller, holds_room);
+        let staging = Staging::new(id).within(&self.handles.staged, caller.uid);
+        let writer = Writer::new(new, (held, staging), name, info.config, caller, holds_room);
         let (key, opener) = (writer.key(), writer.opener());
         let writer = Arc::new(SharedWriter::new(writer));
         self.writers.lock().insert(id, writer.clone());

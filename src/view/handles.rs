@@ -159,6 +159,9 @@ const TEXTS: usize = 128 << 20;
 const BODIES: usize = 128 << 20;
 /// The attributes of new messages that are open take no more memory than this in all, in bytes.
 const ATTRIBUTES: usize = 256 << 20;
+/// The bytes of messages and lines that are being written, and of which more than a few are in memory, are no more than these in all:
+/// more are in files.
+const STAGED: usize = 128 << 20;
 /// The bytes of writes that wait for room are no more than these in all.
 const WAITING: usize = 64 << 20;
 
@@ -175,6 +178,8 @@ pub struct Handles {
     pub bodies: Arc<Budget>,
     /// For the attributes of new messages.
     pub attributes: Arc<Budget>,
+    /// For the bytes of messages and lines that are being written.
+    pub staged: Arc<Budget>,
     /// For the bytes of writes that wait for room.
     pub waiting: Arc<Budget>,
     open: Ranked<Open, { locks::HANDLES }>,
@@ -253,8 +258,8 @@ impl Handles {
         let most = usize::try_from(free).unwrap_or(MOST).min(MOST);
         let budget = |bytes| Budget::new(bytes, owner);
         let (texts, bodies, attributes) = (budget(TEXTS), budget(BODIES), budget(ATTRIBUTES));
-        let (next, waiting) = (AtomicU64::new(0), budget(WAITING));
-        Self { next, most, owner, texts, bodies, attributes, waiting, open: Ranked::default() }
+        let (next, staged, waiting) = (AtomicU64::new(0), budget(STAGED), budget(WAITING));
+        Self { next, most, owner, texts, bodies, attributes, staged, waiting, open: Ranked::default() }
     }
 
     /// Refuses one more file when many are open. `new`: it is not one that is open already and takes another message, for which

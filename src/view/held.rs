@@ -25,19 +25,21 @@ pub(super) fn shares(most: usize, uid: u32, owner: u32) -> (usize, usize) {
 }
 
 /// Bytes that users may hold.
+#[derive(Debug)]
 pub struct Budget {
     most: usize,
     owner: u32,
     used: Mutex<Used>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Used {
     sum: usize,
     by_user: HashMap<u32, usize>,
 }
 
 /// Bytes that a user holds, until this is dropped.
+#[derive(Debug)]
 pub struct Held {
     budget: Arc<Budget>,
     uid: u32,

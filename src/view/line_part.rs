@@ -52,9 +52,9 @@ pub enum Next {
 }
 
 impl Part {
-    /// Nothing begun. `id` is the number that a body file would get.
-    pub fn new(process: Option<ProcessId>, id: u64) -> Self {
-        Self { process, line: Staging::new(id), gap: Gap::None }
+    /// Nothing begun: `line` is empty.
+    pub fn new(process: Option<ProcessId>, line: Staging) -> Self {
+        Self { process, line, gap: Gap::None }
     }
 
     /// It says nothing that a new one would not.
@@ -115,7 +115,7 @@ mod tests {
     #[test]
     fn the_same_bytes_again_fill_the_gap_and_others_are_behind_it() {
         let refused = |data: &[u8], error| {
-            let mut part = Part::new(None, 1);
+            let mut part = Part::new(None, Staging::new(1));
             part.refused(data, &error);
             part
         };

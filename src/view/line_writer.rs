@@ -195,7 +195,10 @@ impl View {
         let at = writer.part_of(process);
         let mut part = match at {
             Some(at) => writer.parts.swap_remove(at),
-            None => Part::new(process, self.store.next_id()?),
+            None => {
+                let line = Staging::new(self.store.next_id()?).within(&self.handles.staged, writer.each.uid);
+                Part::new(process, line)
+            }
         };
         writer.each.producer_pid = process.map_or_else(|| process::tgid(tid), |process| process.tgid);
         let taken = self.take_for(writer, &mut part, &config, data, attempt);
@@ -337,7 +340,7 @@ impl View {
                 staged.push(None);
                 continue;
             }
-            let new = Staging::new(self.store.next_id()?);
+            let new = part.line.another(self.store.next_id()?);
             let mut whole = if begun { std::mem::replace(&mut part.line, new) } else { new };
             let written = whole.write_at(self.store.bodies(), whole.size(), line);
             staged.push(Some(whole));

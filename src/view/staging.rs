@@ -12,12 +12,21 @@ use crate::error::{Error, Result};
 use crate::store::sums::{Summing, Sums};
 use crate::store::{Bodies, INLINE_MAX, NewBody};
 
+use super::held::{Budget, Held};
+
+/// So many bytes are in memory without being counted.
+const UNCOUNTED: u64 = 1024;
+
 /// Bytes on their way into a message.
 #[derive(Debug)]
 pub struct Staging {
     id: u64,
     size: u64,
     place: Place,
+    /// Of which memory what is kept there is taken, and by which user.
+    share: Option<(Arc<Budget>, u32)>,
+    /// What was got of it: all that it may ever be.
+    held: Option<Held>,
     /// Of the bytes of a file.
     summing: Summing,
     /// As of the last call of [`Staging::body`].
@@ -33,7 +42,18 @@ enum Place {
 impl Staging {
     /// Nothing yet. `id` is the number that a body file would get.
     pub fn new(id: u64) -> Self {
-        Self { id, size: 0, place: Place::Memory(Vec::new()), summing: Summing::default(), sums: Sums::default() }
+        let (place, summing, sums) = (Place::Memory(Vec::new()), Summing::default(), Sums::default());
+        Self { id, size: 0, place, share: None, held: None, summing, sums }
+    }
+
+    /// What it keeps in memory counts for a user. When there is no more of that, it is put into a file.
+    pub fn within(self, budget: &Arc<Budget>, uid: u32) -> Self {
+        Self { share: Some((budget.clone(), uid)), ..self }
+    }
+
+    /// Nothing yet, under another number, and counted in the same way.
+    pub fn another(&self, id: u64) -> Self {
+        Self { share: self.share.clone(), ..Self::new(id) }
     }
 
     /// Length in bytes.
@@ -44,9 +64,7 @@ impl Staging {
     /// Writes at an offset; a gap before it reads as zeros.
     pub fn write_at(&mut self, bodies: &Bodies, offset: u64, data: &[u8]) -> Result<()> {
         let end = offset + data.len() as u64;
-        if end > INLINE_MAX as u64 {
-            self.spill(bodies)?;
-        }
+        self.make_room(bodies, end)?;
         match &mut self.place {
             Place::Memory(bytes) => {
                 // Both fit, as the end is within INLINE_MAX.
@@ -68,9 +86,7 @@ impl Staging {
 
     /// Cuts or extends (with zeros).
     pub fn truncate(&mut self, bodies: &Bodies, size: u64) -> Result<()> {
-        if size > INLINE_MAX as u64 {
-            self.spill(bodies)?;
-        }
+        self.make_room(bodies, size)?;
         match &mut self.place {
             Place::Memory(bytes) => bytes.resize(size as usize, 0),
             Place::File(file) => {
@@ -83,6 +99,24 @@ impl Staging {
         Ok(())
     }
 
+    /// Puts it into a file when it gets too long for memory, or too many bytes of its user are there.
+    fn make_room(&mut self, bodies: &Bodies, size: u64) -> Result<()> {
+        if size > INLINE_MAX as u64 {
+            return self.spill(bodies);
+        }
+        if size <= UNCOUNTED || self.held.is_some() || matches!(self.place, Place::File(_)) {
+            return Ok(());
+        }
+        let Some((budget, uid)) = &self.share else { return Ok(()) };
+        match budget.hold(*uid, INLINE_MAX) {
+            Ok(held) => {
+                self.held = Some(held);
+                Ok(())
+            }
+            Err(_) => self.spill(bodies),
+        }
+    }
+
     fn spill(&mut self, bodies: &Bodies) -> Result<()> {
         if let Place::Memory(bytes) = &self.place {
             let file = bodies.create(self.id)?;
@@ -90,6 +124,7 @@ impl Staging {
             self.summing = Summing::default();
             self.summing.written(&file, 0, bytes)?;
             self.place = Place::File(Arc::new(file));
+            self.held = None;
         }
         Ok(())
     }
@@ -133,6 +168,7 @@ impl Staging {
     /// Forgets the bytes. Gives the number of the file that held them, for the caller to remove.
     pub fn discard(&mut self) -> Option<u64> {
         self.size = 0;
+        self.held = None;
         match std::mem::replace(&mut self.place, Place::Memory(Vec::new())) {
             Place::Memory(_) => None,
             Place::File(_) => Some(self.id),
@@ -185,6 +221,30 @@ pub fn read_file_at(file: &File, offset: u64, size: usize) -> Result<Vec<u8>> {
 mod tests {
     use super::*;
     use crate::store::beneath::{Dir, Trust};
+
+    #[test]
+    fn what_a_user_has_in_memory_is_bounded_and_the_rest_in_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let bodies = Bodies::open(&Dir::open(dir.path(), Trust::Own).unwrap()).unwrap();
+        let budget = Budget::new(16 * INLINE_MAX, 0);
+        let mut all: Vec<Staging> = (0..20).map(|id| Staging::new(id).within(&budget, 1)).collect();
+        let in_files = |all: &[Staging]| all.iter().filter(|staging| staging.file().is_some()).count();
+        all.iter_mut().for_each(|staging| staging.write_at(&bodies, 0, &[7; UNCOUNTED as usize]).unwrap());
+        assert_eq!(in_files(&all), 0);
+        all.iter_mut().for_each(|staging| staging.write_at(&bodies, UNCOUNTED, b"more").unwrap());
+        assert_eq!(in_files(&all), 8, "three quarters are one user's");
+        let expected = [&[7; UNCOUNTED as usize][..], b"more"].concat();
+        assert!(all.iter().all(|staging| staging.read_at(0, 4096).unwrap() == expected));
+        let mut other = Staging::new(20).within(&budget, 2);
+        other.truncate(&bodies, UNCOUNTED + 1).unwrap();
+        assert!(other.file().is_none());
+        all[0].discard();
+        let mut next = all[0].another(21);
+        next.write_at(&bodies, UNCOUNTED, b"more").unwrap();
+        assert!(next.file().is_none());
+        drop((all, other, next));
+        assert!(budget.hold(0, 16 * INLINE_MAX).is_ok(), "all is given back");
+    }
 
     #[test]
     fn bytes_are_the_same_in_memory_and_in_a_file() {

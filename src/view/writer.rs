@@ -163,17 +163,16 @@ impl Writer {
         String::from_utf8_lossy(&self.name).into_owned()
     }
 
-    /// A new message, opened by `caller` under the name `written_as`; `held` is for its attributes. `holds_room`: room is kept for
-    /// it.
+    /// A new message, opened by `caller` under the name `written_as`; `held` is for its attributes, `staging` for its bytes.
+    /// `holds_room`: room is kept for it.
     pub fn new(
         new: NewMessage,
-        held: Held,
+        (held, staging): (Held, Staging),
         written_as: &[u8],
         config: Arc<QueueConfig>,
         caller: &Caller,
         holds_room: bool,
     ) -> Self {
-        let id = new.id;
         Self {
             queue: new.queue,
             written_as: written_as.to_vec(),
@@ -186,7 +185,7 @@ impl Writer {
             attributes: new.attributes,
             held,
             config,
-            staging: Staging::new(id),
+            staging,
             created: SystemTime::now(),
             producer: caller.uid,
             by: View::namer(caller),

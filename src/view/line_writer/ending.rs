@@ -9,7 +9,6 @@ use crate::store::Done;
 
 use super::super::access::Caller;
 use super::super::line_part::Part;
-use super::super::staging::Staging;
 use super::super::{View, process};
 use super::{LineWriter, Shared};
 
@@ -56,7 +55,7 @@ impl View {
             self.store.discard_body(file);
             // The file of that number will be removed, and what comes next must not be in it.
             match self.store.next_id() {
-                Ok(id) => part.line = Staging::new(id),
+                Ok(id) => part.line = part.line.another(id),
                 Err(error) => {
                     tracing::error!(queue = self.store.label(queue), %error, "no line can be enqueued any more")
                 }
