@@ -4,13 +4,13 @@
 //! filesystem that is a rename, so a backup is whole or not there; elsewhere it is copied under a temporary name first.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::exit::{Exit, Failure};
 use super::interrupt;
 use super::snapshot::Snapshot;
-use super::text::printable;
+use super::text::print;
 use super::trust;
 use crate::cli::BackupArgs;
 use crate::fuse::mountinfo;
@@ -42,10 +42,9 @@ fn tell(path: &Path, manifest: &Manifest, copied: bool) -> Result<(), Failure> {
     let how = if copied { "copied, because it is on another filesystem" } else { "linked" };
     let line = format!(
         "{}: {messages} messages in {queues} queues, {drafts} drafts; {files} files, {bytes} bytes, {how}\n",
-        printable(&path.to_string_lossy())
+        path.display()
     );
-    let written = io::stdout().write_all(line.as_bytes());
-    written
+    print(&line)
         .map_err(|error| Failure::new(Exit::Failure, format_args!("the backup is made, but standard output: {error}")))
 }
 

@@ -1,10 +1,8 @@
 //! `mqfs check`: what is wrong with a store that nobody has open, or with a backup, and `--repair`: what was done about it.
 
-use std::io::Write;
-
 use super::exit::{Exit, Failure};
 use super::mount::store_failure;
-use super::text::printable;
+use super::text::print_line;
 use super::trust;
 use crate::cli::CheckArgs;
 use crate::store::check::{self, Kind, Summary};
@@ -14,7 +12,7 @@ pub fn run(arguments: &CheckArgs) -> Result<(), Failure> {
     let store = &arguments.store;
     let mut told = Ok(());
     let mut tell = |kind: Kind, text: &str| {
-        let written = writeln!(std::io::stdout(), "{kind}: {}", printable(text));
+        let written = print_line(&format!("{kind}: {text}"));
         told = std::mem::replace(&mut told, Ok(())).and(written);
     };
     let summary = check::check(store, trust(arguments.trust_owner), arguments.repair, &mut tell)
@@ -22,7 +20,7 @@ pub fn run(arguments: &CheckArgs) -> Result<(), Failure> {
     let Summary { queues, messages, drafts, damaged, repaired, backup } = summary;
     let left = damaged - repaired;
     let ended = match damaged {
-        0 => writeln!(std::io::stdout(), "whole: {queues} queues, {messages} messages, {drafts} drafts"),
+        0 => print_line(&format!("whole: {queues} queues, {messages} messages, {drafts} drafts")),
         _ => Ok(()),
     };
     told.and(ended).map_err(|error| Failure::new(Exit::Failure, format_args!("standard output: {error}")))?;

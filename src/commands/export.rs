@@ -59,7 +59,7 @@ pub fn run(arguments: &ExportArgs) -> Result<(), Failure> {
         .and_then(|dir| Image::open(&dir))
         .map_err(|error| Failure::new(exit_of(&error), format_args!("store {}: {error}", source.display())))?;
     let queues = queues(&image, &arguments.queues, source)?;
-    let mut out = BufWriter::with_capacity(1 << 20, io::stdout().lock());
+    let mut out = BufWriter::with_capacity(1 << 20, text::output_for_json());
     let left_out = export(&image, &queues, &mut out, source)?;
     // A mount that went away may have taken files with it.
     if let Some(snapshot) = &snapshot {
@@ -198,7 +198,7 @@ fn write_line(out: &mut impl Write, line: &Line) -> Result<(), Failure> {
 }
 
 fn json(line: &Line) -> Result<String, Failure> {
-    serde_json::to_string(line).map_err(|error| Failure::new(Exit::Failure, format_args!("bug: {error}")))
+    text::json(line).map_err(|error| Failure::new(Exit::Failure, format_args!("bug: {error}")))
 }
 
 /// Writes the line of a message with its body, of whatever length.

@@ -1,6 +1,10 @@
-//! Text for people: what users named their files is in it, and it goes to terminals and logs.
+//! Text for people: what users named their files is in it, and it goes to terminals and logs. All that the commands say goes
+//! through here, but for what the programs say that they run.
 
 use std::io::{self, IsTerminal, Write};
+
+use serde::Serialize;
+use serde_json::Value;
 
 /// What a character that does not stay as it is becomes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,17 +39,68 @@ pub fn controls(c: char) -> bool {
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Writes a name to standard output as it is for a program, printable for a terminal.
-pub fn name_for_output(name: &[u8]) -> Vec<u8> {
-    match io::stdout().is_terminal() {
-        true => printable(&String::from_utf8_lossy(name)).into_bytes(),
-        false => name.to_vec(),
+/// A value as JSON on one line. What controls a terminal is escaped in it, as JSON escapes only some of that; who reads it gets the
+/// same text.
+pub fn json(value: &impl Serialize) -> serde_json::Result<String> {
+    serde_json::to_string(value).map(escape_json)
+}
+
+/// As [`json`], on several lines for people.
+pub fn json_for_people(value: &Value) -> String {
+    escape_json(format!("{value:#}\n"))
+}
+
+/// Ends of lines are left: JSON has none within a text.
+fn escape_json(text: String) -> String {
+    let unsafe_in_it = |c: char| c != '\n' && controls(c);
+    if !text.contains(unsafe_in_it) {
+        return text;
     }
+    let mut shown = String::with_capacity(text.len() + 16);
+    text.chars().for_each(|c| if unsafe_in_it(c) { push(&mut shown, c, Escape::Json) } else { shown.push(c) });
+    shown
+}
+
+/// Writes a line to standard output, printable.
+pub fn print_line(line: &str) -> io::Result<()> {
+    print(&(printable(line) + "\n"))
+}
+
+/// Writes lines to standard output, printable but for their ends.
+pub fn print(lines: &str) -> io::Result<()> {
+    let shown: Vec<String> = lines.split('\n').map(printable).collect();
+    let mut out = io::stdout().lock();
+    out.write_all(shown.join("\n").as_bytes())?;
+    out.flush()
+}
+
+/// Writes names to standard output, each on a line: as they are for a program, printable for a terminal.
+pub fn print_names<'a>(names: impl Iterator<Item = &'a [u8]>) -> io::Result<()> {
+    let terminal = io::stdout().is_terminal();
+    let mut out = io::stdout().lock();
+    for name in names {
+        match terminal {
+            true => out.write_all(printable(&String::from_utf8_lossy(name)).as_bytes())?,
+            false => out.write_all(name)?,
+        }
+        out.write_all(b"\n")?;
+    }
+    out.flush()
+}
+
+/// Where many lines of [`json`] go.
+pub fn output_for_json() -> impl Write {
+    io::stdout().lock()
 }
 
 /// Writes a line to standard error, printable. There is nobody to tell when that is gone.
 pub fn complain(line: &str) {
-    drop(writeln!(io::stderr(), "mqfs: {}", printable(line)));
+    drop(writeln!(io::stderr(), "{}", complaint(line)));
+}
+
+/// A line as [`complain`] writes it.
+pub fn complaint(line: &str) -> String {
+    printable(&format!("mqfs: {line}"))
 }
 
 #[cfg(test)]
@@ -67,5 +122,11 @@ mod tests {
         text.push('"');
         assert_eq!(text, "\"\\u009b\\u202eé\"");
         assert_eq!(serde_json::from_str::<String>(&text).unwrap(), "\u{9b}\u{202e}é");
+        let every = (0..=0x2100).filter_map(char::from_u32).collect::<String>();
+        let value = serde_json::json!({every.as_str(): [every.as_str()]});
+        for shown in [json(&value).unwrap(), json_for_people(&value)] {
+            assert!(!shown.chars().any(|c| c != '\n' && controls(c)), "{shown}");
+            assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).unwrap(), value);
+        }
     }
 }

@@ -8,7 +8,7 @@ mod worker;
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::exit::{Exit, Failure};
 use super::targets::{Target, ask_all, targets};
-use super::text::complain;
+use super::text::{complain, print};
 use crate::cli::ClaimsArgs;
 use worker::Worker;
 
@@ -71,7 +71,7 @@ pub fn run(arguments: &ClaimsArgs) -> Result<(), Failure> {
     }
     let now = SystemTime::now();
     let text = if arguments.json { output::json(&claims) } else { output::table(&claims, now) };
-    match io::stdout().write_all(text.as_bytes()) {
+    match print(&text) {
         // Whoever reads has seen enough.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::new(Exit::Failure, error)),
         _ => Ok(()),

@@ -7,7 +7,7 @@ use comfy_table::{ContentArrangement, Table};
 use serde_json::{Value, json};
 
 use super::super::ls::age;
-use super::super::text::printable;
+use super::super::text::{json_for_people, printable};
 use super::Claim;
 
 /// Of a longer command line the rest is cut off in the table, in characters.
@@ -31,7 +31,7 @@ pub fn json(claims: &[Claim]) -> String {
             "deadline": time(claim.deadline),
         })
     };
-    format!("{:#}\n", Value::Array(claims.iter().map(object).collect()))
+    json_for_people(&Value::Array(claims.iter().map(object).collect()))
 }
 
 /// A table; with a line for each claim, its ages as of `now`.

@@ -2,13 +2,13 @@
 
 use std::ffi::OsStr;
 use std::fmt::Display;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::super::text::printable;
+use super::super::text::{complain, complaint};
 use crate::queue::name::undelivered;
 
 /// How often the line shows how much is ready, and the rate.
@@ -88,11 +88,10 @@ impl Progress {
             return;
         }
         let message = undelivered(message.as_bytes());
-        let line = printable(&format!("mqfs: {}: {what}", String::from_utf8_lossy(&message)));
+        let line = format!("{}: {what}", String::from_utf8_lossy(&message));
         match &self.bar {
-            Some(bar) => bar.println(line),
-            // Nobody to tell when standard error is gone.
-            None => drop(writeln!(io::stderr(), "{line}")),
+            Some(bar) => bar.println(complaint(&line)),
+            None => complain(&line),
         }
     }
 

@@ -6,7 +6,7 @@ mod line;
 mod rules;
 
 use std::collections::HashMap;
-use std::io::{self, BufReader, Write};
+use std::io::{self, BufReader};
 use std::path::Path;
 use std::time::UNIX_EPOCH;
 
@@ -14,7 +14,7 @@ use super::backup::exit_of;
 use super::exit::{Exit, Failure};
 use super::interrupt;
 use super::jsonl::{DeathLine, Header, IdLine, Line, MarkLine, MessageLine, QueueLine, VERSION};
-use super::text::{complain, printable};
+use super::text::{complain, print_line};
 use super::trust;
 use crate::cli::ImportArgs;
 use crate::clock;
@@ -72,7 +72,7 @@ pub fn run(arguments: &ImportArgs) -> Result<(), Failure> {
     let finished = store.finish_import().and_then(|()| store.close());
     let told = format!("{messages} messages and {made} queues imported");
     if !arguments.quiet {
-        let _ = writeln!(io::stdout(), "{}: {told}", printable(&dir.to_string_lossy()));
+        let _ = print_line(&format!("{}: {told}", dir.display()));
     }
     interrupt::die_if_told();
     let refused = refused.map_err(|failure| Failure::new(failure.exit, format_args!("{}; {told}", failure.line())))?;

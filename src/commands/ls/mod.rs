@@ -5,13 +5,13 @@
 
 mod output;
 
-use std::io::{self, Write};
+use std::io;
 use std::thread;
 use std::time::Duration;
 
 use super::exit::{Exit, Failure};
 use super::targets::{Target, queues_of, targets};
-use super::text::complain;
+use super::text::{complain, print};
 use crate::cli::LsArgs;
 use output::Block;
 pub(super) use output::age;
@@ -33,7 +33,7 @@ pub fn run(arguments: &LsArgs) -> Result<(), Failure> {
     }
     let blocks: Vec<Block> = blocks.into_iter().map(|(_, block)| block).collect();
     let text = if arguments.json { output::json(&blocks) } else { output::tables(&blocks) };
-    match io::stdout().write_all(text.as_bytes()) {
+    match print(&text) {
         // Whoever reads has seen enough.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::new(Exit::Failure, error)),
         _ => Ok(()),

@@ -7,7 +7,7 @@ use comfy_table::{CellAlignment, ContentArrangement, Table};
 use serde_json::{Value, json};
 
 use super::super::numbers::{Numbers, Queue, STATES, count};
-use super::super::text::printable;
+use super::super::text::{json_for_people, printable};
 
 /// The queues of one mount.
 pub struct Block {
@@ -53,7 +53,7 @@ pub fn json(blocks: &[Block]) -> String {
             all.push(Value::Object(object));
         }
     }
-    format!("{:#}\n", Value::Array(all))
+    json_for_people(&Value::Array(all))
 }
 
 /// A table for each mount. If they are several, each has the mount point above it.

@@ -8,7 +8,7 @@ mod output;
 mod source;
 mod staged;
 
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,7 +17,7 @@ use rustix::io::Errno;
 
 use super::exit::{Exit, Failure};
 use super::interrupt;
-use super::text::name_for_output;
+use super::text::print_names;
 use crate::cli::PutArgs;
 use crate::queue::words;
 use source::Source;
@@ -193,12 +193,6 @@ fn told(sources: &[&Source], verbose: bool) -> Result<(), Failure> {
     if !verbose {
         return Ok(());
     }
-    let mut names = Vec::new();
-    for source in sources {
-        names.extend_from_slice(&name_for_output(&source.name));
-        names.push(b'\n');
-    }
-    let mut out = io::stdout().lock();
-    let written = out.write_all(&names).and_then(|()| out.flush());
-    written.map_err(|error| Failure::new(Exit::Failure, format_args!("enqueued, but standard output: {error}")))
+    print_names(sources.iter().map(|source| &source.name[..]))
+        .map_err(|error| Failure::new(Exit::Failure, format_args!("enqueued, but standard output: {error}")))
 }
