@@ -8,7 +8,7 @@
 //! - [`view`]: the filesystem as users see it;
 //! - [`store`]: messages, queues and drafts on disk;
 //! - [`queue`]: the model: names, configuration, states;
-//! - [`error`], [`clock`], [`background`] and [`locks`]: leaves.
+//! - [`error`], [`clock`], [`background`], [`on_behalf`] and [`locks`]: leaves.
 
 #![deny(missing_docs)]
 
@@ -19,6 +19,7 @@ pub mod commands;
 pub mod error;
 pub mod fuse;
 pub mod locks;
+pub mod on_behalf;
 pub mod queue;
 pub mod store;
 pub mod view;

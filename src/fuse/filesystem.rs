@@ -15,6 +15,7 @@ use fuser::{
 };
 
 use crate::error::{Error, Result};
+use crate::on_behalf;
 use crate::view::xattr::Demand;
 use crate::view::{Attributes, Change, Opened, View};
 
@@ -38,7 +39,9 @@ impl Filesystem {
         Self { view, spin, kernel }
     }
 
-    fn begin(&self) {
+    /// Until the next request this thread works for the user who makes this one.
+    fn begin(&self, req: &Request) {
+        on_behalf::set(Some(req.uid()));
         self.spin.request();
         self.view.served();
     }
@@ -96,7 +99,7 @@ impl fuser::Filesystem for Filesystem {
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.begin();
+        self.begin(req);
         let (caller, name) = (caller(req), name.as_bytes());
         let parent = match node(parent) {
             Ok(parent) => parent,
@@ -122,7 +125,7 @@ impl fuser::Filesystem for Filesystem {
     }
 
     fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        self.begin();
+        self.begin(req);
         match node(ino).and_then(|node| self.view.attributes(node)) {
             Ok(shown) => self.view.measure(&caller(req), shown, |found| attr(reply, found)),
             Err(error) => attr(reply, Err(error)),
@@ -147,7 +150,7 @@ impl fuser::Filesystem for Filesystem {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        self.begin();
+        self.begin(req);
         let change = Change { mode, uid, gid, size, accessed: atime.map(time), modified: mtime.map(time) };
         let handle = fh.map(|fh| fh.0);
         attr(reply, node(ino).and_then(|node| self.view.set_attributes(&caller(req), node, handle, change)));
@@ -155,7 +158,7 @@ impl fuser::Filesystem for Filesystem {
 
     fn mknod(
         &self,
-        _req: &Request,
+        req: &Request,
         _parent: INodeNo,
         _name: &OsStr,
         _mode: u32,
@@ -163,23 +166,23 @@ impl fuser::Filesystem for Filesystem {
         _rdev: u32,
         reply: ReplyEntry,
     ) {
-        self.begin();
+        self.begin(req);
         entry(reply, Err(Error::NotPermitted("a queue holds regular files only")));
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
-        self.begin();
+        self.begin(req);
         let made = |parent| self.view.make_directory(&caller(req), parent, name.as_bytes(), mode);
         entry(reply, node(parent).and_then(made));
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.begin();
+        self.begin(req);
         empty(reply, node(parent).and_then(|parent| self.view.unlink(&caller(req), parent, name.as_bytes())));
     }
 
-    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.begin();
+    fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.begin(req);
         empty(reply, node(parent).and_then(|parent| self.view.remove_directory(parent, name.as_bytes())));
     }
 
@@ -193,7 +196,7 @@ impl fuser::Filesystem for Filesystem {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        self.begin();
+        self.begin(req);
         if !RenameFlags::RENAME_NOREPLACE.contains(flags) {
             return empty(reply, Err(Error::Invalid("messages cannot be exchanged".into())));
         }
@@ -209,7 +212,7 @@ impl fuser::Filesystem for Filesystem {
     }
 
     fn link(&self, req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
-        self.begin();
+        self.begin(req);
         match (node(ino), node(newparent)) {
             (Ok(from), Ok(to)) => {
                 let done = move |result| entry(reply, result);
@@ -220,7 +223,7 @@ impl fuser::Filesystem for Filesystem {
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        self.begin();
+        self.begin(req);
         let writes = flags.0 & libc::O_ACCMODE != libc::O_RDONLY;
         let done = move |result| open(reply, writes, result);
         match node_to_open(ino) {
@@ -239,7 +242,7 @@ impl fuser::Filesystem for Filesystem {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        self.begin();
+        self.begin(req);
         let created = |parent| self.view.create(&caller(req), parent, name.as_bytes(), mode, flags);
         match node(parent).and_then(created) {
             Ok((shown, opened)) => self.kernel.created(req, &shown, &opened, reply),
@@ -258,7 +261,7 @@ impl fuser::Filesystem for Filesystem {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.begin();
+        self.begin(req);
         let nonblocking = flags.0 & libc::O_NONBLOCK != 0;
         self.view.read(&caller(req), fh.0, offset, size as usize, nonblocking, |read| match read {
             Ok(bytes) => reply.data(bytes),
@@ -278,7 +281,7 @@ impl fuser::Filesystem for Filesystem {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        self.begin();
+        self.begin(req);
         // Pages that a program changed in its memory are written by the kernel, which must not wait.
         let waits = flags.0 & libc::O_NONBLOCK == 0 && !write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         self.view.write(fh.0, (req.pid(), waits), offset, data, move |written| match written {
@@ -288,13 +291,13 @@ impl fuser::Filesystem for Filesystem {
     }
 
     fn flush(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
-        self.begin();
+        self.begin(req);
         self.view.flush(fh.0, req.pid(), Box::new(move |result| empty(reply, result)));
     }
 
     fn release(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
@@ -302,24 +305,24 @@ impl fuser::Filesystem for Filesystem {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.begin();
+        self.begin(req);
         // Nobody waits for this answer, but the kernel counts it among those it waits for.
         reply.ok();
         self.view.release(fh.0);
     }
 
-    fn fsync(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        self.begin();
+    fn fsync(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        self.begin(req);
         self.view.fsync(fh.0, Box::new(move |result| empty(reply, result)));
     }
 
-    fn opendir(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        self.begin();
+    fn opendir(&self, req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        self.begin(req);
         reply.opened(FileHandle(0), FopenFlags::empty());
     }
 
-    fn readdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        self.begin();
+    fn readdir(&self, req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        self.begin(req);
         let listed = node(ino).and_then(|node| {
             self.view.list(node, offset, |entry| {
                 let kind = file_type(entry.kind);
@@ -332,16 +335,16 @@ impl fuser::Filesystem for Filesystem {
         }
     }
 
-    fn fsyncdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        self.begin();
+    fn fsyncdir(&self, req: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        self.begin(req);
         match node(ino) {
             Ok(node) => self.view.fsync_directory(node, Box::new(move |result| empty(reply, result))),
             Err(error) => empty(reply, Err(error)),
         }
     }
 
-    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        self.begin();
+    fn statfs(&self, req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        self.begin(req);
         match self.view.usage() {
             Ok(usage) => {
                 let block = u32::try_from(usage.block).unwrap_or(4096);
@@ -361,7 +364,7 @@ impl fuser::Filesystem for Filesystem {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        self.begin();
+        self.begin(req);
         let demand = match flags {
             libc::XATTR_CREATE => Demand::New,
             libc::XATTR_REPLACE => Demand::Old,
@@ -371,13 +374,13 @@ impl fuser::Filesystem for Filesystem {
         empty(reply, node(ino).and_then(set));
     }
 
-    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        self.begin();
+    fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        self.begin(req);
         xattr(reply, node(ino).and_then(|node| self.view.get_xattr(node, name.as_bytes())), size);
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        self.begin();
+        self.begin(req);
         let names = node(ino).and_then(|node| self.view.list_xattr(&caller(req), node));
         let listed = names.map(|names| {
             let terminated = |name: String| name.into_bytes().into_iter().chain([0]);
@@ -387,18 +390,18 @@ impl fuser::Filesystem for Filesystem {
     }
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.begin();
+        self.begin(req);
         empty(reply, node(ino).and_then(|node| self.view.remove_xattr(&caller(req), node, name.as_bytes())));
     }
 
-    fn symlink(&self, _req: &Request, _parent: INodeNo, _name: &OsStr, _target: &Path, reply: ReplyEntry) {
-        self.begin();
+    fn symlink(&self, req: &Request, _parent: INodeNo, _name: &OsStr, _target: &Path, reply: ReplyEntry) {
+        self.begin(req);
         entry(reply, Err(Error::NotPermitted("a queue holds regular files only")));
     }
 
     fn fallocate(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         _fh: FileHandle,
         _offset: u64,
@@ -406,14 +409,14 @@ impl fuser::Filesystem for Filesystem {
         _mode: i32,
         reply: ReplyEmpty,
     ) {
-        self.begin();
+        self.begin(req);
         // The C library then writes zeros instead.
         empty(reply, Err(Error::NotSupported));
     }
 
     fn ioctl(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         _fh: FileHandle,
         _flags: IoctlFlags,
@@ -422,14 +425,14 @@ impl fuser::Filesystem for Filesystem {
         _out_size: u32,
         reply: ReplyIoctl,
     ) {
-        self.begin();
+        self.begin(req);
         // "Not a terminal" is what programs ask, of every file that they open.
         reply.error(Errno::ENOTTY);
     }
 
     fn poll(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         notifier: PollNotifier,
@@ -437,7 +440,7 @@ impl fuser::Filesystem for Filesystem {
         flags: PollFlags,
         reply: ReplyPoll,
     ) {
-        self.begin();
+        self.begin(req);
         // The kernel drops what it does not know of: a descriptor that was closed meanwhile.
         let notify = || Box::new(move || drop(notifier.notify())) as Box<dyn FnOnce() + Send>;
         let notify = flags.contains(PollFlags::FUSE_POLL_SCHEDULE_NOTIFY).then(notify);

@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 
 use crate::background::Alarm;
 use crate::error::Result;
+use crate::on_behalf;
 
 use super::db::Db;
 use super::removals::Removals;
@@ -30,8 +31,8 @@ pub type Done = Box<dyn FnOnce(Result<()>) + Send>;
 pub type Probe = Box<dyn Fn() -> bool + Send + Sync>;
 
 enum Job {
-    /// Sync the log, then call.
-    Sync(Done),
+    /// Sync the log, then call, on behalf of this user.
+    Sync(Done, Option<u32>),
     /// Once a sync has made durable what was written so far, remove a body file.
     Remove(u64),
 }
@@ -112,7 +113,7 @@ impl Syncer {
 
     /// Calls `done` once everything that was written before this call survives a power cut.
     pub fn after_sync(&self, done: Done) {
-        self.send(Job::Sync(done));
+        self.send(Job::Sync(done, on_behalf::user()));
     }
 
     /// Removes a body file once the deletion of its record, written before this call, survives a power cut: the record
@@ -127,7 +128,7 @@ impl Syncer {
             Some(sender) => sender.send(job).err().map(|error| error.0),
             None => Some(job),
         };
-        if let Some(Job::Sync(done)) = refused {
+        if let Some(Job::Sync(done, _)) = refused {
             done(Err(crate::error::Error::GoingAway));
         }
     }
@@ -173,12 +174,12 @@ fn run(db: &Db, jobs: &Receiver<Job>, removals: &Removals, (syncs, pending): (&A
         pending.fetch_sub(batch.len() as u64, Ordering::Relaxed);
         for job in batch {
             match job {
-                Job::Sync(done) => {
+                Job::Sync(done, user) => {
                     let result = match &result {
                         Ok(()) => Ok(()),
                         Err(error) => Err(error.again()),
                     };
-                    alarm.guard(THREAD, || done(result));
+                    alarm.guard(THREAD, || on_behalf::of(user, || done(result)));
                 }
                 Job::Remove(id) if result.is_ok() => removals.remove(id),
                 Job::Remove(_) => {} // swept at the next start

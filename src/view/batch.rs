@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::clock;
 use crate::error::{Error, Result};
+use crate::on_behalf;
 use crate::queue::config::Durability;
 use crate::queue::mark::Settles;
 use crate::queue::name::{Name, check_entry_name, check_queue_name, classify};
@@ -298,12 +299,12 @@ impl View {
             Ok(_) | Err(Error::NotFound) => return self.store.drop_deadline(due),
             Err(error) => return Err(error),
         };
-        let batch = self.store.label(due.id);
+        let (batch, owner) = (self.store.label(due.id), self.owner_of(due.id));
         let dropped = if at > now { None } else { self.drop_idle_batch(due.id, now)? };
         let Some(files) = dropped else {
             return self.store.postpone_batch(due, at.max(now + LOOK_AGAIN_MS));
         };
-        tracing::warn!(batch, files, "draft_ttl: batch removed");
+        on_behalf::of(owner, || tracing::warn!(batch, files, "draft_ttl: batch removed"));
         self.store.drop_deadline(due)
     }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use crate::clock;
 use crate::error::{Error, Result};
+use crate::on_behalf;
 use crate::queue::state::State;
 use crate::store::record::MessageRecord;
 use crate::store::{Altered, DeadlineKind, Due, Of, Wake};
@@ -58,26 +59,28 @@ impl Ended {
     fn tell(&mut self, view: &View) {
         let Ended { of, more } = std::mem::take(self);
         for (queue, few) in of {
-            for back in few {
-                tracing::info!(
-                    name = view.store.name_of(back.seq),
-                    queue = view.store.label(queue),
-                    deliveries = back.deliveries,
-                    to = back.state.word(),
-                    "lease expired"
-                );
-                view.log_death(queue, (back.seq, back.queue, back.state));
-            }
-            if let Some(&(leases, dead)) = more.get(&queue) {
-                tracing::info!(queue = view.store.label(queue), leases, "more leases expired");
-                if dead > 0 {
-                    tracing::warn!(
+            on_behalf::of(view.owner_of(queue), || {
+                for back in few {
+                    tracing::info!(
+                        name = view.store.name_of(back.seq),
                         queue = view.store.label(queue),
-                        messages = dead,
-                        "more messages are dead letters now"
+                        deliveries = back.deliveries,
+                        to = back.state.word(),
+                        "lease expired"
                     );
+                    view.log_death(queue, (back.seq, back.queue, back.state));
                 }
-            }
+                if let Some(&(leases, dead)) = more.get(&queue) {
+                    tracing::info!(queue = view.store.label(queue), leases, "more leases expired");
+                    if dead > 0 {
+                        tracing::warn!(
+                            queue = view.store.label(queue),
+                            messages = dead,
+                            "more messages are dead letters now"
+                        );
+                    }
+                }
+            });
         }
     }
 }
@@ -205,6 +208,11 @@ impl View {
         }
     }
 
+    /// On whose behalf it is that something becomes due in a queue, when nobody asked for it.
+    pub(super) fn owner_of(&self, queue: u64) -> Option<u32> {
+        self.store.queue(queue).ok().map(|queue| queue.uid)
+    }
+
     fn delivery_due(&self, due: &Due, now: u64) -> Result<()> {
         let message = self.store.message_due(due)?;
         match self.store.deliver(message.queue, due.id, Some(due.at), now) {
@@ -254,7 +262,9 @@ impl View {
         }
         self.store.expire_draft(due.id, due.at, now)?;
         drop(used);
-        tracing::warn!(queue = self.store.label(draft.queue), name = %String::from_utf8_lossy(&draft.name), "draft_ttl: draft removed");
+        on_behalf::of(Some(draft.uid), || {
+            tracing::warn!(queue = self.store.label(draft.queue), name = %String::from_utf8_lossy(&draft.name), "draft_ttl: draft removed");
+        });
         Ok(())
     }
 }

@@ -376,7 +376,7 @@ impl Handles {
     }
 
     /// Takes an open file out.
-    pub fn remove(&self, number: u64) -> Option<Arc<Handle>> {
+    pub fn remove(&self, number: u64) -> Option<(Arc<Handle>, u32)> {
         let mut open = self.open.lock();
         let Entry { handle, uid } = open.by_number.remove(&number)?;
         if let Handle::Text { of, .. } = &*handle {
@@ -398,7 +398,7 @@ impl Handles {
         for seq in read {
             open.unbind(number, seq);
         }
-        Some(handle)
+        Some((handle, uid))
     }
 
     fn readers_of(&self, seq: u64) -> Vec<Arc<Handle>> {

@@ -79,6 +79,7 @@ pub use setattr::Change;
 use crate::background::Alarm;
 use crate::error::{Error, Result};
 use crate::locks::{self, Ranked};
+use crate::on_behalf;
 use crate::queue::access::Guise;
 use crate::store::{Done, Probe, Store, Usage};
 use arrivals::Arrivals;
@@ -291,7 +292,8 @@ impl View {
         self.look_for_leases.stop();
         let open: Vec<Arc<SharedWriter>> = self.writers.lock().drain().map(|(_, writer)| writer).collect();
         for writer in open {
-            self.drop_unfinished(&mut writer.lock());
+            let mut writer = writer.lock();
+            on_behalf::of(Some(writer.uid), || self.drop_unfinished(&mut writer));
         }
         for lines in self.handles.line_writers() {
             self.drop_unfinished_lines(&lines);

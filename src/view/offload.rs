@@ -7,33 +7,39 @@ use crossbeam_channel::Sender;
 use parking_lot::Mutex;
 
 use crate::background::Alarm;
+use crate::on_behalf;
 
 /// What is to be done.
 pub type Task = Box<dyn FnOnce() + Send>;
 
+/// A task, and the user on whose behalf it is done.
+type Handed = (Task, Option<u32>);
+
 /// The threads and the way to them.
 pub struct Offload {
-    tasks: Mutex<Option<Sender<Task>>>,
+    tasks: Mutex<Option<Sender<Handed>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Offload {
     /// Starts so many threads of that name.
     pub fn start(alarm: &Alarm, name: &str, threads: usize) -> std::io::Result<Self> {
-        let (sender, receiver) = crossbeam_channel::unbounded::<Task>();
+        let (sender, receiver) = crossbeam_channel::unbounded::<Handed>();
         let threads = (0..threads)
             .map(|n| {
                 let (tasks, name, raised) = (receiver.clone(), format!("{name}-{n}"), alarm.clone());
-                alarm.spawn(&name.clone(), move || tasks.into_iter().for_each(|task| raised.guard(&name, task)))
+                let thread = name.clone();
+                let work = move |(task, user)| raised.guard(&name, || on_behalf::of(user, task));
+                alarm.spawn(&thread, move || tasks.into_iter().for_each(work))
             })
             .collect::<std::io::Result<_>>()?;
         Ok(Self { tasks: Mutex::new(Some(sender)), threads: Mutex::new(threads) })
     }
 
-    /// Hands a task over; after [`Offload::stop`] it is done at once by the caller.
+    /// Hands a task over, which is done on behalf of whom this thread works for; after [`Offload::stop`] it is done at once by the caller.
     pub fn run(&self, task: Task) {
         let refused = match self.tasks.lock().as_ref() {
-            Some(sender) => sender.send(task).err().map(|error| error.0),
+            Some(sender) => sender.send((task, on_behalf::user())).err().map(|error| error.0.0),
             None => Some(task),
         };
         if let Some(task) = refused {

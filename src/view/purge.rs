@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use crate::clock;
 use crate::error::{Error, Result};
+use crate::on_behalf;
 use crate::queue::config::Durability;
 use crate::queue::state::State;
 use crate::store::{Done, Remains};
@@ -79,7 +80,8 @@ impl View {
 
     /// Runs what purges or clears away on a thread of its own.
     pub(super) fn in_background(&self, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
-        let thread = self.store.alarm().spawn("mqfs-purge", work)?;
+        let user = on_behalf::user();
+        let thread = self.store.alarm().spawn("mqfs-purge", move || on_behalf::of(user, work))?;
         let mut threads = self.purges.lock();
         threads.retain(|thread| !thread.is_finished());
         threads.push(thread);

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::clock;
 use crate::error::{Error, Result};
+use crate::on_behalf;
 use crate::store::record::BodyPlace;
 use crate::store::{Done, Of, ROOT};
 
@@ -198,10 +199,15 @@ impl View {
         if *closed {
             return;
         }
-        let Some(open) = self.handles.remove(handle) else {
+        let Some((open, opener)) = self.handles.remove(handle) else {
             return;
         };
-        match &*open {
+        // The kernel does not say who closes.
+        on_behalf::of(Some(opener), || self.release_of(handle, &open));
+    }
+
+    fn release_of(self: &Arc<Self>, handle: u64, open: &Handle) {
+        match open {
             Handle::Writer(id) => self.release_message(*id),
             Handle::Draft { id, writes, .. } => self.release_draft(*id, *writes),
             Handle::Reader(reader) => {

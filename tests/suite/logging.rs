@@ -7,6 +7,7 @@ use std::path::Path;
 use crate::common::{Mount, listing, wait_until};
 use crate::extra::transition;
 use crate::place::{Place, until};
+use crate::users::{ANN, ann, bob, chmod};
 
 /// As logrotate does: the file is moved away and made anew, and SIGHUP says so.
 #[test]
@@ -162,4 +163,118 @@ fn no_line_is_written_with_numbers_only() {
         }
     }
     assert!(lines > 100, "{lines}");
+}
+
+/// What users make mqfs log is for root, or whoever mounted, to read. A file that is there keeps its mode.
+#[test]
+fn a_log_file_is_made_for_nobody_else_to_read() {
+    let place = Place::new();
+    let mode = || fs::metadata(place.dir().join("log")).unwrap().permissions().mode() & 0o777;
+    place.sh("umask 0; $MQFS mount store mnt --log-file log; $MQFS umount mnt").succeeded();
+    assert_eq!(mode(), 0o600);
+    fs::set_permissions(place.dir().join("log"), Permissions::from_mode(0o644)).unwrap();
+    place.sh("$MQFS mount store mnt --log-file log; $MQFS umount mnt").succeeded();
+    assert_eq!(mode(), 0o644);
+}
+
+/// A user who has mqfs log without end gets a measure of it; how many lines were held back is told. What others cause is logged, and
+/// so is what is wrong with the store.
+#[test]
+fn a_user_fills_no_log() {
+    for format in ["text", "json"] {
+        let m = Mount::with(&["-o", "allow_other", "--log-format", format]);
+        chmod(m.queue("q"), 0o777);
+        let loops = r#"
+import os
+def refused(path):
+    try: os.close(os.open(path, os.O_WRONLY | os.O_CREAT))
+    except OSError: pass
+for i in range(3000): refused("q/.mq/with/%s=%d/x" % ("nonsense" * 20, i))
+"#;
+        let program = m.scratch().join("loops");
+        fs::write(&program, loops).unwrap();
+        let told = |log: &str| -> u64 {
+            let lines = log.lines().filter(|line| line.contains("held back: this user"));
+            let number = |line: &str| -> u64 {
+                let rest = line.split(if format == "json" { "\"lines\":" } else { "lines=" }).nth(1).unwrap();
+                rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap()
+            };
+            lines.inspect(|line| assert!(line.contains(&ANN.to_string()), "{line}")).map(number).sum()
+        };
+        ann(&m, "python3 $T/loops").succeeds();
+        let caused =
+            |log: &str| log.lines().filter(|line| line.contains("not a directory of properties")).count() as u64;
+        wait_until(|| caused(&m.log()) + told(&m.log()) >= 3000);
+        let log = m.log();
+        assert_eq!(caused(&log) + told(&log), 3000, "each is logged or counted");
+        assert!(caused(&log) < 1000, "{}", caused(&log));
+        // Another user's are logged meanwhile, and all the rest.
+        bob(&m, "echo > q/.mq/with/bobs=1/x; true").succeeds();
+        assert!(m.log().contains("bobs"));
+    }
+}
+
+/// A line is no longer than 1 KiB, however long the names in it are, and one of JSON is JSON.
+#[test]
+fn a_line_that_a_user_causes_is_short() {
+    for format in ["text", "json"] {
+        let m = Mount::with(&["--log-format", format]);
+        let deep: Vec<String> = (0..8).map(|n| format!("{n}").repeat(200)).collect();
+        let path = m.path().join(deep.join("/"));
+        fs::create_dir_all(&path).unwrap();
+        fs::write(path.join(".mq/config"), "nonsense=1\n").unwrap_err();
+        let log = m.log();
+        let line = log.lines().find(|line| line.contains("configuration refused")).unwrap();
+        assert!(line.len() < 1024 && line.contains("..."), "{}: {line}", line.len());
+        if format == "json" {
+            serde_json::from_str::<serde_json::Value>(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        }
+    }
+}
+
+/// What the store itself has to tell is not held back by what a user has used up.
+#[test]
+fn errors_of_the_store_are_told_whatever_users_cause() {
+    let m = Mount::new();
+    let q = m.queue("q");
+    let large = m.message(&q, "large", vec![b'x'; 300_000]);
+    let (body, _) = m.body_files().pop().unwrap();
+    let program = r#"
+import os
+for i in range(3000):
+    try: os.close(os.open("q/.mq/with/nonsense=%d/x" % i, os.O_WRONLY | os.O_CREAT))
+    except OSError: pass
+"#;
+    m.python(program).succeeds();
+    wait_until(|| m.log().contains("held back"));
+    let file = fs::File::options().write(true).open(body).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"damage", 100_000).unwrap();
+    m.sh(&format!("cat '{}'", large.display())).fails("Input/output error");
+    assert!(m.log().lines().any(|line| line.contains("ERROR") && line.contains("large")), "{}", m.log());
+}
+
+/// All that the commands print goes one way, on which names are escaped; but for what the programs print that they run.
+#[test]
+fn what_is_printed_goes_one_way() {
+    let ways = [
+        "src/commands/text.rs",
+        "src/commands/consume/screen.rs",
+        "src/commands/consume/relay.rs",
+        "src/commands/log/mod.rs",
+    ];
+    let mut sources = vec![Path::new("src/commands").to_owned()];
+    while let Some(path) = sources.pop() {
+        if path.is_dir() {
+            sources.extend(fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+            continue;
+        }
+        if ways.iter().any(|way| path == Path::new(way)) {
+            continue;
+        }
+        let source = fs::read_to_string(&path).unwrap();
+        let source = source.replace("io::stderr().is_terminal()", "").replace("io::stdout().is_terminal()", "");
+        for word in ["stdout()", "stderr()", "println!", "print!", "dbg!"] {
+            assert!(!source.contains(word), "{}: {word}", path.display());
+        }
+    }
 }

@@ -18,10 +18,15 @@ pub struct LogFile {
 }
 
 impl LogFile {
-    /// Opens a file to append to; it is made when it is not there.
+    /// Opens a file to append to; it is made when it is not there, for nobody else to read: names of all users' messages are in it.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new().create(true).append(true).open(path)?;
+        let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
         Ok(Self { path: std::path::absolute(path)?, file })
+    }
+
+    /// Where it is, or will be when it is opened anew.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Opens what is at its path now, and writes there from now on. What is made has the mode of the file before. When it

@@ -1,12 +1,13 @@
 //! Where log lines go, and how they look.
 
 mod file;
+mod held;
 mod one_line;
 mod system;
 
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tracing_subscriber::filter::Targets;
@@ -19,6 +20,8 @@ use super::text::Escape;
 use crate::fuse::options::LogFormat;
 use crate::fuse::signals::Hangup;
 use file::LogFile;
+pub use held::Teller;
+use held::{Held, Holding};
 use one_line::OneLine;
 use system::SystemLog;
 
@@ -60,6 +63,14 @@ impl Target {
         }
     }
 
+    /// The file's path, absolute.
+    pub fn path(&self) -> Option<PathBuf> {
+        match self {
+            Target::File(file) => Some(file.path().to_owned()),
+            Target::Stderr | Target::System => None,
+        }
+    }
+
     /// What SIGHUP does: with a file, it is opened anew, as whoever rotates it asks. Where the lines go to a terminal, that is
     /// gone, and the mount goes as well. In the background there is nothing to be done.
     pub fn on_hangup(&self) -> Hangup {
@@ -79,20 +90,35 @@ impl Target {
     }
 }
 
+/// The log that was begun.
+pub struct Log(Arc<Held>);
+
+impl Log {
+    /// Starts the thread that tells of lines that are held back; it ends when what this gives is dropped.
+    pub fn tell(&self) -> io::Result<Teller> {
+        Teller::start(&self.0)
+    }
+}
+
 /// Sends the process's log lines, panics included, to `target` from now on.
-pub fn init(target: Target, format: LogFormat) -> Result<(), Failure> {
+pub fn init(target: Target, format: LogFormat) -> Result<Log, Failure> {
     let text = std::env::var(FILTER_VARIABLE).ok().filter(|text| !text.is_empty());
     let text = text.as_deref().unwrap_or(FILTER_DEFAULT);
     let filter: Targets =
         text.parse().map_err(|error| Failure::new(Exit::Usage, format_args!("{FILTER_VARIABLE}={text}: {error}")))?;
+    let held = Arc::new(Held::default());
+    let layers = (filter, Holding(held.clone()));
     match target {
-        Target::Stderr => install(io::stderr, io::stderr().is_terminal(), filter, format),
-        Target::File(file) => install(file, false, filter, format),
-        Target::System => install_system(SystemLog::default(), filter, format),
+        Target::Stderr => install(io::stderr, io::stderr().is_terminal(), layers, format),
+        Target::File(file) => install(file, false, layers, format),
+        Target::System => install_system(SystemLog::default(), layers, format),
     }
     std::panic::set_hook(Box::new(|panic| tracing::error!("bug: {panic}")));
-    Ok(())
+    Ok(Log(held))
 }
+
+/// What decides which lines are written.
+type Layers = (Targets, Holding);
 
 fn one_line<W>(to: W, colours: bool, format: LogFormat) -> OneLine<W> {
     let escape = match format {
@@ -102,7 +128,7 @@ fn one_line<W>(to: W, colours: bool, format: LogFormat) -> OneLine<W> {
     OneLine { to, colours: colours && format == LogFormat::Text, escape }
 }
 
-fn install<W>(writer: W, colours: bool, filter: Targets, format: LogFormat)
+fn install<W>(writer: W, colours: bool, (filter, holding): Layers, format: LogFormat)
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -115,13 +141,13 @@ where
         .log_internal_errors(false);
     // A second subscriber in one process can only come from a test; the first one stays.
     let _ = match format {
-        LogFormat::Text => builder.finish().with(filter).try_init(),
-        LogFormat::Json => builder.json().finish().with(filter).try_init(),
+        LogFormat::Text => builder.finish().with(holding).with(filter).try_init(),
+        LogFormat::Json => builder.json().finish().with(holding).with(filter).try_init(),
     };
 }
 
 /// The system's log knows the time and the level of each line by itself.
-fn install_system(writer: SystemLog, filter: Targets, format: LogFormat) {
+fn install_system(writer: SystemLog, (filter, holding): Layers, format: LogFormat) {
     let builder = tracing_subscriber::fmt()
         .with_max_level(tracing::Level::TRACE) // The filter decides.
         .with_writer(one_line(writer, false, format))
@@ -129,7 +155,7 @@ fn install_system(writer: SystemLog, filter: Targets, format: LogFormat) {
         .log_internal_errors(false)
         .without_time();
     let _ = match format {
-        LogFormat::Text => builder.with_level(false).finish().with(filter).try_init(),
-        LogFormat::Json => builder.json().finish().with(filter).try_init(),
+        LogFormat::Text => builder.with_level(false).finish().with(holding).with(filter).try_init(),
+        LogFormat::Json => builder.json().finish().with(holding).with(filter).try_init(),
     };
 }
