@@ -34,6 +34,9 @@ pub struct Target {
     pub point: PathBuf,
     /// The queue's path from there; empty for the whole mount.
     pub queue: String,
+    /// It was named, or is the caller's or root's. A mount that any other user has made is not waited for because it says that
+    /// it has more to tell.
+    pub trusted: bool,
 }
 
 impl Target {
@@ -94,7 +97,10 @@ pub fn targets(paths: &[PathBuf]) -> Result<Vec<Target>, Failure> {
         return paths.iter().map(|path| target(path)).collect();
     }
     let entries = mountinfo::all(mountinfo::KIND).map_err(|error| Failure::new(Exit::Failure, error))?;
-    Ok(entries.into_iter().map(|entry| Target { point: entry.point, queue: String::new() }).collect())
+    let user = rustix::process::getuid().as_raw();
+    let trusted = |entry: &Entry| entry.user_id().is_some_and(|owner| owner == 0 || owner == user);
+    let target = |entry: Entry| Target { trusted: trusted(&entry), point: entry.point, queue: String::new() };
+    Ok(entries.into_iter().map(target).collect())
 }
 
 /// The mount and queue of a path.
@@ -109,13 +115,13 @@ fn target(path: &Path) -> Result<Target, Failure> {
     // The kind may be any, as the option `subtype` has it: whether it is one of ours shows when it is read.
     let within = full.strip_prefix(&point).unwrap_or(&full);
     if root == Path::new("/") {
-        return Ok(Target { point, queue: queue_label(within) });
+        return Ok(Target { point, queue: queue_label(within), trusted: true });
     }
     // A bind mount of a queue: what tells of all queues is to be seen elsewhere, if at all.
     let whole = mountinfo::whole(&device).map_err(|error| failed(&error))?;
     let whole = whole.ok_or_else(|| failed(&"only a part of the mqfs mount is to be seen here"))?;
     let within = root.strip_prefix("/").unwrap_or(&root).join(within);
-    Ok(Target { point: whole.point, queue: queue_label(&within) })
+    Ok(Target { point: whole.point, queue: queue_label(&within), trusted: true })
 }
 
 /// A path as the metrics write it.
@@ -129,22 +135,15 @@ fn silent(path: &Path) -> Failure {
     Failure::new(Exit::StillRunning, format_args!("{}: no answer within {seconds} s", path.display()))
 }
 
-/// Asks all of them at the same time: one that does not answer costs the others nothing. The question is asked by processes of
-/// their own, whose standard output and error go nowhere.
+/// Asks all of them at the same time: one that does not answer costs the others nothing, and many that do not no more than one.
+/// The question is asked by processes of their own, whose standard output and error go nowhere.
 pub fn ask_all(
     targets: Vec<Target>,
     question: impl Fn(&Target) -> io::Result<Vec<u8>>,
 ) -> Vec<(Target, Result<Vec<u8>, Failure>)> {
-    let mut asked = Vec::new();
-    for target in targets {
-        let answer = Asked::new(|| question(&target));
-        asked.push((target, answer));
-    }
-    let told = |(target, asked): (Target, io::Result<Asked>)| {
-        let answer = match asked {
-            Ok(mut asked) => patiently(&mut asked, &target.point),
-            Err(error) => Some(Err(error)),
-        };
+    let asked = targets.iter().map(|target| Asked::new(|| question(target))).collect();
+    let answers = patiently(asked, &targets);
+    let told = |(target, answer): (Target, Option<io::Result<Vec<u8>>>)| {
         let answer = answer.ok_or_else(|| silent(&target.path())).and_then(|answer| {
             answer.map_err(|error| match error.kind() {
                 io::ErrorKind::NotFound => target.failed(&"not on an mqfs mount, or one of another version"),
@@ -153,20 +152,41 @@ pub fn ask_all(
         });
         (target, answer)
     };
-    asked.into_iter().map(told).collect()
+    targets.into_iter().zip(answers).map(told).collect()
 }
 
-/// Waits for an answer as long as the mount answers anything.
-fn patiently(asked: &mut Asked, point: &Path) -> Option<io::Result<Vec<u8>>> {
+/// An answer, once there is one.
+type Answer = Option<io::Result<Vec<u8>>>;
+
+/// Waits for the answers of all as long as their mounts answer anything.
+fn patiently(asked: Vec<io::Result<Asked>>, targets: &[Target]) -> Vec<Answer> {
+    let mut answers: Vec<Answer> = asked.iter().map(|_| None).collect();
+    let mut waiting: Vec<(usize, Asked)> = Vec::new();
+    for (at, asked) in asked.into_iter().enumerate() {
+        match asked {
+            Ok(asked) => waiting.push((at, asked)),
+            Err(error) => answers[at] = Some(Err(error)),
+        }
+    }
     for _ in 0..PATIENT {
         let until = Instant::now() + PATIENCE;
-        let mut lives = Asked::new(|| std::fs::metadata(point.join(".mq/version")).map(|_| Vec::new())).ok()?;
-        if let Some(answer) = asked.answer(until) {
-            return Some(answer);
+        let lives = |at: usize| {
+            let version = targets[at].point.join(".mq/version");
+            Asked::new(|| std::fs::metadata(version).map(|_| Vec::new()))
+        };
+        let round: Vec<_> = waiting.drain(..).map(|(at, asked)| (at, asked, lives(at))).collect();
+        for (at, mut asked, lives) in round {
+            answers[at] = asked.answer(until);
+            let says_nothing = |mut lives: Asked| !matches!(lives.answer(Instant::now()), Some(Ok(_)));
+            if answers[at].is_none() && targets[at].trusted && !lives.map_or(true, says_nothing) {
+                waiting.push((at, asked));
+            }
         }
-        lives.answer(Instant::now())?.ok()?;
+        if waiting.is_empty() {
+            break;
+        }
     }
-    None
+    answers
 }
 
 /// When it was so, in seconds since the epoch, and the queues.

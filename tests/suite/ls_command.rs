@@ -226,3 +226,28 @@ fn a_bind_mount_of_a_queue() {
     let ran = m.sh(&format!("cd /; unshare -m bash -c '{hidden} && {MQFS} ls $T/there'"));
     ran.fails("only a part");
 }
+
+/// Any user can make mounts of this type that never answer. Without a path all are asked, and many cost no more time than one.
+#[test]
+fn mounts_of_others_that_never_answer_are_left_out_in_time() {
+    let place = crate::place::Place::new();
+    let script = r#"
+        cat > never.py <<'END'
+import ctypes, os, signal
+libc = ctypes.CDLL(None, use_errno=True)
+for n in range(10):
+    os.mkdir("never%d" % n)
+    data = "fd=%d,rootmode=40000,user_id=12345,group_id=12345,allow_other" % os.open("/dev/fuse", os.O_RDWR)
+    made = libc.mount(b"none", b"never%d" % n, b"fuse.mqfs", 6, data.encode())
+    assert made == 0, os.strerror(ctypes.get_errno())
+open("ready", "w").close()
+signal.pause()
+END
+        python3 never.py & never=$!
+        until [ -e ready ] || ! kill -0 $never; do sleep 0.01; done
+        timeout -k 1 100 $MQFS ls > /dev/null 2> said; echo $?
+        grep -c "$PWD/never.*no answer within 15 s" said
+        kill $never; wait $never; umount -l never*"#;
+    let ran = place.sh_in_namespace(script);
+    assert_eq!(ran.stdout, "0\n10\n", "{ran:?}");
+}
