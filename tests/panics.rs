@@ -13,7 +13,7 @@ use std::process::Command;
 
 use mqfs::fuse::options::MountOptions;
 use mqfs::fuse::serve::{self, Control};
-use mqfs::fuse::signals::Hangup;
+use mqfs::fuse::signals::{Hangup, Signals};
 use mqfs::queue::config::QueueConfig;
 use mqfs::store::Store;
 use place::{Place, is_mounted, run};
@@ -38,11 +38,11 @@ fn a_panic_in_the_background_ends_the_mount_and_costs_nothing_that_was_promised(
 #[ignore = "only the other test runs it, in a process of its own"]
 fn serves_until_a_thread_panics() {
     let dir = PathBuf::from(std::env::var_os(PLACE).expect("run by the other test"));
-    let control = Control::new(8, Hangup::Ends).unwrap();
+    let control = Control::new(Signals::block(Hangup::Ends).unwrap(), 8).unwrap();
     let store = Store::open(&dir.join("store"), QueueConfig::default()).unwrap();
     let alarm = store.alarm().clone();
     let options = MountOptions::parse::<&str>(&[]).unwrap();
-    let server = serve::start(control, store, &dir.join("mnt"), OsStr::new("test"), &options).unwrap();
+    let server = serve::start(control, store, &dir.join("mnt"), OsStr::new("test"), &options, None).unwrap();
     fs::create_dir(dir.join("mnt/q")).unwrap();
     fs::write(dir.join("mnt/q/m"), "kept").unwrap();
     println!("mounted");

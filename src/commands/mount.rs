@@ -1,7 +1,8 @@
 //! `mqfs mount`, and `mqfs STORE MOUNTPOINT -o OPTIONS` as mount(8) calls it.
 //!
 //! The order matters. What the arguments alone decide is checked first. Then the process forks, before it has a second
-//! thread; the background process opens the store, mounts, and tells the one in the foreground how it went.
+//! thread; the background process forks its helper, if it needs one, gives up its privileges, opens the store, mounts, and
+//! tells the one in the foreground how it went.
 
 use std::ffi::OsString;
 use std::io;
@@ -13,12 +14,14 @@ use super::exit::{Exit, Failure};
 use super::log;
 use super::trust;
 use crate::cli::MountArgs;
+use crate::fuse::confine::{self, Reach};
 use crate::fuse::daemon::{self, Outcome, Report, Side};
+use crate::fuse::helper::Helper;
 use crate::fuse::mount::{self, MountError};
 use crate::fuse::mountinfo;
 use crate::fuse::options::{Access, LogFormat, MountOptions};
 use crate::fuse::serve::{self, Control, Server};
-use crate::fuse::watcher;
+use crate::fuse::signals::Signals;
 use crate::store::beneath::Trust;
 use crate::store::{OpenError, Store};
 use crate::view::process;
@@ -43,10 +46,12 @@ pub fn run(arguments: &MountArgs) -> Result<(), Failure> {
     let log_file = arguments.log_file.as_deref().or(options.log_file.as_deref());
     let target = log::Target::choose(log_file, arguments.foreground)?;
     let plan = check(arguments, options)?;
+    let keep: Vec<BorrowedFd<'_>> = target.descriptor().into_iter().collect();
     if arguments.foreground {
+        daemon::leave_to_the_caller(&keep);
+        drop(keep);
         return serve(&plan, target, None);
     }
-    let keep: Vec<BorrowedFd<'_>> = target.descriptor().into_iter().collect();
     match daemon::fork(&keep).map_err(cannot("go to the background"))? {
         Side::Caller(caller) => match caller.wait().map_err(cannot("learn whether the mount works"))? {
             Outcome::Started => Ok(()),
@@ -100,17 +105,24 @@ fn background(plan: &Plan, target: log::Target, report: Report) -> Result<(), Fa
 /// Everything that the serving process does. `report`, if there is somebody to report to, is taken when the mount works.
 fn serve(plan: &Plan, target: log::Target, report: Option<&mut Option<Report>>) -> Result<(), Failure> {
     let hangup = target.on_hangup();
-    log::init(target, plan.log_format)?;
+    let log_file = target.path();
+    let log = log::init(target, plan.log_format)?;
     daemon::prepare_process();
-    // Held until the process ends, in whatever way.
-    let _watched = match plan.options.auto_unmount {
-        true => {
-            Some(watcher::start(&plan.point, &plan.options.kind(), &plan.source).map_err(cannot("start the watcher"))?)
-        }
+    confine::give_up_surroundings();
+    let helper = match plan.options.auto_unmount || !confine::may_mount() {
+        true => Some(
+            Helper::start(&plan.point, &plan.source, &plan.options).map_err(cannot("start the helper that mounts"))?,
+        ),
         false => None,
     };
-    let control = Control::new(Exit::Interrupted.code(), hangup).map_err(cannot("take over signals"))?;
-    let server = start(plan, control)?;
+    let signals = Signals::block(hangup).map_err(cannot("take over signals"))?;
+    let reach = Reach { point: &plan.point, store: &plan.store, log: log_file.as_deref() };
+    confine::give_up_privileges(reach).map_err(cannot("give up privileges"))?;
+    confine::filter_calls();
+    // Until the end, when it tells the rest.
+    let _teller = log.tell().map_err(cannot("start the log's thread"))?;
+    let control = Control::new(signals, Exit::Interrupted.code()).map_err(cannot("take over signals"))?;
+    let server = start(plan, control, helper)?;
     if let Some(report) = report.and_then(Option::take)
         && report.succeed().is_err()
     {
@@ -122,9 +134,10 @@ fn serve(plan: &Plan, target: log::Target, report: Option<&mut Option<Report>>) 
     server.run().map_err(cannot("go on serving"))
 }
 
-fn start(plan: &Plan, control: Control) -> Result<Server, Failure> {
+fn start(plan: &Plan, control: Control, helper: Option<Helper>) -> Result<Server, Failure> {
     let store = open_store(plan)?;
-    let server = serve::start(control, store, &plan.point, &plan.source, &plan.options).map_err(mount_failure)?;
+    let server =
+        serve::start(control, store, &plan.point, &plan.source, &plan.options, helper).map_err(mount_failure)?;
     tracing::info!("mounted {} at {}", plan.store.display(), plan.point.display());
     if plan.options.access != Access::Owner && !process::sees_exit_codes_of_others() {
         tracing::warn!(

@@ -70,7 +70,7 @@ pub fn run(arguments: &UmountArgs) -> Result<(), Failure> {
         Ok(Some(pid)) => pid,
         Ok(None) => return Err(not_ours()),
         Err(Errno::NOTCONN | Errno::CONNABORTED) => {
-            return mount::detach(&point).map_err(|error| failed(permission(&error), &error));
+            return mount::detach_entry(&point, &entry).map_err(|error| failed(permission(&error), &error));
         }
         Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::NOSYS) => return Err(not_ours()),
         Err(errno) => return Err(failed(permission(&errno.into()), &io::Error::from(errno))),
@@ -103,7 +103,7 @@ fn take_by_force(point: &Path, entry: &Entry, daemon: Option<OwnedFd>) -> io::Re
     // What it serves ends with it, unless the kernel does not let it end: then whoever waits is let go by this.
     mount::abort(point, entry)?;
     if mountinfo::at(point)?.is_some_and(|now| now.device == entry.device) {
-        mount::detach(point)?;
+        mount::detach_entry(point, entry)?;
     }
     Ok(match daemon {
         Some(daemon) if ends_by(&daemon, Instant::now() + DEATH)? => None,
@@ -134,18 +134,31 @@ fn ask_for_pid(point: &Path, entry: &Entry, until: Instant) -> Option<Result<Opt
     })
 }
 
-/// The process that has the connection of a mount open, as far as the kernel tells (since 6.10 or so).
+/// The process that serves a mount, as far as it can be known without asking the mount.
 fn serving(entry: &Entry) -> Option<Pid> {
-    let connection = entry.device.split_once(':')?.1;
     let processes = fs::read_dir("/proc").ok()?.filter_map(|process| process.ok()?.file_name().to_str()?.parse().ok());
     processes.filter_map(Pid::from_raw).find(|pid| {
         let told = |file: fs::DirEntry| {
             let text = fs::read_to_string(file.path()).unwrap_or_default();
-            text.lines().any(|line| line.strip_prefix("fuse_connection:").is_some_and(|it| it.trim() == connection))
+            let connection = text.lines().find_map(|line| line.strip_prefix("fuse_connection:"));
+            connection.is_some_and(|it| Some(it.trim()) == entry.device.split_once(':').map(|(_, minor)| minor))
         };
-        let files = fs::read_dir(format!("/proc/{}/fdinfo", pid.as_raw_nonzero()));
-        files.is_ok_and(|files| files.filter_map(Result::ok).any(told))
+        match fs::read_dir(format!("/proc/{}/fdinfo", pid.as_raw_nonzero())) {
+            // The kernel tells which connection it is since 6.10 or so.
+            Ok(files) => files.filter_map(Result::ok).any(told),
+            Err(_) => has_session(*pid, entry),
+        }
     })
+}
+
+/// Whether a process of the user who mounted has a thread that is called as the one that serves this mount. Only root may look at
+/// the descriptors of a process that serves one; and only a process of that user's can pretend to.
+fn has_session(pid: Pid, entry: &Entry) -> bool {
+    let directory = format!("/proc/{}", pid.as_raw_nonzero());
+    let name = mountinfo::session_name(&entry.device);
+    let is_it = |task: fs::DirEntry| fs::read_to_string(task.path().join("comm")).is_ok_and(|it| it.trim_end() == name);
+    fs::metadata(&directory).is_ok_and(|found| Some(found.uid()) == entry.user_id())
+        && fs::read_dir(format!("{directory}/task")).is_ok_and(|tasks| tasks.filter_map(Result::ok).any(is_it))
 }
 
 /// What the root of the mount answers; nothing if that is no process id.
@@ -177,8 +190,8 @@ fn daemon_pid_as_owner(point: &Path, entry: &Entry) -> Result<Option<Pid>, Errno
 ///
 /// The id is the filesystem's word, and any user may mount a filesystem that says anything: root must not be led to
 /// signal a process that is not that user's. So the process has to belong to the user who mounted, which is the kernel's
-/// word, and to hold the FUSE device open. The handle is taken first: the id cannot come to mean another process
-/// between the check and the signal.
+/// word, and to hold the FUSE device open; for who may not look at that, to have a thread of a serving process's. The handle is
+/// taken first: the id cannot come to mean another process between the check and the signal.
 fn open_daemon(pid: Pid, entry: &Entry) -> io::Result<OwnedFd> {
     let wrong = || io::Error::other(format!("process {} does not serve it", pid.as_raw_nonzero()));
     let handle = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
@@ -189,12 +202,14 @@ fn open_daemon(pid: Pid, entry: &Entry) -> io::Result<OwnedFd> {
     if Some(fs::metadata(&directory)?.uid()) != entry.user_id() {
         return Err(wrong());
     }
-    let mut descriptors = fs::read_dir(format!("{directory}/fd"))?.filter_map(Result::ok);
-    if descriptors.any(|descriptor| fs::read_link(descriptor.path()).is_ok_and(|file| file == Path::new("/dev/fuse"))) {
-        Ok(handle)
-    } else {
-        Err(wrong())
-    }
+    let is_device =
+        |descriptor: fs::DirEntry| fs::read_link(descriptor.path()).is_ok_and(|file| file == Path::new("/dev/fuse"));
+    let serves = match fs::read_dir(format!("{directory}/fd")) {
+        Ok(descriptors) => descriptors.filter_map(Result::ok).any(is_device),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => has_session(pid, entry),
+        Err(error) => return Err(error),
+    };
+    if serves { Ok(handle) } else { Err(wrong()) }
 }
 
 /// Waits for the process's end.

@@ -132,6 +132,11 @@ pub(super) fn leave_standard_streams() -> io::Result<()> {
     Ok(())
 }
 
+/// As [`close_all_but`], by a process that stays in the foreground.
+pub fn leave_to_the_caller(keep: &[BorrowedFd<'_>]) {
+    close_all_but(&keep.iter().map(AsRawFd::as_raw_fd).collect::<Vec<_>>());
+}
+
 /// Closes what the caller had open beyond the standard streams: a lock file, the write end of a pipe that somebody
 /// waits on. The daemon must not hold such things for days.
 pub(super) fn close_all_but(keep: &[RawFd]) {

@@ -1,16 +1,15 @@
 //! Mounting and unmounting as an ordinary user, through the setuid program `fusermount3`.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{self, IoSliceMut};
-use std::mem::MaybeUninit;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use rustix::mount::MountFlags;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
+use super::helper;
 use super::mount::MountError;
 use super::option_list;
 use super::options::{Access, MountOptions};
@@ -22,8 +21,7 @@ const PROGRAMS: &[&str] = &["fusermount3", "/usr/bin/fusermount3", "/bin/fusermo
 /// The number of the socket on which it passes the descriptor back.
 const SOCKET_VARIABLE: &str = "_FUSE_COMMFD";
 
-/// The flags that it takes as words. `nosuid` and `nodev` it sets by itself for whoever is not root, and `suid` and
-/// `dev` it refuses.
+/// The flags that it takes as words. `nosuid` and `nodev` it sets by itself for whoever is not root.
 const WORDS: &[(MountFlags, &str)] = &[
     (MountFlags::RDONLY, "ro"),
     (MountFlags::NOEXEC, "noexec"),
@@ -42,7 +40,7 @@ pub fn mount(point: &Path, source: &OsStr, options: &MountOptions) -> Result<Own
         MountError::NotPermitted(format!("mounting takes root, or fusermount3 (package fuse3): {error}"))
     })?;
     // It ends by itself once it has answered, or has said on standard error why it does not.
-    let device = receive(&ours);
+    let device = helper::receive(&ours).map(|(_, device)| device);
     let output = child.wait_with_output().map_err(other)?;
     match device.map_err(other)? {
         Some(device) => Ok(device),
@@ -96,25 +94,6 @@ fn option_string(source: &OsStr, options: &MountOptions) -> OsString {
     list.push(",fsname=");
     list.push(option_list::quote(source));
     list
-}
-
-/// The descriptor that comes with its one-byte message; nothing when it ends without sending one.
-fn receive(socket: &UnixStream) -> io::Result<Option<OwnedFd>> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let mut byte = [0_u8];
-    loop {
-        let mut buffers = [IoSliceMut::new(&mut byte)];
-        match rustix::net::recvmsg(socket, &mut buffers, &mut control, RecvFlags::CMSG_CLOEXEC) {
-            Err(rustix::io::Errno::INTR) => {}
-            Err(errno) => return Err(errno.into()),
-            Ok(_) => break,
-        }
-    }
-    Ok(control.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
-        _ => None,
-    }))
 }
 
 /// The last line that it said, without its name.

@@ -1,10 +1,12 @@
 //! Between the kernel and the view: requests decoded, replies sent, mounting, signals. Only here is `fuser` named.
 
 pub mod ask;
+pub mod confine;
 pub mod created;
 pub mod daemon;
 pub mod filesystem;
 pub mod fusermount;
+pub mod helper;
 pub mod mount;
 pub mod mountinfo;
 pub mod option_list;
@@ -15,4 +17,3 @@ pub mod serve;
 pub mod signals;
 pub mod spin;
 pub mod trial;
-pub mod watcher;

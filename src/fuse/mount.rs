@@ -10,16 +10,23 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
 use super::fusermount;
+use super::helper::Helper;
 use super::mountinfo::{self, Entry};
 use super::options::{Access, MountOptions};
 
 const DEVICE: &str = "/dev/fuse";
+
+/// How long the helper of a process that has died is given to take its mount off.
+const HELPED: Duration = Duration::from_secs(2);
+/// How often that is looked at.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// Why there is no mount. The text is the line for the user.
 #[derive(Debug, PartialEq, Eq)]
@@ -97,22 +104,44 @@ pub fn take_off_dead(point: &Path, kind: &str) -> io::Result<bool> {
             if entry.kind != kind {
                 return Err(io::Error::other(format!("a dead mount of type {} is in the way", entry.kind)));
             }
-            detach(point)?;
+            // A user's mount has a helper that is about to do the same, and is not to meet the next one.
+            let by_itself = entry.user_id() != Some(0) && is_gone_by(point, &entry, Instant::now() + HELPED)?;
+            if !by_itself {
+                detach_entry(point, &entry)?;
+            }
             Ok(true)
         }
         _ => Ok(false),
     }
 }
 
-/// Mounts at `point` and returns the descriptor on which the kernel will ask.
-pub fn attach(point: &Path, source: &OsStr, options: &MountOptions) -> Result<OwnedFd, MountError> {
+/// Whether what is mounted there has been taken off by then.
+fn is_gone_by(point: &Path, entry: &Entry, deadline: Instant) -> io::Result<bool> {
+    while mountinfo::at(point)?.is_some_and(|now| now.device == entry.device) {
+        if Instant::now() >= deadline {
+            return Ok(false);
+        }
+        std::thread::sleep(LOOK);
+    }
+    Ok(true)
+}
+
+/// Mounts at `point`, if need be through the helper, and returns the descriptor on which the kernel will ask.
+pub fn attach(
+    point: &Path,
+    source: &OsStr,
+    options: &MountOptions,
+    helper: Option<&Helper>,
+) -> Result<OwnedFd, MountError> {
     match rustix::fs::open(DEVICE, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
-        Ok(device) => match attach_directly(&device, point, source, options) {
-            Ok(()) => Ok(device),
-            Err(Errno::PERM) => fusermount::mount(point, source, options),
-            Err(errno) => Err(mount_failure(point, errno)),
+        Ok(device) => match (attach_directly(&device, point, source, options), helper) {
+            (Ok(()), _) => Ok(device),
+            (Err(Errno::PERM), Some(helper)) => helper.mount(),
+            (Err(errno), _) => Err(mount_failure(point, errno)),
         },
-        Err(Errno::ACCESS | Errno::PERM) => fusermount::mount(point, source, options),
+        Err(errno @ (Errno::ACCESS | Errno::PERM)) => {
+            helper.map_or_else(|| Err(no_device(&errno.into())), Helper::mount)
+        }
         Err(errno) => Err(no_device(&errno.into())),
     }
 }
@@ -137,17 +166,40 @@ fn mount_failure(point: &Path, errno: Errno) -> MountError {
     let line = format!("cannot mount on {}: {}", point.display(), io::Error::from(errno));
     match errno {
         Errno::NODEV => MountError::NotPermitted(format!("no FUSE here: the kernel does not know the type: {line}")),
-        Errno::ACCESS => MountError::NotPermitted(line),
+        Errno::ACCESS | Errno::PERM => MountError::NotPermitted(line),
         Errno::NOENT | Errno::NOTDIR | Errno::BUSY | Errno::NOTCONN | Errno::LOOP => MountError::MountPoint(line),
         _ => MountError::Other(line),
     }
 }
 
+/// As [`detach`], by the process that serves the mount and has given up its privileges.
+pub fn take_off(point: &Path, helper: Option<&Helper>) -> io::Result<()> {
+    match (detach_directly(point), helper) {
+        (Err(Errno::PERM), Some(helper)) => helper.unmount(),
+        (result, _) => Ok(result?),
+    }
+}
+
+fn detach_directly(point: &Path) -> Result<(), Errno> {
+    rustix::mount::unmount(point, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
+}
+
 /// Takes the uppermost mount off `point`, at once for those who come, and for those who use it when they are done.
 pub fn detach(point: &Path) -> io::Result<()> {
-    match rustix::mount::unmount(point, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+    match detach_directly(point) {
         Err(Errno::PERM) => fusermount::unmount(point),
         result => Ok(result?),
+    }
+}
+
+/// As [`detach`], of this mount: no failure when somebody else has taken it off meanwhile, such as the helper of its process.
+pub fn detach_entry(point: &Path, entry: &Entry) -> io::Result<()> {
+    match detach(point) {
+        Err(error) => match mountinfo::at(point)? {
+            Some(now) if now.device == entry.device => Err(error),
+            _ => Ok(()),
+        },
+        done => done,
     }
 }
 

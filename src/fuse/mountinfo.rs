@@ -13,6 +13,12 @@ pub const PATH: &str = "/proc/self/mountinfo";
 /// What the type of a mount is, unless the option `subtype` says otherwise.
 pub const KIND: &str = "fuse.mqfs";
 
+/// What the thread is called that serves the mount of a device, given as `MAJOR:MINOR`. The names of threads are for everybody to see.
+pub fn session_name(device: &str) -> String {
+    // At most 15 bytes: a minor number has at most 20 bits.
+    format!("session {}", device.rsplit(':').next().unwrap_or_default())
+}
+
 /// One line of the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {

@@ -39,7 +39,7 @@ pub enum Access {
 /// Everything that `-o` said.
 #[derive(Clone, Debug)]
 pub struct MountOptions {
-    /// The kernel's flags; `nodev` and `nosuid` unless the opposite was asked for.
+    /// The kernel's flags; `nodev` and `nosuid` whatever was asked for.
     pub flags: MountFlags,
     /// Who may use the mount.
     pub access: Access,
@@ -96,10 +96,12 @@ const FLAGS: &[(&str, MountFlags, MountFlags)] = {
     &[
         ("ro", MountFlags::RDONLY, NONE),
         ("rw", NONE, MountFlags::RDONLY),
-        ("dev", NONE, MountFlags::NODEV),
-        ("nodev", MountFlags::NODEV, NONE),
-        ("suid", NONE, MountFlags::NOSUID),
-        ("nosuid", MountFlags::NOSUID, NONE),
+        // mount(8) adds the first and the third of these for `defaults` and the like. There are no devices and no
+        // set-user-ID programs in a mount, and whoever finds a way to show some is not to gain by it.
+        ("dev", NONE, NONE),
+        ("nodev", NONE, NONE),
+        ("suid", NONE, NONE),
+        ("nosuid", NONE, NONE),
         ("exec", NONE, MountFlags::NOEXEC),
         ("noexec", MountFlags::NOEXEC, NONE),
         ("atime", NONE, MountFlags::NOATIME),

@@ -37,6 +37,14 @@ fn what_mount_and_fstab_pass_through_is_ignored() {
     assert_eq!(format!("{:?}", parse(list)), format!("{:?}", parse("")));
 }
 
+/// mount(8) adds `dev,suid` for a line of fstab that says `defaults,users` and the like.
+#[test]
+fn nothing_makes_devices_and_set_user_id_programs_work() {
+    for list in ["dev,suid", "nodev,nosuid,dev,suid", "rw,suid,dev,exec"] {
+        assert!(parse(list).flags.contains(MountFlags::NODEV | MountFlags::NOSUID), "{list}");
+    }
+}
+
 #[test]
 fn values_are_read() {
     let options = parse(r#"uid=12,gid=34,umask=027,fsname="a,b",subtype=jobs,spin=off,log_file=/x\,y,log_format=json"#);

@@ -16,11 +16,12 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use super::created::Kernel;
 use super::daemon;
 use super::filesystem::Filesystem;
+use super::helper::Helper;
 use super::mount::{self, MountError};
 use super::mountinfo;
 use super::options::{Access, MountOptions};
 use super::remounts;
-use super::signals::{Hangup, Serving, Signals};
+use super::signals::{Serving, Signals};
 use super::spin::Spin;
 use crate::queue::access::Guise;
 use crate::store::Store;
@@ -56,12 +57,12 @@ pub struct Control {
 }
 
 impl Control {
-    /// Takes the signals over; see [`Signals::handle`] for `hurried`.
-    pub fn new(hurried: u8, hangup: Hangup) -> io::Result<Control> {
+    /// Handles the signals that were blocked; see [`Signals::handle`] for `hurried`.
+    pub fn new(signals: Signals, hurried: u8) -> io::Result<Control> {
         let (sender, events) = channel();
         let asked = sender.clone();
         // The main thread is gone only when the process is ending anyway.
-        let serving = Signals::block(hangup)?.handle(hurried, move |signal| drop(asked.send(Event::Asked(signal))))?;
+        let serving = signals.handle(hurried, move |signal| drop(asked.send(Event::Asked(signal))))?;
         Ok(Control { serving, sender, events })
     }
 }
@@ -72,6 +73,7 @@ pub struct Server {
     point: PathBuf,
     /// The mounted filesystem's `MAJOR:MINOR`, to know it again.
     device: Option<String>,
+    helper: Option<Helper>,
     events: Receiver<Event>,
     session: JoinHandle<()>,
 }
@@ -83,6 +85,7 @@ pub fn start(
     point: &Path,
     source: &OsStr,
     options: &MountOptions,
+    helper: Option<Helper>,
 ) -> Result<Server, MountError> {
     let view_options = ViewOptions {
         mount: metrics::label(point.as_os_str().as_bytes()),
@@ -91,8 +94,10 @@ pub fn start(
     };
     let view =
         View::new(store, view_options).map_err(|error| MountError::Other(format!("cannot start serving: {error}")))?;
-    match start_session(&control, &view, point, source, options) {
-        Ok((session, device)) => Ok(Server { view, point: point.to_owned(), device, events: control.events, session }),
+    match start_session(&control, &view, point, source, options, helper.as_ref()) {
+        Ok((session, device)) => {
+            Ok(Server { view, point: point.to_owned(), device, helper, events: control.events, session })
+        }
         Err(error) => {
             view.begin_shutdown();
             view.close();
@@ -107,15 +112,19 @@ fn start_session(
     point: &Path,
     source: &OsStr,
     options: &MountOptions,
+    helper: Option<&Helper>,
 ) -> Result<(JoinHandle<()>, Option<String>), MountError> {
     control.serving.begin();
-    let channel = mount::attach(point, source, options)?;
+    let channel = mount::attach(point, source, options, helper)?;
     // A failure from here on leaves a mount behind, which has to go as well.
     let undo = |error: io::Error| {
-        let _ = mount::detach(point);
+        let _ = mount::take_off(point, helper);
         MountError::Other(format!("cannot start serving: {error}"))
     };
     let device = mountinfo::at(point).map_err(undo)?.map(|entry| entry.device);
+    if let (Some(helper), Some(device)) = (helper, &device) {
+        helper.mounted(device).map_err(undo)?;
+    }
     let spin = Spin::new(options.spin);
     let kernel = Arc::new(Kernel::default());
     let filesystem = Filesystem::new(view.clone(), spin.clone(), kernel.clone());
@@ -131,7 +140,9 @@ fn start_session(
     if let Some(device) = device.clone() {
         remounts::follow(view, device).map_err(undo)?;
     }
-    let session = thread::Builder::new().name("session".to_owned()).spawn(serve).map_err(undo)?;
+    // By this name it is found when nobody answers, by those who may not look at our descriptors.
+    let name = mountinfo::session_name(device.as_deref().unwrap_or_default());
+    let session = thread::Builder::new().name(name).spawn(serve).map_err(undo)?;
     Ok((session, device))
 }
 
@@ -205,7 +216,7 @@ impl Server {
         if uppermost.is_none() || uppermost != self.device {
             return;
         }
-        if let Err(error) = mount::detach(&self.point) {
+        if let Err(error) = mount::take_off(&self.point, self.helper.as_ref()) {
             tracing::warn!("cannot take the mount off {}: {error}", self.point.display());
         }
     }

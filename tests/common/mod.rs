@@ -310,6 +310,9 @@ impl Drop for Mount {
         if log.contains("panicked at") {
             complaint = Some("mqfs panicked".into());
         }
+        if log.contains("a system call that mqfs does not know of") {
+            complaint = Some("mqfs made a system call that is not in its list".into());
+        }
         let dir = self.dir.take().unwrap();
         if gone {
             drop(dir);

@@ -21,7 +21,12 @@ pub const LIMIT: Duration = Duration::from_secs(120);
 /// A directory of its own for each test; whatever is mounted in it is unmounted and whoever serves it is killed on drop.
 pub struct Place {
     dir: Option<TempDir>,
+    /// The test has mqfs make system calls that it is not known to make; elsewhere they are a failure.
+    pub expects_unknown_calls: bool,
 }
+
+/// What the log says of a system call that is not in mqfs's list.
+pub const UNKNOWN_CALL: &str = "a system call that mqfs does not know of";
 
 /// How a command ended and what it said.
 #[derive(Debug)]
@@ -39,7 +44,7 @@ impl Place {
         let dir = tempfile::Builder::new().prefix("mqfs-place-").tempdir().unwrap();
         // Other users must be able to walk to what is in it.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let place = Place { dir: Some(dir) };
+        let place = Place { dir: Some(dir), expects_unknown_calls: false };
         fs::create_dir(place.mnt()).unwrap();
         place
     }
@@ -70,9 +75,21 @@ impl Place {
         run(Command::new(binary()).args(arguments).current_dir(self.dir()))
     }
 
-    /// `mqfs mount store mnt` with more arguments.
+    /// `mqfs mount store mnt` with more arguments. Unless they say something else, the log goes to the file `log-unasked`.
     pub fn mount(&self, more: &[&str]) -> Ran {
-        self.mqfs(&[&["mount", "store", "mnt"], more].concat())
+        let log: &[&str] = match more.iter().any(|argument| argument.contains("log")) {
+            true => &[],
+            false => &["--log-file", "log-unasked"],
+        };
+        self.mqfs(&[&["mount", "store", "mnt"], more, log].concat())
+    }
+
+    /// What the files of the directory that are called like logs say of system calls that mqfs is not known to make.
+    fn unknown_calls(&self) -> Vec<String> {
+        let files =
+            ["errors", "log", "log.1", "log.2", "log-unasked"].map(|name| self.dir.as_ref().unwrap().path().join(name));
+        let text: String = files.iter().filter_map(|file| fs::read_to_string(file).ok()).collect();
+        text.lines().filter(|line| line.contains(UNKNOWN_CALL)).map(str::to_owned).collect()
     }
 
     /// The same, which must work; returns the process that serves the mount.
@@ -147,6 +164,14 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        let unknown = self.unknown_calls();
+        self.clean_up();
+        assert!(unknown.is_empty() || self.expects_unknown_calls || std::thread::panicking(), "{unknown:#?}");
+    }
+}
+
+impl Place {
+    fn clean_up(&mut self) {
         let dir = self.dir.take().unwrap();
         while is_mounted(&self_mnt(dir.path())) {
             if let Some(pid) = daemon_of(&self_mnt(dir.path())) {
