@@ -71,12 +71,12 @@ fn open_files_keep_neither_blocks_nor_checksums() {
     let (bodies, size, users) = if full() { (4, "1G", &[ANN, BOB][..]) } else { (1, "64M", &[ANN][..]) };
     // Two users may have all but a sixteenth open, of what is not kept for other things.
     let each = if full() { MANY.min((descriptors - 1024) / 16 * 15 - 10) / 2 } else { FILES };
-    m.sh(&format!("for n in $(seq {bodies}); do truncate -s {size} q/m; done")).ok();
+    m.sh(&format!("for n in $(seq {bodies}); do truncate -s {size} q/m$n; done")).ok();
     let before = m.rss_kib() >> 10;
     let most = if full() { 200 } else { before + 100 };
     let mut reading = Vec::new();
     for user in users {
-        let (reader, opened, refused) = opened(&m, *user, "q/.mq/peek/*-m", each);
+        let (reader, opened, refused) = opened(&m, *user, "q/.mq/peek/*-m*", each);
         assert_eq!((opened, refused), (each, 0));
         reading.push(reader);
     }
@@ -85,7 +85,7 @@ fn open_files_keep_neither_blocks_nor_checksums() {
     // A block for each would be 625 MiB, or 6,250.
     assert!(all < most, "{all} MiB, and {before} before, with {count} open files");
     // The messages go, and their readers still get what was checked.
-    m.sh("rm q/*-m").ok();
+    m.sh("rm q/*-m*").ok();
     assert_eq!(listing(&q).len(), 0);
     drop(reading);
     wait_until(|| m.stats("")["open_files"] == 0);
