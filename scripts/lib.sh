@@ -59,7 +59,7 @@ need_packages() {
     for name in "${missing[@]}"; do
         local services
         case $name in
-            prometheus*) services=("$name") ;;
+            prometheus* | rabbitmq-server) services=("$name") ;;
             openssh-server) services=(ssh) ;;
             samba) services=(smbd nmbd samba-ad-dc) ;;
             *) continue ;;

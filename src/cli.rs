@@ -40,6 +40,11 @@ pub enum Command {
     /// Claims the next message, runs the command with the message as its standard input, acknowledges it when the command
     /// succeeds and gives it back for later when it fails; again and again, until it is asked to end.
     Consume(ConsumeArgs),
+    /// Bind a queue to a broker
+    ///
+    /// One of FROM and TO is a queue's directory, the other a URL such as amqp://host?queue=orders; the order is the direction.
+    #[cfg(feature = "link")]
+    Link(LinkArgs),
     /// Show the queues of a mount and what is in them
     Ls(LsArgs),
     /// Show which messages are claimed, by whom, since when and until when
@@ -132,6 +137,36 @@ pub struct ConsumeArgs {
     /// The command and its arguments
     #[arg(last = true, required = true)]
     pub command: Vec<OsString>,
+}
+
+/// The arguments of `mqfs link`.
+#[cfg(feature = "link")]
+#[derive(Debug, Args)]
+pub struct LinkArgs {
+    /// FROM and TO; or NAME, for /etc/mqfs/link/NAME.conf; with --status, the names of links
+    #[arg(value_name = "FROM TO | NAME")]
+    pub link: Vec<String>,
+    /// What a file could say as well; may be repeated
+    #[arg(short = 'o', long = "option", value_name = "KEY=VALUE")]
+    pub options: Vec<String>,
+    /// Connect, log in, look, and say what is promised; send, claim and acknowledge nothing
+    #[arg(long, conflicts_with_all = ["show", "status", "until_empty"])]
+    pub check: bool,
+    /// Show what the first N messages would become; send, claim and acknowledge nothing
+    #[arg(long, value_name = "N", conflicts_with_all = ["status", "until_empty"])]
+    pub show: Option<usize>,
+    /// Show what the links of this machine do; the exit code is 1 when one is failing
+    #[arg(long, conflicts_with = "until_empty")]
+    pub status: bool,
+    /// With --status: print an array of objects
+    #[arg(long, requires = "status")]
+    pub json: bool,
+    /// End when there is nothing left to take, and when the broker cannot be reached
+    #[arg(long)]
+    pub until_empty: bool,
+    /// Tell of nothing but what ends the link
+    #[arg(short, long)]
+    pub quiet: bool,
 }
 
 /// The arguments of `mqfs ls`.

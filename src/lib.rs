@@ -4,6 +4,7 @@
 //! is stated in `man/mqfs.7`. The layers, from the outside in (each uses only those below it):
 //!
 //! - [`commands`]: one file per verb of the command line;
+//! - [`link`]: a queue bound to a broker; it uses mounted files, as any user does;
 //! - [`fuse`]: decodes the kernel's requests, calls the view, replies; mounting and signals;
 //! - [`view`]: the filesystem as users see it;
 //! - [`store`]: messages, queues and drafts on disk;
@@ -18,6 +19,8 @@ pub mod clock;
 pub mod commands;
 pub mod error;
 pub mod fuse;
+#[cfg(feature = "link")]
+pub mod link;
 pub mod locks;
 pub mod on_behalf;
 pub mod queue;

@@ -41,11 +41,13 @@ pub enum Exit {
     Damaged = 14,
     /// `mqfs check --repair` found damage, and has repaired it.
     Repaired = 15,
+    /// `mqfs link`: the broker cannot be reached, will not let the link in or has not what it names, or a message cannot be taken.
+    Peer = 16,
 }
 
 impl Exit {
     /// Every code, for the tests of the manual.
-    pub const ALL: [Exit; 16] = [
+    pub const ALL: [Exit; 17] = [
         Exit::Success,
         Exit::Failure,
         Exit::Usage,
@@ -62,6 +64,7 @@ impl Exit {
         Exit::Incomplete,
         Exit::Damaged,
         Exit::Repaired,
+        Exit::Peer,
     ];
 
     /// The number that the caller's `$?` shows.

@@ -9,6 +9,8 @@ mod export;
 mod import;
 mod interrupt;
 mod jsonl;
+#[cfg(feature = "link")]
+mod link;
 mod log;
 mod ls;
 mod mount;
@@ -35,6 +37,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Ok(Cli { command: Command::Mount(arguments) }) => mount::run(&arguments),
         Ok(Cli { command: Command::Umount(arguments) }) => umount::run(&arguments),
         Ok(Cli { command: Command::Consume(arguments) }) => consume::run(&arguments),
+        #[cfg(feature = "link")]
+        Ok(Cli { command: Command::Link(arguments) }) => link::run(&arguments),
         Ok(Cli { command: Command::Ls(arguments) }) => ls::run(&arguments),
         Ok(Cli { command: Command::Claims(arguments) }) => claims::run(&arguments),
         Ok(Cli { command: Command::Put(arguments) }) => put::run(&arguments),

@@ -8,7 +8,10 @@ use clap::CommandFactory;
 use mqfs::cli::Cli;
 use mqfs::commands::exit::Exit;
 use mqfs::fuse::options;
+use mqfs::link::properties::PROPERTIES;
+use mqfs::link::settings::{self, Settings};
 use mqfs::queue::config::{KEYS, QueueConfig};
+use mqfs::queue::duration;
 use mqfs::queue::mark::{MARK, MARK_WAS, SETTLES};
 use mqfs::view::xattr::{DAEMON_PID, MESSAGE_ATTRIBUTES, PREFIX, properties};
 
@@ -16,6 +19,10 @@ use crate::common::{Mount, listing, xattrs};
 
 fn man_1() -> String {
     fs::read_to_string("man/mqfs.1").unwrap()
+}
+
+fn man_link() -> String {
+    fs::read_to_string("man/mqfs-link.1").unwrap()
 }
 
 fn man_5() -> String {
@@ -94,14 +101,16 @@ fn every_exit_code_is_documented() {
 
 #[test]
 fn every_argument_is_documented() {
-    let page = man_1();
-    let description = section(&page, "DESCRIPTION");
-    let tags = tags(&description);
+    let (man_1, man_link) = (man_1(), man_link());
+    let of_all = tags(&section(&man_1, "DESCRIPTION"));
     let mut cli = Cli::command();
     cli.build();
     for command in cli.get_subcommands().filter(|command| command.get_name() != "help") {
         let name = command.get_name();
-        assert!(tags.contains(&format!("Cm {name}").as_str()), "mqfs {name} is not in mqfs(1)");
+        assert!(of_all.contains(&format!("Cm {name}").as_str()), "mqfs {name} is not in mqfs(1)");
+        // A page of its own has its options.
+        let page = if name == "link" { &man_link } else { &man_1 };
+        let tags = tags(&section(page, "DESCRIPTION"));
         for argument in command.get_arguments() {
             let told = |text: String| {
                 let pieces =
@@ -111,9 +120,41 @@ fn every_argument_is_documented() {
             argument.get_long().into_iter().for_each(|long| told(format!("Fl -{long}")));
             argument.get_short().into_iter().for_each(|short| told(format!("Fl {short}")));
             if argument.is_positional() {
-                assert!(page.contains(&format!(".Ar {}", argument.get_id())), "mqfs {name}: {}", argument.get_id());
+                assert!(man_1.contains(&format!(".Ar {}", argument.get_id())), "mqfs {name}: {}", argument.get_id());
             }
         }
+    }
+}
+
+/// What can be said about a link, with what holds when nobody does, and what becomes of what a message has.
+#[test]
+fn links_are_documented() {
+    let page = man_link();
+    let settings = section(&page, "SETTINGS");
+    let mut keys: Vec<&str> = Vec::new();
+    for tag in tags(&settings) {
+        let names = tag.split(" = ").next().unwrap_or_default();
+        keys.extend(words(names).filter(|word| settings::KEYS.contains(word)));
+    }
+    assert_eq!(keys, settings::KEYS);
+    let table = section(&page, "PROPERTIES").join("\n");
+    for property in &PROPERTIES {
+        let here = table.contains(property.from) || property.becomes.is_some_and(|name| table.contains(name));
+        assert!(here && table.contains(&format!("Ql {}", property.header)), "{}", property.header);
+    }
+    let defaults = Settings::default();
+    for (key, value) in [
+        ("window", defaults.window.to_string()),
+        ("window_bytes", format!("{}M", defaults.window_bytes >> 20)),
+        ("batch", defaults.batch.to_string()),
+        ("linger", duration::format(defaults.linger)),
+        ("remember", defaults.remember.to_string()),
+        ("retry", format!("{}..{}", duration::format(defaults.retry_first), duration::format(defaults.retry_longest))),
+        ("confirm_timeout", format!("{}s", defaults.confirm_timeout.as_secs())),
+        ("hold", duration::format(defaults.hold)),
+        ("largest", format!("{}M", defaults.largest >> 20)),
+    ] {
+        assert!(settings.contains(&format!(".It Cm {key} = {value}").as_str()), "{key} = {value}");
     }
 }
 

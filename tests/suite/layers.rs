@@ -34,6 +34,10 @@ fn imports_from_above_are_found() {
         ("tests/a.rs", "use rocksdb::DB;"),
         ("src/view/a.rs", "fn f() { std::thread::Builder::new(); }"),
         ("src/store/b/a.rs", "fn f() { thread::spawn(f); }"),
+        ("src/link/a.rs", "use crate::store::Store;"),
+        ("src/link/a.rs", "use crate::fuse::mountinfo;"),
+        ("src/view/a.rs", "use crate::link::settings::Settings;"),
+        ("src/commands/a.rs", "fn f() { tokio::spawn(f); }"),
     ] {
         assert!(findings(file, code).contains(file), "not found: {file}: {code}");
     }
@@ -48,6 +52,8 @@ fn imports_from_below_and_comments_are_fine() {
         ("src/queue/a.rs", "//! As [`crate::view`] and rocksdb::DB have it.\nuse super::config;"),
         ("src/main.rs", "use crate::commands; use crate::error;"),
         ("tests/a.rs", "use mqfs::view::View;"),
+        ("src/link/a.rs", "use lapin::Channel; use crate::{clock, queue::duration};"),
+        ("src/commands/a.rs", "use crate::link::run::Link;"),
         ("src/view/a.rs", "fn f() {}\n#[cfg(test)]\nmod tests {\n    fn g() { std::thread::spawn(f); }\n}"),
     ] {
         assert_eq!(findings(file, code), "", "{file}: {code}");

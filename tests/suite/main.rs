@@ -10,10 +10,14 @@ mod consuming;
 mod disk;
 #[path = "../common/extra.rs"]
 mod extra;
+#[path = "../common/linking.rs"]
+mod linking;
 #[path = "../common/manual.rs"]
 mod manual;
 #[path = "../common/place.rs"]
 mod place;
+#[path = "../common/rabbit.rs"]
+mod rabbit;
 #[path = "../common/slow.rs"]
 mod slow;
 #[path = "../common/users.rs"]
@@ -75,6 +79,9 @@ mod leases;
 mod limits;
 mod lines_read;
 mod lines_write;
+mod link_command;
+mod link_rabbit_in;
+mod link_rabbit_out;
 mod listings;
 mod locking;
 mod logging;

@@ -19,7 +19,7 @@ mod queue;
 mod relay;
 mod report;
 mod screen;
-mod signals;
+pub(super) mod signals;
 mod source;
 mod verdict;
 mod watch;

@@ -1,0 +1,214 @@
+//! A connection to RabbitMQ with one channel, and what its errors mean.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_rs::traits::{Executor, Reactor, RuntimeKit};
+use async_rs::{Runtime, Tokio};
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
+use lapin::types::{AMQPValue, FieldTable, LongString};
+use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
+use lapin::{AsyncTcpStream, Channel, Connection, ConnectionProperties, Error, ErrorKind, ExchangeKind};
+use tokio_rustls::rustls::ClientConfig;
+use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
+
+use super::super::net::{self, Net, Stream};
+use super::super::peer::Ends;
+use super::super::trouble::{Kind, Trouble};
+use super::super::url::Host;
+use super::address::Address;
+
+/// A broker that is silent for twice as long is gone, in seconds.
+const HEARTBEAT: u16 = 15;
+/// How long the broker may take to answer when nothing is sent.
+pub const ANSWER: Duration = Duration::from_secs(20);
+
+/// Connects to the first host that lets us in, and opens a channel. What is linked is looked at, or made.
+pub async fn open(
+    ends: Ends<'_>,
+    address: &Address,
+    tls: Option<Arc<ClientConfig>>,
+) -> Result<(Connection, Channel), Trouble> {
+    let mut trouble = None;
+    for host in &ends.target.hosts {
+        match open_at(host, ends, address, tls.clone()).await {
+            Ok(opened) => return Ok(opened),
+            // What the first host says counts, unless another one is there and will not.
+            Err(next) => match &trouble {
+                Some(Trouble { kind: Kind::Refusing, .. }) => {}
+                Some(_) if next.kind != Kind::Refusing => {}
+                _ => trouble = Some(next),
+            },
+        }
+    }
+    Err(trouble.unwrap_or_else(|| Trouble::usage("there is no host")))
+}
+
+async fn open_at(
+    host: &Host,
+    ends: Ends<'_>,
+    address: &Address,
+    tls: Option<Arc<ClientConfig>>,
+) -> Result<(Connection, Channel), Trouble> {
+    let stream = net::connect(host, tls).await?;
+    let (user, password) = match ends.secret {
+        Some(secret) => (secret.user.clone(), secret.password.clone()),
+        // What RabbitMQ has when it is new, and lets in from its own machine only.
+        None => (ends.target.user.clone().unwrap_or_else(|| "guest".to_owned()), "guest".to_owned()),
+    };
+    let uri = AMQPUri {
+        scheme: AMQPScheme::AMQP,
+        authority: AMQPAuthority {
+            userinfo: AMQPUserInfo { username: user, password },
+            host: host.name.clone(),
+            port: host.port,
+        },
+        vhost: address.vhost.clone(),
+        query: AMQPQueryString { heartbeat: Some(HEARTBEAT), ..AMQPQueryString::default() },
+    };
+    let properties = ConnectionProperties::default()
+        .with_connection_name(LongString::from(format!("mqfs link {}", ends.name)))
+        .with_client_property("product".into(), LongString::from("mqfs"))
+        .with_client_property("version".into(), LongString::from(env!("CARGO_PKG_VERSION")));
+    let runtime = Runtime::new(Kit(Tokio::current()));
+    let at = |error: Error| trouble(host, &error);
+    let stream = std::sync::Mutex::new(Some(stream));
+    let take = async move |_: AMQPUri, _: Runtime<Kit>| {
+        let stream = stream.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        match stream {
+            Some(stream) => Ok(AsyncTcpStream::Plain(stream.compat())),
+            // A second connection is for us to make, not for the library.
+            None => Err(std::io::Error::from(std::io::ErrorKind::NotConnected).into()),
+        }
+    };
+    let connection = Connection::connector(uri, runtime, take, properties).await.map_err(at)?;
+    let channel = connection.create_channel().await.map_err(at)?;
+    prepare(&channel, address).await.map_err(at)?;
+    Ok((connection, channel))
+}
+
+/// Looks that exchange and queue are there, or makes the queue.
+async fn prepare(channel: &Channel, address: &Address) -> Result<(), Error> {
+    if !address.exchange.is_empty() {
+        let options = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
+        let (exchange, kind) = (address.exchange.as_str().into(), ExchangeKind::Direct);
+        channel.exchange_declare(exchange, kind, options, FieldTable::default()).await?;
+    }
+    let Some(queue) = &address.queue else { return Ok(()) };
+    let mut arguments = FieldTable::default();
+    if address.declare {
+        arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+    }
+    let options =
+        QueueDeclareOptions { passive: !address.declare, durable: address.declare, ..QueueDeclareOptions::default() };
+    channel.queue_declare(queue.as_str().into(), options, arguments).await?;
+    if address.declare && !address.exchange.is_empty() {
+        let (queue, exchange) = (queue.as_str().into(), address.exchange.as_str().into());
+        let options = QueueBindOptions::default();
+        channel.queue_bind(queue, exchange, address.binding().into(), options, FieldTable::default()).await?;
+    }
+    Ok(())
+}
+
+/// How many messages wait in a queue.
+pub async fn waiting(channel: &Channel, queue: &str) -> Result<u64, Error> {
+    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let queue = channel.queue_declare(queue.into(), options, FieldTable::default()).await?;
+    Ok(queue.message_count().into())
+}
+
+/// What an error of the library means for the link.
+pub fn trouble(host: &Host, error: &Error) -> Trouble {
+    let kind = match error.kind() {
+        ErrorKind::ProtocolError(error) if is_refusal(error.kind()) => Kind::Refusing,
+        _ => Kind::Away,
+    };
+    let text = match error.kind() {
+        ErrorKind::ProtocolError(error) => error.get_message().to_string(),
+        _ => error.to_string(),
+    };
+    Trouble::new(kind, format_args!("{}:{}: {text}", host.name, host.port))
+}
+
+/// Whether the broker says no, rather than that it goes away.
+fn is_refusal(kind: &AMQPErrorKind) -> bool {
+    match kind {
+        AMQPErrorKind::Soft(soft) => !matches!(soft, AMQPSoftError::NOCONSUMERS),
+        AMQPErrorKind::Hard(hard) => {
+            matches!(hard, AMQPHardError::NOTALLOWED | AMQPHardError::NOTIMPLEMENTED | AMQPHardError::INVALIDPATH)
+        }
+    }
+}
+
+/// Whether the broker has ended the channel because of something in a message: it is too large, or its properties make no sense.
+pub fn is_objection(error: &Error) -> bool {
+    match error.kind() {
+        ErrorKind::ProtocolError(error) => {
+            matches!(error.kind(), AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED))
+        }
+        _ => false,
+    }
+}
+
+/// Takes leave: waits a moment for the broker to say goodbye.
+pub fn close(net: &Net, connection: &Connection) {
+    let _ = net.wait(Duration::from_secs(2), connection.close(200, "bye".into()));
+}
+
+/// tokio, with connections that we make ourselves.
+#[derive(Clone, Debug)]
+struct Kit(Tokio);
+
+impl RuntimeKit for Kit {}
+
+impl Executor for Kit {
+    type Task<T: Send + 'static> = <Tokio as Executor>::Task<T>;
+
+    fn block_on<T, F: Future<Output = T>>(&self, f: F) -> T {
+        self.0.block_on(f)
+    }
+
+    fn spawn<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
+        &self,
+        f: F,
+    ) -> async_rs::util::Task<Self::Task<T>> {
+        self.0.spawn(f)
+    }
+
+    fn spawn_blocking<T: Send + 'static, F: FnOnce() -> T + Send + 'static>(
+        &self,
+        f: F,
+    ) -> async_rs::util::Task<Self::Task<T>> {
+        self.0.spawn_blocking(f)
+    }
+}
+
+impl Reactor for Kit {
+    type TcpStream = Compat<Stream>;
+    type Sleep = <Tokio as Reactor>::Sleep;
+
+    fn register<H: std::io::Read + std::io::Write + Send + 'static>(
+        &self,
+        _: H,
+    ) -> std::io::Result<impl futures_io::AsyncRead + futures_io::AsyncWrite + Send + Unpin + 'static> {
+        // Never asked for: the library is given connections that are made.
+        Err::<Compat<Stream>, _>(std::io::ErrorKind::Unsupported.into())
+    }
+
+    fn sleep(&self, dur: Duration) -> Self::Sleep {
+        self.0.sleep(dur)
+    }
+
+    fn interval(&self, dur: Duration) -> impl futures_core::Stream<Item = std::time::Instant> + Send + 'static {
+        self.0.interval(dur)
+    }
+
+    fn tcp_connect_addr(
+        &self,
+        _: std::net::SocketAddr,
+    ) -> impl Future<Output = std::io::Result<Self::TcpStream>> + Send + 'static {
+        // Nor is this: see `open_at`.
+        std::future::ready(Err(std::io::ErrorKind::Unsupported.into()))
+    }
+}

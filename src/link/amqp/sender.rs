@@ -1,0 +1,128 @@
+//! Sending to RabbitMQ: persistent, mandatory, confirmed.
+
+use std::collections::HashSet;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver as Waiting};
+
+use futures_core::Stream;
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::{Channel, Confirmation, Connection, Error, Event, PublisherConfirm};
+
+use super::super::envelope::Envelope;
+use super::super::net::{self, Net};
+use super::super::peer::{Condition, Ends, Outcome, Sent};
+use super::super::trouble::Trouble;
+use super::super::url::Host;
+use super::address::Address;
+use super::{connection, map};
+
+/// A connection with a channel in confirm mode.
+pub struct Sender {
+    connection: Connection,
+    channel: Channel,
+    address: Arc<Address>,
+    host: Host,
+    /// What the broker says of itself.
+    pub condition: Condition,
+}
+
+impl Sender {
+    /// Connects, and looks that the exchange or queue is there.
+    pub fn connect(net: &Net, ends: Ends<'_>) -> Result<Sender, Trouble> {
+        let address = Address::of(ends.target, true)?;
+        let tls = net::tls(ends.target, ends.settings.tls_ca.as_deref())?;
+        let limit = connection::ANSWER * ends.target.hosts.len() as u32;
+        let condition = Condition::default();
+        let opening = async {
+            let (connection, channel) = connection::open(ends, &address, tls).await?;
+            let host = ends.target.hosts[0].clone();
+            let selected = channel.confirm_select(ConfirmSelectOptions::default()).await;
+            selected.map_err(|error| connection::trouble(&host, &error))?;
+            Ok::<_, Trouble>((connection, channel, host))
+        };
+        let (connection, channel, host) = net.wait(limit, opening)??;
+        let (events, told) = (connection.events_listener(), condition.clone());
+        net.handle().spawn(async move {
+            let mut events = pin!(events);
+            while let Some(event) = poll_fn(|context| events.as_mut().poll_next(context)).await {
+                match event {
+                    Event::ConnectionBlocked(reason) => told.set(Some(reason)),
+                    Event::ConnectionUnblocked => told.set(None),
+                    _ => {}
+                }
+            }
+        });
+        Ok(Sender { connection, channel, address: Arc::new(address), host, condition })
+    }
+
+    /// Sends messages in this order.
+    pub fn send(&self, net: &Net, messages: Vec<Arc<Envelope>>) -> Waiting<Sent> {
+        let (tell, told) = mpsc::channel();
+        let (channel, address, host) = (self.channel.clone(), self.address.clone(), self.host.clone());
+        net.handle().spawn(async move {
+            let sent = match send(&channel, &address, &messages).await {
+                Ok(outcomes) => Sent::Answered(outcomes),
+                Err(error) if connection::is_objection(&error) => Sent::Objected(connection::trouble(&host, &error)),
+                Err(error) => Sent::Lost(connection::trouble(&host, &error)),
+            };
+            let _ = tell.send(sent);
+        });
+        told
+    }
+
+    /// Whether connection and channel stand.
+    pub fn is_connected(&self) -> bool {
+        self.connection.status().connected() && self.channel.status().connected()
+    }
+
+    /// Takes leave of the broker.
+    pub fn close(self, net: &Net) {
+        connection::close(net, &self.connection);
+    }
+}
+
+/// Publishes all, and then waits for all: a `basic.return` comes before the confirm of its message, but nothing says which confirm
+/// comes next, so only when every confirm is there is every return known. It is told by its identity.
+async fn send(channel: &Channel, address: &Address, messages: &[Arc<Envelope>]) -> Result<Vec<Outcome>, Error> {
+    let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+    let mut confirms: Vec<Result<PublisherConfirm, String>> = Vec::new();
+    for message in messages {
+        let ready = address.key_of(message).and_then(|key| Ok((key, map::properties(message)?)));
+        confirms.push(match ready {
+            Ok((key, properties)) => {
+                let exchange = address.exchange.as_str().into();
+                let key = key.as_str().into();
+                Ok(channel.basic_publish(exchange, key, options, &message.body, properties).await?)
+            }
+            Err(why) => Err(why),
+        });
+    }
+    let mut outcomes = Vec::new();
+    let mut returned = HashSet::new();
+    let mut why = String::new();
+    for confirm in confirms {
+        let confirmation = match confirm {
+            Ok(confirm) => confirm.await?,
+            Err(why) => {
+                outcomes.push(Outcome::Never(why));
+                continue;
+            }
+        };
+        outcomes.push(match confirmation {
+            Confirmation::Nack(_) => Outcome::Later("the broker could not take it (basic.nack)".to_owned()),
+            _ => Outcome::Confirmed,
+        });
+        if let Some(message) = confirmation.take_message() {
+            why = format!("{} {}", message.reply_code, message.reply_text);
+            returned.insert(map::identity(&message.delivery.properties));
+        }
+    }
+    for (outcome, message) in outcomes.iter_mut().zip(messages) {
+        if *outcome == Outcome::Confirmed && returned.contains(&message.id) {
+            *outcome = Outcome::Refused(why.clone());
+        }
+    }
+    Ok(outcomes)
+}

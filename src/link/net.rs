@@ -1,0 +1,133 @@
+//! The one place where asynchronous code runs: a thread of its own, so that heartbeats go on while a queue makes its callers wait.
+//! The loops call from another thread, and wait. TLS is set up here: it always verifies.
+
+use std::future::Future;
+use std::io;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::oneshot;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto};
+
+use super::trouble::{Kind, Trouble};
+use super::url::{Host, Target};
+
+/// How long it may take to connect to a host, with TLS.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// The thread of the network.
+pub struct Net {
+    handle: Handle,
+    end: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Net {
+    /// Starts it.
+    pub fn start() -> Result<Net, Trouble> {
+        let failed = |error: io::Error| Trouble::new(Kind::Local, format_args!("cannot start a thread: {error}"));
+        let runtime = Builder::new_current_thread().enable_all().build().map_err(failed)?;
+        let handle = runtime.handle().clone();
+        let (end, ended) = oneshot::channel();
+        let run = move || {
+            let _ = runtime.block_on(ended);
+            // What waits for a name to be resolved must not hold up the end.
+            runtime.shutdown_background();
+        };
+        let thread = std::thread::Builder::new().name("link-net".to_owned()).spawn(run).map_err(failed)?;
+        Ok(Net { handle, end: Some(end), thread: Some(thread) })
+    }
+
+    /// Where tasks are spawned.
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Waits for something, but not for longer than this.
+    pub fn wait<T>(&self, limit: Duration, what: impl Future<Output = T>) -> Result<T, Trouble> {
+        let timed = async { tokio::time::timeout(limit, what).await };
+        self.handle.block_on(timed).map_err(|_| Trouble::away(format_args!("no answer for {} s", limit.as_secs())))
+    }
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        drop(self.end.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A connection, encrypted or not.
+pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+/// A connection, encrypted or not.
+pub type Stream = Pin<Box<dyn Io>>;
+
+/// The configuration of TLS: which certificates are trusted. Nothing is without it, and there is none without verification.
+pub fn tls(target: &Target, ca: Option<&Path>) -> Result<Option<Arc<ClientConfig>>, Trouble> {
+    if !target.tls {
+        return Ok(None);
+    }
+    let mut roots = RootCertStore::empty();
+    match ca {
+        Some(path) => {
+            let refused = |why: String| Trouble::usage(format_args!("tls_ca {}: {why}", path.display()));
+            let all = CertificateDer::pem_file_iter(path).map_err(|error| refused(error.to_string()))?;
+            for certificate in all {
+                let certificate = certificate.map_err(|error| refused(error.to_string()))?;
+                roots.add(certificate).map_err(|error| refused(error.to_string()))?;
+            }
+            if roots.is_empty() {
+                return Err(refused("there is no certificate in it".to_owned()));
+            }
+        }
+        None => {
+            let found = rustls_native_certs::load_native_certs();
+            roots.add_parsable_certificates(found.certs);
+            if roots.is_empty() {
+                return Err(Trouble::usage(
+                    "the system trusts no certificates (package ca-certificates); say `tls_ca = FILE`",
+                ));
+            }
+        }
+    }
+    let provider = Arc::new(crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let config = config.map_err(|error| Trouble::new(Kind::Local, format_args!("TLS: {error}")))?;
+    Ok(Some(Arc::new(config.with_root_certificates(roots).with_no_client_auth())))
+}
+
+/// Connects to a host, with TLS if there is a configuration.
+pub async fn connect(host: &Host, tls: Option<Arc<ClientConfig>>) -> Result<Stream, Trouble> {
+    let at = |why: &dyn std::fmt::Display| format!("{}:{}: {why}", host.name, host.port);
+    let connecting = async {
+        let plain = TcpStream::connect((host.name.as_str(), host.port)).await;
+        let plain = plain.map_err(|error| Trouble::away(at(&error)))?;
+        plain.set_nodelay(true).map_err(|error| Trouble::away(at(&error)))?;
+        let Some(config) = tls else { return Ok(Box::pin(plain) as Stream) };
+        let name = ServerName::try_from(host.name.clone()).map_err(|error| Trouble::usage(at(&error)))?;
+        match TlsConnector::from(config).connect(name, plain).await {
+            Ok(stream) => Ok(Box::pin(stream) as Stream),
+            // What rustls itself objects to does not go away by itself.
+            Err(error) if error.get_ref().is_some() => Err(Trouble::refusing(at(&format_args!("TLS: {error}")))),
+            Err(error) => Err(Trouble::away(at(&error))),
+        }
+    };
+    match tokio::time::timeout(CONNECT, connecting).await {
+        Ok(connected) => connected,
+        Err(_) => Err(Trouble::away(at(&"no answer"))),
+    }
+}

@@ -1,0 +1,44 @@
+//! `--check`: connects, logs in, looks, and says what is promised. Nothing is sent, claimed or acknowledged.
+
+use super::super::local::queue::Queue;
+use super::super::net::Net;
+use super::super::peer::{self, Sender};
+use super::super::trouble::{Kind, Trouble};
+use super::Link;
+
+/// Says what it finds, line by line.
+pub fn run(link: &Link, line: &mut dyn FnMut(&str)) -> Result<(), Trouble> {
+    let queue = Queue::open(&link.queue)?;
+    let directory = queue.path().display();
+    // Consuming needs r, w and x, enqueuing w and x; a link asks for the names of its batches, too.
+    let access = rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+    rustix::fs::access(queue.path(), access)
+        .map_err(|_| Trouble::new(Kind::Queue, format_args!("{directory}: r, w and x on the queue are needed")))?;
+    line(&format!("{}: queue {directory}", link.name));
+    line(match queue.text("user.mq.durability").as_str() {
+        "async" => "queue: durability is async: the link syncs after each batch",
+        _ => "queue: what is enqueued is on disk",
+    });
+    let deliveries = queue.text("user.mq.max_deliveries");
+    if link.out && deliveries != "0" {
+        line(&format!(
+            "queue: after {deliveries} refusals, or restarts by kill -9, a message becomes a dead letter; max_deliveries = 0 never does"
+        ));
+    }
+    let net = Net::start()?;
+    let there = if link.out {
+        Sender::connect(&net, link.ends())?.close(&net);
+        "exchange or queue is there"
+    } else {
+        // Asking for messages would have the broker count a delivery of each that it takes back.
+        peer::look(&net, link.ends())?;
+        "what messages come from is there"
+    };
+    line(&format!("broker: connected to {}, logged in, {there}", link.target.text));
+    line(match link.target.tls {
+        true => "broker: encrypted, and its certificate is verified",
+        false => "broker: not encrypted",
+    });
+    peer::promises(link.ends(), link.out).iter().for_each(|promise| line(promise));
+    Ok(())
+}

@@ -1,0 +1,155 @@
+//! A link that runs: [`out`] and [`into`] are its two loops; [`check`] and [`show`] look and change nothing.
+
+pub mod check;
+pub mod into;
+pub mod out;
+pub mod poison;
+pub mod show;
+pub mod stop;
+
+use std::path::{Path, PathBuf};
+
+use super::net::Net;
+use super::peer::{self, Ends};
+use super::secret::{self, Secret};
+use super::settings::{self, Settings};
+use super::status::{Snapshot, State, Status};
+use super::trouble::{Kind, Trouble};
+use super::url::{self, Target};
+use crate::clock;
+use stop::Stop;
+
+/// What links what.
+#[derive(Debug)]
+pub struct Link {
+    /// What it is called.
+    pub name: String,
+    /// The queue's directory.
+    pub queue: PathBuf,
+    /// Whether messages go to the broker.
+    pub out: bool,
+    /// The broker.
+    pub target: Target,
+    /// Who logs in there.
+    pub secret: Option<Secret>,
+    /// How.
+    pub settings: Settings,
+}
+
+impl Link {
+    /// Reads what was asked for: one of the two ends is a queue, the other a URL.
+    pub fn new(settings: Settings) -> Result<Link, Trouble> {
+        let missing = |key: &str| Trouble::usage(format_args!("`{key}` is not given"));
+        let from = settings.from.clone().ok_or_else(|| missing("from"))?;
+        let to = settings.to.clone().ok_or_else(|| missing("to"))?;
+        let (queue, broker, out) = match (url::is_url(&from), url::is_url(&to)) {
+            (false, true) => (from, to, true),
+            (true, false) => (to, from, false),
+            (true, true) => return Err(Trouble::usage("two URLs: one of the two must be a queue's directory")),
+            (false, false) => {
+                return Err(Trouble::usage("two paths: one of the two must be a URL, such as amqp://host?queue=q"));
+            }
+        };
+        // What was given is not repeated when it is refused: there may be a password in it.
+        let target = url::parse(&broker).map_err(|why| Trouble::usage(format_args!("the URL: {why}")))?;
+        peer::check(&target, out)?;
+        let secret = secret::of(&settings, &target)?;
+        let name = settings.name.clone().unwrap_or_else(|| default_name(Path::new(&queue), &target, out));
+        Ok(Link { name, queue: queue.into(), out, target, secret, settings })
+    }
+
+    /// What is connected to what.
+    pub fn ends(&self) -> Ends<'_> {
+        Ends { target: &self.target, secret: self.secret.as_ref(), settings: &self.settings, name: &self.name }
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let queue = self.queue.display().to_string();
+        let (from, to) = if self.out { (queue, self.target.text.clone()) } else { (self.target.text.clone(), queue) };
+        Snapshot {
+            name: self.name.clone(),
+            from,
+            to,
+            pid: std::process::id(),
+            state: State::Connecting,
+            why: String::new(),
+            since: clock::rfc3339(clock::now_ms()),
+            messages: 0,
+            in_flight: 0,
+            retried: 0,
+            refused: 0,
+            duplicates: 0,
+            reconnects: 0,
+            last_success: None,
+        }
+    }
+
+    /// Runs until it is asked to end, or has nothing more to do, or cannot go on.
+    pub fn run(&self, until_empty: bool, stop: Stop<'_>, tell: &dyn Fn(&str)) -> Result<(), Trouble> {
+        let net = Net::start()?;
+        let status = Status::take(self.snapshot())?;
+        let mut voice = Voice { status, tell, told: None };
+        let ended = match self.out {
+            true => out::run(self, &net, until_empty, stop, &mut voice),
+            false => into::run(self, &net, until_empty, stop, &mut voice),
+        };
+        if let Err(trouble) = &ended {
+            voice.status.set(State::Failing, &trouble.text);
+        }
+        ended
+    }
+}
+
+/// What a link is called when nobody says: by what it links, so that it is the same the next time.
+fn default_name(queue: &Path, target: &Target, out: bool) -> String {
+    let queue = queue.file_name().unwrap_or_default().to_string_lossy();
+    let there = ["exchange", "queue", "stream", "durable"].iter().find_map(|key| target.parameter(key));
+    let there = there.or(target.path.as_deref()).unwrap_or_default();
+    let direction = if out { "to" } else { "from" };
+    let text = format!("{queue}-{direction}-{}-{there}", target.hosts[0].name);
+    let sound = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' };
+    let name: String = text.chars().map(sound).take(100).collect();
+    settings::name(&name).unwrap_or_else(|_| "link".to_owned())
+}
+
+/// What a link says, to whoever started it and to whoever asks.
+pub struct Voice<'a> {
+    /// For whoever asks.
+    pub status: Status,
+    tell: &'a dyn Fn(&str),
+    /// What was said last, and when.
+    told: Option<(String, std::time::Instant)>,
+}
+
+/// The same trouble is told again after so long.
+const AGAIN: std::time::Duration = std::time::Duration::from_secs(60);
+
+impl Voice<'_> {
+    /// Says a line.
+    pub fn say(&self, line: &str) {
+        (self.tell)(line);
+    }
+
+    /// Says that something is not as it should be: once, and again every minute.
+    pub fn trouble(&mut self, state: State, why: &str) {
+        self.status.set(state, why);
+        let old = self.told.as_ref().is_some_and(|(told, at)| told == why && at.elapsed() < AGAIN);
+        if !old {
+            (self.tell)(&format!("{}: {why}", state.word()));
+            self.told = Some((why.to_owned(), std::time::Instant::now()));
+        }
+    }
+
+    /// All is well; says so where it was not.
+    pub fn well(&mut self) {
+        self.status.set(State::Running, "");
+        if self.told.take().is_some() {
+            (self.tell)("running");
+        }
+    }
+}
+
+/// Whether a queue cannot be used because of what is wrong there, and not because of its mount.
+pub fn is_final(trouble: &Trouble) -> bool {
+    matches!(trouble.kind, Kind::Usage | Kind::Queue | Kind::Local | Kind::Poison)
+}

@@ -1,0 +1,442 @@
+//! From the queue to the broker: claim, send, and acknowledge only what the broker has confirmed.
+//!
+//! What is claimed stays open, which keeps its lease alive, until the broker has said what becomes of it. When the connection is lost it
+//! stays claimed, and is sent again, first and in the same order. Nothing is claimed while there is no connection.
+
+use std::ffi::OsString;
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver as Waiting, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use super::super::backoff::{Backoff, chance};
+use super::super::envelope::Envelope;
+use super::super::local::outgoing::{self, Claimed, Claims, Nack};
+use super::super::local::queue::{Queue, is_mount_gone};
+use super::super::net::Net;
+use super::super::peer::{Outcome, Sender, Sent};
+use super::super::properties;
+use super::super::settings::{Order, Refused};
+use super::super::status::State;
+use super::super::trouble::{Kind, Trouble};
+use super::stop::Stop;
+use super::{Link, Voice};
+use crate::clock;
+
+/// How often it is looked what there is to tell, while nothing happens.
+const TICK: Duration = Duration::from_secs(1);
+/// The same while an answer of the broker is waited for.
+const SHORT_TICK: Duration = Duration::from_millis(100);
+/// How long the broker may take to confirm what is under way when the link is asked to end.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// A message that is claimed and not acknowledged.
+struct Flight {
+    claimed: Claimed,
+    envelope: Arc<Envelope>,
+}
+
+/// How a connection ended.
+enum Served {
+    /// The link is to end.
+    End,
+    /// It is of no use any more.
+    Lost(Trouble),
+    /// The broker objects to one of the messages.
+    Objected,
+}
+
+struct Out<'a, 'b> {
+    link: &'a Link,
+    net: &'a Net,
+    until_empty: bool,
+    stop: Stop<'a>,
+    voice: &'a mut Voice<'b>,
+    queue: Queue,
+    claims: Claims,
+    origin: String,
+    flights: Vec<Flight>,
+    /// Deliveries that the broker has confirmed and that could not be acknowledged, as the mount was away.
+    confirmed: Vec<OsString>,
+    /// What is under way is sent one at a time, to find the one that the broker objects to.
+    singly: bool,
+    backoff: Backoff,
+    connected: u64,
+}
+
+/// Runs the loop.
+pub fn run(link: &Link, net: &Net, until_empty: bool, stop: Stop<'_>, voice: &mut Voice<'_>) -> Result<(), Trouble> {
+    let queue = Queue::open(&link.queue)?;
+    let origin = queue.origin().map_err(|error| queue.trouble(&error))?;
+    let backoff = Backoff::new(link.settings.retry_first, link.settings.retry_longest);
+    let (claims, flights, confirmed) = (Claims::default(), Vec::new(), Vec::new());
+    let (singly, connected) = (false, 0);
+    let mut out = Out {
+        link,
+        net,
+        until_empty,
+        stop,
+        voice,
+        queue,
+        claims,
+        origin,
+        flights,
+        confirmed,
+        singly,
+        backoff,
+        connected,
+    };
+    out.give_back_of_the_last_run();
+    let ended = out.run();
+    out.give_back();
+    ended
+}
+
+impl Out<'_, '_> {
+    fn run(&mut self) -> Result<(), Trouble> {
+        if self.link.settings.order == Order::Strict && !self.wait_for_others() {
+            return Ok(());
+        }
+        while let Some(sender) = self.connect()? {
+            let served = self.serve(&sender);
+            sender.close(self.net);
+            match served? {
+                Served::End => return Ok(()),
+                Served::Objected => {}
+                Served::Lost(trouble) => {
+                    self.fail(&trouble)?;
+                    if self.pause() {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Connects, however long that takes; nothing when the link is to end.
+    fn connect(&mut self) -> Result<Option<Sender>, Trouble> {
+        loop {
+            if self.stop.asked() > 0 {
+                return Ok(None);
+            }
+            match Sender::connect(self.net, self.link.ends()) {
+                Ok(sender) => {
+                    self.connected += 1;
+                    self.voice.status.now.reconnects = self.connected - 1;
+                    self.voice.well();
+                    return Ok(Some(sender));
+                }
+                Err(trouble) if super::is_final(&trouble) || self.until_empty => return Err(trouble),
+                Err(trouble) => {
+                    self.fail(&trouble)?;
+                    if self.pause() {
+                        return Ok(None);
+                    }
+                }
+            }
+        }
+    }
+
+    fn fail(&mut self, trouble: &Trouble) -> Result<(), Trouble> {
+        match trouble.kind {
+            Kind::Away => self.voice.trouble(State::Connecting, &trouble.text),
+            Kind::Refusing => self.voice.trouble(State::Failing, &trouble.text),
+            _ => return Err(trouble.clone()),
+        }
+        Ok(())
+    }
+
+    /// Waits before the next try; tells whether the link is to end instead.
+    fn pause(&mut self) -> bool {
+        let wait = self.backoff.wait(chance());
+        self.stop.wait(wait, None) > 0
+    }
+
+    fn serve(&mut self, sender: &Sender) -> Result<Served, Trouble> {
+        loop {
+            let asked = self.stop.asked() > 0;
+            if !asked && !self.singly {
+                self.fill()?;
+            }
+            self.voice.status.now.in_flight = self.flights.len() as u64;
+            self.voice.status.refresh();
+            if self.flights.is_empty() && std::mem::take(&mut self.singly) {
+                continue;
+            }
+            if self.flights.is_empty() {
+                if asked || self.until_empty {
+                    return Ok(Served::End);
+                }
+                self.stop.wait(TICK, self.claims.fd());
+                if !sender.is_connected() {
+                    return Ok(Served::Lost(Trouble::away("the connection is lost")));
+                }
+                continue;
+            }
+            let count = if self.singly { 1 } else { self.flights.len() };
+            let messages = self.flights[..count].iter().map(|flight| flight.envelope.clone()).collect();
+            let sent = sender.send(self.net, messages);
+            match self.answer(sender, &sent) {
+                Some(Sent::Answered(outcomes)) => {
+                    self.backoff.reset();
+                    if !self.settle(outcomes)? {
+                        return Ok(Served::End);
+                    }
+                }
+                Some(Sent::Lost(trouble)) => return Ok(Served::Lost(trouble)),
+                Some(Sent::Objected(trouble)) if count == 1 => {
+                    self.settle(vec![Outcome::Never(trouble.text)])?;
+                    return Ok(Served::Objected);
+                }
+                Some(Sent::Objected(_)) => {
+                    self.singly = true;
+                    return Ok(Served::Objected);
+                }
+                None => return Ok(Served::End),
+            }
+        }
+    }
+
+    /// Claims as long as there is room and something to claim.
+    fn fill(&mut self) -> Result<(), Trouble> {
+        let settings = &self.link.settings;
+        let window = if settings.order == Order::Strict { 1 } else { settings.window };
+        let mut bytes: u64 = self.flights.iter().map(|flight| flight.envelope.body.len() as u64).sum();
+        while self.flights.len() < window && bytes < settings.window_bytes {
+            match self.claim() {
+                Ok(None) => return Ok(()),
+                Ok(Some(flight)) => {
+                    bytes += flight.envelope.body.len() as u64;
+                    self.flights.push(flight);
+                }
+                Err(error) if is_mount_gone(&error) => return self.wait_for_mount(),
+                // Gone, or somebody else's, since it was claimed.
+                Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EBUSY | libc::ESTALE)) => {}
+                // Paused: nothing is claimed for now.
+                Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => return Ok(()),
+                Err(error) => return Err(self.queue.trouble(&error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Claims the next message and reads it. One that is too large for any broker becomes a dead letter.
+    fn claim(&mut self) -> io::Result<Option<Flight>> {
+        loop {
+            let Some(name) = self.claims.next(&self.queue)? else { return Ok(None) };
+            let (mut claimed, attributes, size) = outgoing::open(&self.queue, name)?;
+            if size > self.link.settings.largest {
+                let why = format!("{size} bytes: more than `largest`");
+                self.give_up(&claimed, &why)?;
+                continue;
+            }
+            let mut envelope = properties::outgoing(&attributes, &self.origin, clock::now_ms());
+            envelope.body.reserve_exact(size as usize);
+            if let Err(error) = claimed.file.read_to_end(&mut envelope.body) {
+                if is_mount_gone(&error) {
+                    return Err(error);
+                }
+                // Damaged, perhaps; the next one may be well.
+                let said = format!("it cannot be read: {error}");
+                self.voice.say(&format!("{}: {said}", claimed.name.to_string_lossy()));
+                outgoing::nack(&self.queue, &claimed.name, Nack::Later, &said)?;
+                continue;
+            }
+            return Ok(Some(Flight { claimed, envelope: Arc::new(envelope) }));
+        }
+    }
+
+    /// The broker's answer; nothing when the link is to end without it.
+    fn answer(&mut self, sender: &Sender, sent: &Waiting<Sent>) -> Option<Sent> {
+        let (mut since, mut draining) = (Instant::now(), None);
+        loop {
+            match sent.recv_timeout(SHORT_TICK) {
+                Ok(sent) => {
+                    if self.voice.status.now.state == State::Blocked {
+                        self.voice.well();
+                    }
+                    return Some(sent);
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Some(Sent::Lost(Trouble::away("the connection is lost")));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            match self.stop.asked() {
+                0 => {}
+                1 if draining.get_or_insert_with(Instant::now).elapsed() < DRAIN => {}
+                _ => return None,
+            }
+            match sender.condition().blocked() {
+                // It will confirm when it is over. To connect again would only send everything twice.
+                Some(why) => {
+                    self.voice.trouble(State::Blocked, &format!("the broker takes nothing: {why}"));
+                    since = Instant::now();
+                }
+                None if since.elapsed() > self.link.settings.confirm_timeout => {
+                    let text = format!("no confirm for {} s", self.link.settings.confirm_timeout.as_secs());
+                    return Some(Sent::Lost(Trouble::away(text)));
+                }
+                None => {}
+            }
+            self.voice.status.refresh();
+        }
+    }
+
+    /// Does what the broker has said; tells whether the link goes on.
+    fn settle(&mut self, outcomes: Vec<Outcome>) -> Result<bool, Trouble> {
+        let rest = self.flights.split_off(outcomes.len());
+        let settled = std::mem::take(&mut self.flights);
+        let (mut confirmed, mut wait, mut end) = (0, None, None);
+        for (flight, outcome) in settled.into_iter().zip(outcomes) {
+            match outcome {
+                Outcome::Confirmed => {
+                    confirmed += 1;
+                    self.confirmed.push(flight.claimed.name);
+                }
+                Outcome::Later(why) => {
+                    self.voice.status.now.retried += 1;
+                    wait = Some(why);
+                    self.flights.push(flight);
+                }
+                Outcome::Refused(why) if self.link.settings.order == Order::Strict => {
+                    self.voice.status.now.refused += 1;
+                    wait = Some(why);
+                    self.flights.push(flight);
+                }
+                Outcome::Refused(why) => {
+                    self.refuse(&flight.claimed, &why)?;
+                    if self.link.settings.refused == Refused::Stop {
+                        end = Some(Trouble::refusing(why));
+                    }
+                }
+                Outcome::Never(why) => self.retrying(|out| out.give_up(&flight.claimed, &why))?,
+            }
+        }
+        self.flights.extend(rest);
+        self.acknowledge()?;
+        self.voice.status.succeeded(confirmed);
+        if let Some(trouble) = end {
+            return Err(trouble);
+        }
+        match wait {
+            Some(why) => {
+                self.voice.trouble(State::Failing, &why);
+                if self.pause() {
+                    return Ok(false);
+                }
+            }
+            None if self.voice.status.now.state == State::Failing => self.voice.well(),
+            None => {}
+        }
+        Ok(true)
+    }
+
+    /// Acknowledges what the broker has confirmed.
+    fn acknowledge(&mut self) -> Result<(), Trouble> {
+        while let Some(name) = self.confirmed.last() {
+            match outgoing::ack(&self.queue, name) {
+                Ok(()) => {}
+                // The claim is over: it is delivered again, and the broker gets it twice, under one identity.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => self.voice.status.now.duplicates += 1,
+                Err(error) if is_mount_gone(&error) => {
+                    self.wait_for_mount()?;
+                    if self.stop.asked() > 1 {
+                        return Ok(());
+                    }
+                    continue;
+                }
+                Err(error) => return Err(self.queue.trouble(&error)),
+            }
+            self.confirmed.pop();
+        }
+        Ok(())
+    }
+
+    fn refuse(&mut self, claimed: &Claimed, why: &str) -> Result<(), Trouble> {
+        let how = match self.link.settings.refused {
+            Refused::Retry => Nack::Later,
+            Refused::Dead => Nack::Dead,
+            Refused::Stop => Nack::Uncounted,
+        };
+        self.voice.status.now.refused += 1;
+        self.voice.say(&format!("{}: refused: {why}", claimed.name.to_string_lossy()));
+        self.retrying(|out| outgoing::nack(&out.queue, &claimed.name, how, why))
+    }
+
+    fn give_up(&mut self, claimed: &Claimed, why: &str) -> io::Result<()> {
+        self.voice.status.now.refused += 1;
+        self.voice.say(&format!("{}: a dead letter: {why}", claimed.name.to_string_lossy()));
+        outgoing::nack(&self.queue, &claimed.name, Nack::Dead, why)
+    }
+
+    /// Does something to a claimed message, when the mount is there; a claim that is over is nobody's concern.
+    fn retrying(&mut self, mut what: impl FnMut(&mut Self) -> io::Result<()>) -> Result<(), Trouble> {
+        loop {
+            match what(self) {
+                Ok(()) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                Err(error) if is_mount_gone(&error) && self.stop.asked() < 2 => self.wait_for_mount()?,
+                Err(error) => return Err(self.queue.trouble(&error)),
+            }
+        }
+    }
+
+    /// Waits until the queue is there again, or the link is asked to end.
+    fn wait_for_mount(&mut self) -> Result<(), Trouble> {
+        self.claims = Claims::default();
+        let path = self.queue.path().display().to_string();
+        self.voice.trouble(State::Holding, &format!("{path}: the mount is gone"));
+        loop {
+            if self.queue.reopen().is_ok() {
+                self.voice.well();
+                return Ok(());
+            }
+            if self.stop.wait(TICK / 2, None) > 0 {
+                return Err(Trouble::new(Kind::Queue, format_args!("{path}: the mount is gone")));
+            }
+            self.voice.status.refresh();
+        }
+    }
+
+    /// With strict order nobody else has a message: it might come back and be sent after later ones.
+    fn wait_for_others(&mut self) -> bool {
+        loop {
+            match self.queue.text("user.mq.claimed").as_str() {
+                "0" | "" => return true,
+                claimed => {
+                    let why = format!("{claimed} messages are claimed by others");
+                    self.voice.trouble(State::Holding, &why);
+                }
+            }
+            if self.stop.wait(TICK / 4, None) > 0 {
+                return false;
+            }
+        }
+    }
+
+    /// Gives back what is claimed and was not confirmed, without counting it: nobody has refused it.
+    fn give_back(&mut self) {
+        for flight in self.flights.drain(..) {
+            let _ = outgoing::nack(&self.queue, &flight.claimed.name, Nack::Uncounted, "");
+        }
+    }
+
+    /// Gives back what an earlier process of this link had claimed when it was killed, instead of waiting for its leases.
+    fn give_back_of_the_last_run(&mut self) {
+        let Some(pid) = self.voice.status.previous else { return };
+        if std::path::Path::new(&format!("/proc/{pid}")).exists() {
+            return;
+        }
+        let owner = format!("pid={pid} uid={}", rustix::process::geteuid().as_raw());
+        let claimed = self.queue.path().join(".mq/claimed");
+        for entry in std::fs::read_dir(claimed).into_iter().flatten().flatten() {
+            let mut value = [0; 64];
+            let length = rustix::fs::lgetxattr(entry.path(), "user.mq.claimed_by", &mut value).unwrap_or(0);
+            if value[..length] == *owner.as_bytes() {
+                let _ = outgoing::nack(&self.queue, &entry.file_name(), Nack::Now, "");
+            }
+        }
+    }
+}

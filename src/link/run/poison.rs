@@ -1,0 +1,34 @@
+//! Messages that cannot be taken in, saved as files: body and what is known of it.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
+
+use super::super::backoff::random;
+use super::super::envelope::Envelope;
+use super::super::overflow;
+use super::super::properties::header_of;
+use crate::clock;
+
+/// Writes `NAME.body` and `NAME.json` into a directory, both on disk when it returns; gives NAME.
+pub fn save(directory: &Path, envelope: &Envelope, why: &str) -> io::Result<String> {
+    let name = format!("{}-{:08x}", clock::now_ms(), random() as u32);
+    let mut told =
+        vec![("why".to_owned(), why.as_bytes().to_vec()), ("id".to_owned(), envelope.id.clone().into_bytes())];
+    told.extend(envelope.fields.iter().map(|(field, value)| (header_of(*field).to_owned(), value.clone())));
+    told.extend(envelope.source.iter().map(|(name, value)| (format!("link.{name}"), value.clone())));
+    told.extend(envelope.headers.iter().map(|(name, value)| (format!("header.{name}"), value.clone())));
+    write(&directory.join(format!("{name}.body")), &envelope.body)?;
+    write(&directory.join(format!("{name}.json")), (overflow::render(&told) + "\n").as_bytes())?;
+    File::open(directory)?.sync_all()?;
+    Ok(name)
+}
+
+fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::options().write(true).create_new(true).open(path)?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all());
+    if written.is_err() {
+        let _ = fs::remove_file(path);
+    }
+    written
+}

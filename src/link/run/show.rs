@@ -1,0 +1,99 @@
+//! `--show N`: what the first messages would become, as lines of JSON. Nothing is sent, claimed or acknowledged; a broker counts a
+//! delivery of what it shows.
+
+use std::fs::File;
+use std::io::Read;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use super::super::envelope::Envelope;
+use super::super::local::outgoing;
+use super::super::local::queue::Queue;
+use super::super::net::Net;
+use super::super::overflow;
+use super::super::peer::Receiver;
+use super::super::properties::{self, header_of};
+use super::super::trouble::Trouble;
+use super::Link;
+use crate::clock;
+
+/// A broker that says nothing for so long has no more.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// So much of a body is shown.
+const SHOWN: u64 = 256;
+
+/// Shows up to `count` messages.
+pub fn run(link: &Link, count: usize, line: &mut dyn FnMut(&str)) -> Result<(), Trouble> {
+    match link.out {
+        true => out(link, count, line),
+        false => into(link, count, line),
+    }
+}
+
+fn out(link: &Link, count: usize, line: &mut dyn FnMut(&str)) -> Result<(), Trouble> {
+    let queue = Queue::open(&link.queue)?;
+    let trouble = |error: std::io::Error| queue.trouble(&error);
+    let peek = queue.path().join(".mq/peek");
+    let mut paths: Vec<_> =
+        std::fs::read_dir(&peek).map_err(trouble)?.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    paths.sort();
+    let mut shown = 0;
+    for path in paths {
+        if shown == count {
+            break;
+        }
+        // Gone meanwhile, perhaps.
+        let Ok(file) = File::open(&path) else { continue };
+        let attributes = outgoing::attributes(&file).map_err(trouble)?;
+        let mut state = [0; 16];
+        let length = rustix::fs::fgetxattr(&file, "user.mq.state", &mut state).unwrap_or(0);
+        if &state[..length] != b"ready" {
+            continue;
+        }
+        let size = file.metadata().map_err(trouble)?.len();
+        // Nothing is written to the queue, so what it is told apart by may not be there yet.
+        let origin = queue.text("user.link.origin");
+        let mut envelope = properties::outgoing(&attributes, &origin, clock::now_ms());
+        file.take(SHOWN).read_to_end(&mut envelope.body).map_err(trouble)?;
+        line(&sent(&envelope, size));
+        shown += 1;
+    }
+    Ok(())
+}
+
+fn sent(envelope: &Envelope, size: u64) -> String {
+    let mut pairs = vec![("id".to_owned(), envelope.id.clone().into_bytes())];
+    pairs.extend(envelope.fields.iter().map(|(field, value)| (header_of(*field).to_owned(), value.clone())));
+    pairs.extend(envelope.headers.iter().map(|(name, value)| (format!("header.{name}"), value.clone())));
+    rendered(&pairs, &envelope.body, size)
+}
+
+fn into(link: &Link, count: usize, line: &mut dyn FnMut(&str)) -> Result<(), Trouble> {
+    let net = Net::start()?;
+    let mut receiver = Receiver::connect(&net, link.ends())?;
+    for _ in 0..count {
+        let Some(came) = receiver.next(PATIENCE)? else { break };
+        let size = came.envelope.body.len() as u64;
+        match properties::incoming(&came.envelope, false) {
+            Ok(arrival) => {
+                let mut pairs = vec![("name".to_owned(), arrival.name)];
+                pairs.extend(arrival.attributes);
+                line(&rendered(&pairs, &came.envelope.body, size));
+            }
+            Err(why) => line(&rendered(&[("refused".to_owned(), why.into_bytes())], &came.envelope.body, size)),
+        }
+    }
+    receiver.close(&net);
+    Ok(())
+}
+
+fn rendered(pairs: &[(String, Vec<u8>)], body: &[u8], size: u64) -> String {
+    let shown = &body[..body.len().min(SHOWN as usize)];
+    let body = overflow::render(&[("body".to_owned(), shown.to_vec())]);
+    let parsed = |text: &str| serde_json::from_str::<Map<String, Value>>(text).unwrap_or_default();
+    let mut object = parsed(&overflow::render(pairs));
+    object.insert("size".to_owned(), Value::from(size));
+    object.extend(parsed(&body));
+    Value::Object(object).to_string()
+}

@@ -1,0 +1,102 @@
+//! User and password of a link: from a file that only its user can read, never from the command line.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::settings::Settings;
+use super::trouble::Trouble;
+use super::url::Target;
+
+/// No file of this kind is longer, in bytes.
+const LONGEST: u64 = 64 * 1024;
+
+/// Who logs in, and how.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret {
+    /// The user.
+    pub user: String,
+    /// The password.
+    pub password: String,
+}
+
+// A password is in no message of this program, not even in one for its developers.
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Secret({})", self.user)
+    }
+}
+
+/// Reads the secret of a link, if there is one: that of `secret = FILE`, else `$CREDENTIALS_DIRECTORY/secret`, which systemd sets.
+pub fn of(settings: &Settings, target: &Target) -> Result<Option<Secret>, Trouble> {
+    let given = settings.secret.clone();
+    let by_systemd = || {
+        let path = PathBuf::from(std::env::var_os("CREDENTIALS_DIRECTORY")?).join("secret");
+        path.exists().then_some(path)
+    };
+    let Some(path) = given.or_else(by_systemd) else { return Ok(None) };
+    let refused = |why: String| Trouble::usage(format_args!("secret {}: {why}", path.display()));
+    let text = read(&path).map_err(refused)?;
+    let secret = parse(&text, target.user.as_deref()).map_err(refused)?;
+    if !target.tls && !settings.plaintext && target.hosts.iter().any(|host| !host.is_loopback()) {
+        return Err(Trouble::usage(
+            "the password would go unencrypted to another machine: use amqps, or say `plaintext = yes`",
+        ));
+    }
+    Ok(Some(secret))
+}
+
+fn read(path: &Path) -> Result<String, String> {
+    let file = File::open(path).map_err(|error| error.to_string())?;
+    let seen = file.metadata().map_err(|error| error.to_string())?;
+    if !seen.is_file() {
+        return Err("it is not a file".to_owned());
+    }
+    let own = rustix::process::geteuid().as_raw();
+    // What systemd hands over belongs to root, or to the user, and nobody else can read it.
+    if seen.uid() != own && seen.uid() != 0 {
+        return Err("it belongs to another user".to_owned());
+    }
+    if seen.mode() & 0o077 & !0o040 != 0 || (seen.mode() & 0o040 != 0 && seen.gid() != 0) {
+        return Err(format!("its mode is {:04o}, and others could read it: chmod 0600", seen.mode() & 0o7777));
+    }
+    let mut text = String::new();
+    file.take(LONGEST).read_to_string(&mut text).map_err(|error| error.to_string())?;
+    Ok(text)
+}
+
+fn parse(text: &str, user_of_url: Option<&str>) -> Result<Secret, String> {
+    let (mut user, mut password) = (user_of_url.map(str::to_owned), None);
+    for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        // A line that makes no sense may be a password: it is not repeated.
+        let (key, value) = line.split_once('=').ok_or("a line is not `key = value`")?;
+        match key.trim() {
+            "user" => user = Some(value.trim().to_owned()),
+            "password" => password = Some(value.trim().to_owned()),
+            _ => return Err("a key is unknown: known are user, password".to_owned()),
+        }
+    }
+    match (user, password) {
+        (Some(user), Some(password)) => Ok(Secret { user, password }),
+        (None, _) => Err("it has no line `user = ...`".to_owned()),
+        (_, None) => Err("it has no line `password = ...`".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_read_and_never_repeated() {
+        let secret = parse("# for the broker\nuser = anna\npassword = a=b c\n", None).unwrap();
+        assert_eq!((secret.user.as_str(), secret.password.as_str()), ("anna", "a=b c"));
+        assert_eq!(format!("{secret:?}"), "Secret(anna)");
+        assert_eq!(parse("password=x", Some("url")).unwrap().user, "url");
+        for text in ["sesame", "passwort = sesame", "user = sesame", "password = sesame"] {
+            let why = parse(text, None).expect_err(text);
+            assert!(!why.contains("sesame"), "{why}");
+        }
+    }
+}

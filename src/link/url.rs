@@ -1,0 +1,193 @@
+//! The other end of a link: `SYSTEM://[USER@]HOST[:PORT][,HOST[:PORT]...][/PATH][?KEY=VALUE&...]`.
+
+use percent_encoding::percent_decode_str;
+use url::Url;
+
+/// A broker's kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum System {
+    /// RabbitMQ, by AMQP 0-9-1.
+    Amqp,
+}
+
+/// What a scheme means.
+struct Scheme {
+    name: &'static str,
+    system: System,
+    tls: bool,
+    port: u16,
+    /// This program was built with it.
+    built: bool,
+}
+
+const AMQP: bool = cfg!(feature = "link-amqp");
+
+const SCHEMES: [Scheme; 2] = [
+    Scheme { name: "amqp", system: System::Amqp, tls: false, port: 5672, built: AMQP },
+    Scheme { name: "amqps", system: System::Amqp, tls: true, port: 5671, built: AMQP },
+];
+
+/// A machine, or one of several that are as good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// Its name or address, without the brackets of an IPv6 address.
+    pub name: String,
+    /// The port.
+    pub port: u16,
+}
+
+impl Host {
+    /// Whether it is this machine, by a way that nobody else can listen to.
+    pub fn is_loopback(&self) -> bool {
+        self.name == "localhost" || self.name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+    }
+}
+
+/// The other end of a link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The URL as it was given; it has no password in it.
+    pub text: String,
+    /// The broker's kind.
+    pub system: System,
+    /// Whether the connection is encrypted, and the broker's certificate verified.
+    pub tls: bool,
+    /// Where it is, at least one.
+    pub hosts: Vec<Host>,
+    /// Who logs in, if the URL says so.
+    pub user: Option<String>,
+    /// What follows the slash, decoded; nothing when nothing does.
+    pub path: Option<String>,
+    /// The parameters, decoded, each at most once.
+    parameters: Vec<(String, String)>,
+}
+
+impl Target {
+    /// A parameter.
+    pub fn parameter(&self, key: &str) -> Option<&str> {
+        self.parameters.iter().find(|(known, _)| known == key).map(|(_, value)| value.as_str())
+    }
+
+    /// Refuses parameters that are not among `known`.
+    pub fn expect_parameters(&self, known: &[&str]) -> Result<(), String> {
+        match self.parameters.iter().find(|(key, _)| !known.contains(&key.as_str())) {
+            Some((key, _)) => Err(format!("unknown parameter `{key}`: known are {}", known.join(", "))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whether a word is meant to be a URL, not a path.
+pub fn is_url(word: &str) -> bool {
+    word.split_once("://").is_some_and(|(scheme, _)| {
+        !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
+    })
+}
+
+/// Reads a URL. What it says about one that it refuses has no password in it.
+pub fn parse(text: &str) -> Result<Target, String> {
+    let (scheme, rest) = text.split_once("://").ok_or("it is not a URL")?;
+    let scheme = known_scheme(&scheme.to_ascii_lowercase())?;
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, tail) = rest.split_at(end);
+    let (user, machines) = match authority.rsplit_once('@') {
+        Some((user, machines)) => (Some(user), machines),
+        None => (None, authority),
+    };
+    if user.is_some_and(|user| user.contains(':')) {
+        return Err(
+            "a password in a URL is seen by everybody who lists processes: put it into a file, `secret = FILE`"
+                .to_owned(),
+        );
+    }
+    let hosts = machines.split(',').map(|machine| host(scheme, machine)).collect::<Result<Vec<_>, _>>()?;
+    let whole = Url::parse(&format!("{}://host{tail}", scheme.name)).map_err(|error| error.to_string())?;
+    if whole.fragment().is_some() {
+        return Err("it has a fragment (#), which means nothing here".to_owned());
+    }
+    let mut parameters: Vec<(String, String)> = Vec::new();
+    for (key, value) in whole.query_pairs() {
+        if parameters.iter().any(|(known, _)| *known == key) {
+            return Err(format!("`{key}` is given twice"));
+        }
+        parameters.push((key.into_owned(), value.into_owned()));
+    }
+    let path = whole.path().strip_prefix('/').filter(|path| !path.is_empty()).map(decoded).transpose()?;
+    let user = user.filter(|user| !user.is_empty()).map(decoded).transpose()?;
+    Ok(Target { text: text.to_owned(), system: scheme.system, tls: scheme.tls, hosts, user, path, parameters })
+}
+
+fn known_scheme(name: &str) -> Result<&'static Scheme, String> {
+    match SCHEMES.iter().find(|scheme| scheme.name == name) {
+        Some(scheme) if scheme.built => Ok(scheme),
+        Some(_) => Err(format!("this mqfs was built without what `{name}` needs")),
+        None => {
+            let known: Vec<&str> = SCHEMES.iter().filter(|scheme| scheme.built).map(|scheme| scheme.name).collect();
+            Err(format!("`{name}` is no system that can be linked: known are {}", known.join(", ")))
+        }
+    }
+}
+
+fn host(scheme: &Scheme, machine: &str) -> Result<Host, String> {
+    let refused = |why: &str| format!("`{machine}` is not a host: {why}");
+    let url = Url::parse(&format!("{}://{machine}", scheme.name)).map_err(|error| refused(&error.to_string()))?;
+    let name = url.host_str().filter(|name| !name.is_empty()).ok_or_else(|| refused("there is none"))?;
+    let name = name.trim_start_matches('[').trim_end_matches(']').to_owned();
+    Ok(Host { name, port: url.port().unwrap_or(scheme.port) })
+}
+
+fn decoded(text: &str) -> Result<String, String> {
+    let bytes: Vec<u8> = percent_decode_str(text).collect();
+    String::from_utf8(bytes).map_err(|_| format!("`{text}` is not UTF-8"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(feature = "link-amqp")]
+    #[test]
+    fn a_url_has_hosts_a_path_and_parameters() {
+        let target =
+            parse("amqps://anna@mq1.example,mq2.example:5999,[::1]/a%2fb?exchange=new%20orders&key=%group").unwrap();
+        assert_eq!((target.system, target.tls), (System::Amqp, true));
+        let hosts: Vec<(&str, u16)> = target.hosts.iter().map(|host| (host.name.as_str(), host.port)).collect();
+        assert_eq!(hosts, [("mq1.example", 5671), ("mq2.example", 5999), ("::1", 5671)]);
+        assert_eq!((target.user.as_deref(), target.path.as_deref()), (Some("anna"), Some("a/b")));
+        assert_eq!((target.parameter("exchange"), target.parameter("key")), (Some("new orders"), Some("%group")));
+        assert_eq!(parse("amqp://h").unwrap().path, None);
+        assert_eq!(parse("amqp://h/").unwrap().path, None);
+    }
+
+    #[cfg(feature = "link-amqp")]
+    #[test]
+    fn what_makes_no_sense_is_refused_and_a_password_is_not_repeated() {
+        for (text, told) in [
+            ("amqp://u:sesame@h/?queue=q", "password"),
+            ("kafka://h/t", "no system that can be linked"),
+            ("amqp://?queue=q", "not a host"),
+            ("amqp://h:port/", "not a host"),
+            ("amqp://h,/", "not a host"),
+            ("amqp://h/?queue=a&queue=b", "twice"),
+            ("amqp://h/#x", "fragment"),
+            ("amqp://h/%ff", "UTF-8"),
+        ] {
+            let why = parse(text).expect_err(text);
+            assert!(why.contains(told) && !why.contains("sesame"), "{text}: {why}");
+        }
+        assert!(parse("amqp://h?q=1").unwrap().expect_parameters(&["queue"]).is_err());
+    }
+
+    #[test]
+    fn a_path_is_no_url() {
+        assert!(is_url("amqp://h") && is_url("zmq+push://h"));
+        assert!(!is_url("/srv/mq/a://b") && !is_url("orders") && !is_url("://x"));
+    }
+
+    #[test]
+    fn only_this_machine_is_loopback() {
+        let at = |name: &str| Host { name: name.to_owned(), port: 1 }.is_loopback();
+        assert!(at("localhost") && at("127.0.0.1") && at("::1") && at("127.9.9.9"));
+        assert!(!at("localhost.example") && !at("10.0.0.1") && !at("broker"));
+    }
+}

@@ -1,0 +1,110 @@
+//! `mqfs link` as far as no broker is needed: what can be asked for, names, secrets.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use crate::common::*;
+use crate::linking::{run, start, state};
+
+/// What makes no sense is refused with exit code 2, before anything is touched.
+#[test]
+fn what_makes_no_sense_is_refused() {
+    let m = Mount::new();
+    m.queue("q");
+    for (arguments, told) in [
+        (&["q"][..], "/etc/mqfs/link/q.conf"),
+        (&["q", "r"], "two paths"),
+        (&["amqp://h?queue=a", "amqp://h?queue=b"], "two URLs"),
+        (&["q", "amqp://h"], "names no queue"),
+        (&["amqp://h?exchange=e", "q"], "come from a queue"),
+        (&["q", "kafka://h/t"], "no system that can be linked"),
+        (&["-o", "windw=1", "q", "amqp://h?queue=q"], "unknown key"),
+        (&["-o", "window=0", "q", "amqp://h?queue=q"], "from 1 to 4096"),
+        (&["a", "b", "c"], "FROM and TO"),
+    ] {
+        let ran = run(&m, arguments);
+        assert_eq!(ran.code(), Some(2), "{arguments:?}: {ran:?}");
+        ran.fails(told);
+    }
+    let ran = run(&m, &["nothing-here", "amqp://127.0.0.1:1?queue=q"]);
+    assert_eq!(ran.code(), Some(9), "{ran:?}");
+    let ran = run(&m, &[m.scratch().to_str().unwrap(), "amqp://127.0.0.1:1?queue=q"]);
+    ran.fails("not a queue of an mqfs mount");
+}
+
+/// A password on the command line is refused, and not repeated; one in a file must be the user's own.
+#[test]
+fn passwords_are_in_files_that_nobody_else_reads() {
+    let m = Mount::new();
+    m.queue("q");
+    let ran = run(&m, &["q", "amqp://anna:sesame@h?queue=q"]);
+    assert_eq!(ran.code(), Some(2));
+    ran.fails("secret = FILE");
+    assert!(!ran.stderr.contains("sesame"), "{ran:?}");
+    let secret = m.scratch().join("secret");
+    fs::write(&secret, "user = anna\npassword = sesame\n").unwrap();
+    let option = format!("secret={}", secret.display());
+    for mode in [0o644, 0o604, 0o640] {
+        fs::set_permissions(&secret, fs::Permissions::from_mode(mode)).unwrap();
+        if mode == 0o640 {
+            std::os::unix::fs::chown(&secret, None, Some(12345)).unwrap();
+        }
+        let ran = run(&m, &["-o", &option, "q", "amqp://127.0.0.1:1?queue=q"]);
+        assert_eq!(ran.code(), Some(2), "{mode:o}");
+        ran.fails("chmod 0600");
+    }
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+    // Nobody is asked there: it is refused before.
+    let ran = run(&m, &["-o", &option, "q", "amqp://broker.invalid?queue=q"]);
+    assert_eq!(ran.code(), Some(2));
+    ran.fails("unencrypted");
+    assert!(!ran.stderr.contains("sesame"), "{ran:?}");
+    let ran = run(&m, &["--until-empty", "-o", &option, "q", "amqp://127.0.0.1:1?queue=q"]);
+    assert_eq!(ran.code(), Some(16), "{ran:?}");
+}
+
+/// systemd's credentials are found by themselves.
+#[test]
+fn credentials_of_systemd_are_used() {
+    let m = Mount::new();
+    m.queue("q");
+    fs::write(m.scratch().join("secret"), "oops\n").unwrap();
+    fs::set_permissions(m.scratch().join("secret"), fs::Permissions::from_mode(0o400)).unwrap();
+    let mqfs = env!("CARGO_BIN_EXE_mqfs");
+    let script = format!("CREDENTIALS_DIRECTORY=$T {mqfs} link --until-empty q 'amqp://127.0.0.1:1?queue=q'");
+    m.sh(&script).fails("a line is not `key = value`");
+}
+
+/// A link may be a file; the command line has the last word. Nobody answers there, which is told, and its status says so.
+#[test]
+fn a_link_may_be_a_file() {
+    let m = Mount::new();
+    m.queue("q");
+    let conf = m.scratch().join("orders.conf");
+    fs::write(&conf, format!("from = {}\nto = amqp://127.0.0.1:1?queue=q\n", m.path().join("q").display())).unwrap();
+    let conf = conf.to_str().unwrap();
+    let ran = run(&m, &["--until-empty", conf]);
+    assert_eq!(ran.code(), Some(16));
+    ran.fails("Connection refused");
+    let ran = run(&m, &["--status", "orders"]);
+    assert_eq!(ran.code(), Some(1), "a link is failing: {ran:?}");
+    assert!(ran.stdout.contains("failing") && ran.stdout.contains("Connection refused"), "{ran:?}");
+    run(&m, &["--status", "other"]).fails("no link called other");
+    fs::write(conf, "from = q\nbatch = x\n").unwrap();
+    run(&m, &[conf]).fails("line 2: batch `x`");
+}
+
+/// There is one link of a name. It ends when it is asked to, whether it is connected or not.
+#[test]
+fn a_name_is_taken_once_and_a_link_ends_when_asked() {
+    let m = Mount::new();
+    m.queue("q");
+    let arguments = ["-o", "name=one", "q", "amqp://127.0.0.1:1?queue=q"];
+    let link = start(&m, &arguments);
+    wait_until(|| state(&m) == "connecting");
+    run(&m, &arguments).fails("a link called one is running");
+    link.signal(libc::SIGTERM);
+    let ran = link.finish();
+    assert_eq!(ran.code(), Some(0), "{ran:?}");
+    assert_eq!(state(&m), "stopped");
+}

@@ -1,0 +1,407 @@
+//! `mqfs link` to RabbitMQ: what is acknowledged here is there, and what is refused is not lost.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::common::*;
+use crate::extra::*;
+use crate::linking::{run, start, state, status};
+use crate::rabbit::{MOST_BYTES, Rabbit, shared};
+
+/// Tries again soon.
+const SOON: [&str; 2] = ["-o", "retry=20ms..200ms"];
+
+/// A message with attributes.
+fn with_attributes(m: &Mount, q: &Path, name: &str, body: &[u8], attributes: &[(&str, &[u8])]) {
+    let draft = q.join(format!(".{name}"));
+    fs::write(&draft, body).unwrap();
+    for (attribute, value) in attributes {
+        set_xattr(&draft, attribute, value).unwrap();
+    }
+    fs::rename(draft, q.join(name)).unwrap();
+    let _ = m;
+}
+
+/// Nothing is ready, claimed or delayed.
+fn is_empty(m: &Mount, q: &Path) -> bool {
+    let stats = m.stats(q);
+    ["ready", "claimed", "delayed"].iter().all(|state| stats[*state] == 0)
+}
+
+fn many(m: &Mount, count: usize) -> PathBuf {
+    let q = m.queue_with("q", &["durability=async", "visibility_timeout=1h"]);
+    m.fill(&q, count);
+    q
+}
+
+/// "all properties there": each in the place that AMQP has for it, as another client sees it.
+#[test]
+fn properties_arrive_where_amqp_has_them() {
+    let (m, rabbit) = (Mount::new(), shared());
+    let q = m.queue("q");
+    rabbit.queue("properties");
+    with_attributes(
+        &m,
+        &q,
+        "größe.csv",
+        b"a;b\n",
+        &[
+            ("user.mq.content_type", b"text/csv"),
+            ("user.mq.correlation_id", b"c-1"),
+            ("user.mq.reply_to", b"answers"),
+            ("user.mq.priority", b"7"),
+            ("user.mq.group", b"g"),
+            ("user.mq.dedup_id", b"order-7"),
+            ("user.mq.ttl", b"1h"),
+            ("user.colour", "röt".as_bytes()),
+            ("user.binary", b"\xff\x00"),
+            ("user.link.key", b"not sent on"),
+        ],
+    );
+    with_attributes(&m, &q, "empty", b"", &[]);
+    run(&m, &["--until-empty", "q", &rabbit.url("?queue=properties")]).ok();
+    assert!(is_empty(&m, &q));
+    let seen = rabbit.python(
+        "p, b = get('properties')\n\
+         print(p.content_type, p.correlation_id, p.reply_to, p.priority, p.message_id, p.delivery_mode, 0 < int(p.expiration) <= 3600000, p.timestamp > 1700000000)\n\
+         print(sorted(p.headers.items()), b)\np, b = get('properties')\nprint(p.headers['mq-name'], b, len(p.message_id))",
+    );
+    let expected = "text/csv c-1 answers 7 order-7 2 True True\n\
+        [('binary', b'\\xff\\x00'), ('colour', 'röt'), ('group', 'g'), ('mq-hops', '1'), ('mq-name', 'größe.csv')] b'a;b\\n'\n\
+        empty b'' 33\n";
+    assert_eq!(seen, expected);
+    assert_eq!(status(&m)["messages"], 2);
+}
+
+/// Thousands in the order of the queue, each once, and nothing left here.
+#[test]
+fn order_is_kept() {
+    let (m, rabbit) = (Mount::new(), shared());
+    let q = many(&m, 1000);
+    rabbit.queue("order");
+    run(&m, &["--until-empty", "-o", "window=64", "q", &rabbit.url("?queue=order")]).ok();
+    let bodies: Vec<String> = rabbit.drain("order").into_iter().map(|(_, body)| body).collect();
+    assert_eq!(bodies, (0..1000).map(|i| format!("m{i}")).collect::<Vec<_>>());
+    assert!(is_empty(&m, &q) && m.stats(&q)["dead"] == 0);
+}
+
+/// "no route: refused: retry": `mv` to delayed, and why; others are not held up.
+#[test]
+fn without_a_route_a_message_is_tried_again_later() {
+    let (m, rabbit) = (Mount::new(), shared());
+    let q = many(&m, 2);
+    let url = rabbit.url("?exchange=amq.direct&key=nowhere");
+    let link = start(&m, &["q", &url]);
+    wait_until(|| m.stats(&q)["delayed"] == 2);
+    let message = names(control(&q, "delayed")).remove(0);
+    assert_eq!(xattr(control(&q, "delayed").join(message), "user.mq.last_error").unwrap(), "312 NO_ROUTE");
+    link.signal(libc::SIGTERM);
+    assert_eq!(link.finish().code(), Some(0));
+    assert!(m.stats(&q)["claimed"] == 0 && status(&m)["refused"].as_u64().unwrap() >= 2);
+}
+
+/// "refused = dead", and "stop", which gives it back without counting the delivery.
+#[test]
+fn refused_messages_may_be_dead_letters_or_end_the_link() {
+    let (m, rabbit) = (Mount::new(), shared());
+    let q = many(&m, 2);
+    let url = rabbit.url("?exchange=amq.direct&key=nowhere");
+    let ran = run(&m, &["--until-empty", "-o", "refused=stop", "-o", "window=1", "q", &url]);
+    assert_eq!(ran.code(), Some(16), "{ran:?}");
+    ran.fails("312 NO_ROUTE");
+    assert_eq!((&m.stats(&q)["ready"], deliveries(&q, &q.join(&names(&q)[0]))), (&2.into(), 0));
+    let ran = run(&m, &["--until-empty", "-o", "refused=dead", "q", &url]);
+    assert_eq!((ran.code(), &m.stats(&q)["dead"]), (Some(0), &2.into()), "{ran:?}");
+}
+
+/// The returns of a pipeline belong to the messages that have no route, and to no others: to tell them by the order of confirms loses
+/// some.
+#[test]
+fn each_return_is_that_of_its_message() {
+    let (m, rabbit) = (Mount::new(), shared());
+    let q = m.queue_with("q", &["durability=async"]);
+    rabbit.python("ch.queue_declare('returns', durable=True)\nch.queue_bind('returns', 'amq.direct', 'returns-yes')");
+    for i in 0..1000 {
+        let key = if i % 10 == 3 { "returns-no" } else { "returns-yes" };
+        fs::write(q.join(format!(".mq/with/header.key={key}/m{i}")), format!("m{i}")).unwrap();
+    }
+    let url = rabbit.url("?exchange=amq.direct&key=%header.key");
+    run(&m, &["-q", "--until-empty", "-o", "refused=dead", "q", &url]).ok();
+    let of = |refused: bool| (0..1000).filter(move |i| (i % 10 == 3) == refused).map(|i| format!("m{i}"));
+    let there: Vec<String> = rabbit.drain("returns").into_iter().map(|(_, body)| body).collect();
+    assert_eq!(there, of(false).collect::<Vec<_>>());
+    let dead: BTreeSet<String> = m.bodies(&q).into_iter().collect();
+    assert_eq!(dead, of(true).collect());
+    assert_eq!(m.stats(&q)["dead"], 100);
+}
+
+/// "channel.close with a window in flight: [...] the one that closes the channel again is refused (406: too large)".
+#[test]
+fn the_one_that_the_broker_objects_to_is_found() {
+    let (m, rabbit) = (Mount::new(), shared());
+    let q = many(&m, 5);
+    fs::write(q.join("large"), vec![b'x'; MOST_BYTES + 1]).unwrap();
+    fs::write(q.join("last"), "last").unwrap();
+    rabbit.queue("large");
+    let ran = run(&m, &["--until-empty", "q", &rabbit.url("?queue=large")]);
+    assert_eq!(ran.code(), Some(0), "{ran:?}");
+    let there: Vec<String> = rabbit.drain("large").into_iter().map(|(_, body)| body).collect();
+    // Some may have been there before the channel was closed, and are twice.
+    let each: BTreeSet<&str> = there.iter().map(String::as_str).collect();
+    assert_eq!(each, ["m0", "m1", "m2", "m3", "m4", "last"].into());
+    assert!(there.len() <= 11, "{there:?}");
+    let dead = only(control(&q, "dead"));
+    assert!(dead.to_str().unwrap().ends_with("-large"));
+    assert!(xattr(dead, "user.mq.last_error").unwrap().contains("larger than"), "{ran:?}");
+    assert!(is_empty(&m, &q));
+}
+
+/// A body that is larger than `largest` is not even read.
+#[test]
+fn more_than_largest_is_a_dead_letter() {
+    let (m, rabbit) = (Mount::new(), shared());
+    let q = many(&m, 1);
+    fs::write(q.join("large"), "12345").unwrap();
+    rabbit.queue("largest");
+    run(&m, &["--until-empty", "-o", "largest=4", "q", &rabbit.url("?queue=largest")]).succeeds();
+    assert_eq!(xattr(only(control(&q, "dead")), "user.mq.last_error").unwrap(), "5 bytes: more than `largest`");
+    assert_eq!(rabbit.waiting("largest"), 1);
+}
+
+/// "nack: later": the message stays claimed, nothing is counted against it, and it is there when the broker can.
+#[test]
+fn what_the_broker_cannot_take_now_is_sent_again() {
+    let (m, rabbit) = (Mount::new(), shared());
+    let q = many(&m, 3);
+    rabbit.python(
+        "ch.queue_declare('nacks', durable=True, arguments={'x-max-length': 1, 'x-overflow': 'reject-publish'})",
+    );
+    let url = rabbit.url("?queue=nacks");
+    let link = start(&m, &[&SOON[..], &["q", &url]].concat());
+    wait_until(|| status(&m)["retried"].as_u64().unwrap() >= 4);
+    assert_eq!(state(&m), "failing");
+    let mut bodies = BTreeSet::new();
+    wait_until(|| {
+        bodies.extend(rabbit.drain("nacks").into_iter().map(|(_, body)| body));
+        bodies.len() == 3
+    });
+    wait_until(|| is_empty(&m, &q));
+    assert_eq!(m.stats(&q)["dead"], 0);
+    link.signal(libc::SIGTERM);
+    assert_eq!(link.finish().code(), Some(0));
+}
+
+/// "strict: at the head and all wait".
+#[test]
+fn with_strict_order_a_refused_message_holds_up_all() {
+    let (m, rabbit) = (Mount::new(), shared());
+    let q = m.queue("q");
+    for (key, name) in [("strict-later", "first"), ("strict-now", "second")] {
+        fs::write(q.join(format!(".mq/with/header.key={key}/{name}")), name).unwrap();
+    }
+    rabbit.python("ch.queue_declare('strict', durable=True)\nch.queue_bind('strict', 'amq.direct', 'strict-now')");
+    let url = rabbit.url("?exchange=amq.direct&key=%header.key");
+    let link = start(&m, &[&SOON[..], &["-o", "order=strict", "q", &url]].concat());
+    wait_until(|| status(&m)["refused"].as_u64().unwrap() >= 3);
+    assert_eq!((rabbit.waiting("strict"), &m.stats(&q)["ready"], &m.stats(&q)["delayed"]), (0, &1.into(), &0.into()));
+    rabbit.python("ch.queue_bind('strict', 'amq.direct', 'strict-later')");
+    wait_until(|| is_empty(&m, &q));
+    let bodies: Vec<String> = rabbit.drain("strict").into_iter().map(|(_, body)| body).collect();
+    assert_eq!(bodies, ["first", "second"]);
+    link.signal(libc::SIGTERM);
+    assert_eq!(link.finish().code(), Some(0));
+}
+
+/// "login refused, exchange/queue missing: fault of the link": told, in the status, and exit code 16 for cron.
+#[test]
+fn what_the_broker_will_not_is_told() {
+    let (m, rabbit) = (Mount::new(), shared());
+    let q = many(&m, 1);
+    let secret = m.scratch().join("secret");
+    fs::write(&secret, "user = guest\npassword = sesame\n").unwrap();
+    fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let secret = format!("secret={}", secret.display());
+    for (arguments, url, told) in [
+        (&["-o", &secret][..], "?queue=q", "ACCESS_REFUSED"),
+        (&[], "?queue=missing", "NOT_FOUND - no queue 'missing'"),
+        (&[], "?exchange=missing", "NOT_FOUND - no exchange 'missing'"),
+        (&[], "/nowhere?queue=q", "vhost nowhere not found"),
+    ] {
+        for how in ["--until-empty", "--check"] {
+            let ran = run(&m, &[&[how], arguments, &["q", &rabbit.url(url)]].concat());
+            assert_eq!(ran.code(), Some(16), "{ran:?}");
+            ran.fails(told);
+            assert!(!ran.stderr.contains("sesame"));
+        }
+    }
+    let link = start(&m, &[&SOON[..], &["-o", "name=waits", "q", &rabbit.url("?queue=comes-later")]].concat());
+    let failing = || run(&m, &["--status", "waits"]);
+    wait_until(|| failing().stdout.contains("failing"));
+    assert_eq!(failing().code(), Some(1));
+    assert_eq!(m.stats(&q)["claims_total"], 0, "nothing is claimed without a connection");
+    rabbit.queue("comes-later");
+    wait_until(|| is_empty(&m, &q));
+    assert_eq!(rabbit.waiting("comes-later"), 1);
+    link.signal(libc::SIGTERM);
+    assert_eq!(link.finish().code(), Some(0));
+}
+
+/// `--check` says what is promised and changes nothing; `--show` says what would be sent.
+#[test]
+fn looking_changes_nothing() {
+    let (m, rabbit) = (Mount::new(), shared());
+    let q = many(&m, 3);
+    rabbit.queue("looking");
+    let url = rabbit.url("?queue=looking");
+    let text = run(&m, &["--check", "q", &url]).ok().to_owned();
+    for told in ["out: to queue looking", "at least once", "not encrypted", "max_deliveries"] {
+        assert!(text.contains(told), "{told}: {text}");
+    }
+    let shown = run(&m, &["--show", "2", "q", &url]).ok().to_owned();
+    let lines: Vec<serde_json::Value> = shown.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 2);
+    assert_eq!((&lines[0]["mq-name"], &lines[1]["body"]), (&"m0".into(), &"m1".into()));
+    assert_eq!((&m.stats(&q)["claims_total"], rabbit.waiting("looking")), (&0.into(), 0));
+}
+
+/// A quorum queue is made, durable, and bound.
+#[test]
+fn a_quorum_queue_is_declared() {
+    let (m, rabbit) = (Mount::new(), shared());
+    many(&m, 2);
+    let url = rabbit.url("?queue=quorum-out&exchange=amq.topic&key=quorum-out.new&declare=quorum");
+    run(&m, &["--until-empty", "q", &url]).ok();
+    assert_eq!(rabbit.drain("quorum-out").len(), 2);
+    let again = "ch.queue_declare('quorum-out', durable=True, arguments={'x-queue-type': 'quorum'})";
+    rabbit.python(again);
+}
+
+/// TLS verifies: a certificate that nobody trusts is refused, however often it is tried.
+#[test]
+fn tls_verifies() {
+    let (m, rabbit) = (Mount::new(), shared());
+    let q = many(&m, 1);
+    rabbit.queue("tls");
+    let url = rabbit.tls_url("?queue=tls");
+    let ran = run(&m, &["--until-empty", "q", &url]);
+    assert_eq!((ran.code(), &m.stats(&q)["claims_total"]), (Some(16), &0.into()), "{ran:?}");
+    ran.fails("certificate");
+    let ca = format!("tls_ca={}", rabbit.ca().display());
+    // The certificate is that of an address, and of no name.
+    let ran = run(&m, &["--until-empty", "-o", &ca, "q", &url.replace("127.0.0.1", "localhost")]);
+    assert_eq!(ran.code(), Some(16), "{ran:?}");
+    ran.fails("certificate");
+    assert!(run(&m, &["--check", "-o", &ca, "q", &url]).ok().contains("its certificate is verified"));
+    run(&m, &["--until-empty", "-o", &ca, "q", &url]).ok();
+    assert_eq!(rabbit.waiting("tls"), 1);
+}
+
+/// "SIGTERM: no more claims, [...] clean close".
+#[test]
+fn a_signal_drains() {
+    let (m, rabbit) = (Mount::new(), shared());
+    let q = many(&m, 2000);
+    rabbit.queue("drains");
+    let link = start(&m, &["-o", "window=16", "q", &rabbit.url("?queue=drains")]);
+    wait_until(|| m.stats(&q)["acked_total"].as_u64().unwrap() > 50);
+    link.signal(libc::SIGTERM);
+    assert_eq!(link.finish().code(), Some(0));
+    assert_eq!(m.stats(&q)["claimed"], 0);
+    let left: BTreeSet<String> = m.bodies(&q).into_iter().collect();
+    let there: Vec<String> = rabbit.drain("drains").into_iter().map(|(_, body)| body).collect();
+    assert!(there.iter().all(|body| !left.contains(body)), "none is here and there");
+    assert_eq!(there.len() + left.len(), 2000);
+}
+
+/// "a crash of the link: up to a window twice, always with the same id". What it had claimed is given back at once by the next run, not
+/// after its lease.
+#[test]
+fn a_killed_link_loses_nothing() {
+    let (m, rabbit) = (Mount::new(), shared());
+    let q = many(&m, 1500);
+    rabbit.queue("killed");
+    let (url, window) = (rabbit.url("?queue=killed"), 50);
+    let mut kills = 0;
+    while kills < 5 {
+        let link = start(&m, &["-o", &format!("window={window}"), "q", &url]);
+        let before = m.stats(&q)["acked_total"].as_u64().unwrap();
+        wait_until(|| m.stats(&q)["acked_total"].as_u64().unwrap() > before + 60);
+        link.signal(libc::SIGKILL);
+        link.finish();
+        kills += 1;
+    }
+    run(&m, &["--until-empty", "q", &url]).succeeds();
+    assert!(is_empty(&m, &q) && m.stats(&q)["dead"] == 0, "{}", m.stats(&q));
+    let there = rabbit.drain("killed");
+    let bodies: BTreeSet<&String> = there.iter().map(|(_, body)| body).collect();
+    let ids: BTreeSet<&String> = there.iter().map(|(id, _)| id).collect();
+    assert_eq!((bodies.len(), ids.len()), (1500, 1500), "each is there, under one identity");
+    assert!(there.len() <= 1500 + window * kills, "{} doubles", there.len() - 1500);
+}
+
+/// "broker away: [...] costs no deliveries and no leases; what was in flight stays claimed and is sent again".
+#[test]
+fn a_killed_broker_loses_nothing() {
+    let (m, rabbit) = (Mount::new(), Rabbit::start());
+    let q = many(&m, 1500);
+    rabbit.queue("broker");
+    let (url, window) = (rabbit.url("?queue=broker"), 50);
+    let link = start(&m, &[&SOON[..], &["-o", &format!("window={window}"), "q", &url]].concat());
+    for kills in 1..=2 {
+        wait_until(|| m.stats(&q)["acked_total"].as_u64().unwrap() > 300 * kills);
+        rabbit.kill9();
+        wait_until(|| state(&m) == "connecting");
+        rabbit.start_again();
+    }
+    wait_until(|| is_empty(&m, &q));
+    link.signal(libc::SIGTERM);
+    assert_eq!(link.finish().code(), Some(0));
+    let stats = m.stats(&q);
+    assert_eq!((&stats["dead"], &stats["claims_total"], &stats["expired_total"]), (&0.into(), &1500.into(), &0.into()));
+    let there = rabbit.drain("broker");
+    let bodies: BTreeSet<&String> = there.iter().map(|(_, body)| body).collect();
+    assert_eq!(bodies.len(), 1500);
+    assert!(there.len() <= 1500 + window * 2, "{} doubles", there.len() - 1500);
+}
+
+/// "`connection.blocked` is a state of its own": nothing is sent twice, and it goes on when the alarm is over.
+#[test]
+fn a_broker_without_memory_blocks() {
+    let (m, rabbit) = (Mount::new(), Rabbit::start());
+    let q = many(&m, 100);
+    rabbit.queue("blocked");
+    rabbit.control(&["set_vm_memory_high_watermark", "absolute", "1"]);
+    // It says so to who publishes, and not before.
+    let link = start(&m, &["-o", "confirm_timeout=1s", "q", &rabbit.url("?queue=blocked")]);
+    wait_until(|| state(&m) == "blocked");
+    assert!(status(&m)["why"].as_str().unwrap().contains("low on memory"), "{}", status(&m));
+    rabbit.control(&["set_vm_memory_high_watermark", "absolute", "256MB"]);
+    wait_until(|| is_empty(&m, &q));
+    link.signal(libc::SIGTERM);
+    assert_eq!(link.finish().code(), Some(0));
+    assert_eq!(rabbit.drain("blocked").len(), 100, "each once");
+}
+
+/// "mqfs gone or killed: the link waits for the mount to come back, finishes unlinking what was confirmed, starts over."
+#[test]
+fn the_mount_may_go_away_and_come_back() {
+    let (mut m, rabbit) = (Mount::new(), shared());
+    let q = many(&m, 600);
+    rabbit.queue("mount");
+    let link = start(&m, &["-o", "window=20", "q", &rabbit.url("?queue=mount")]);
+    wait_until(|| m.stats(&q)["acked_total"].as_u64().unwrap() > 100);
+    m.kill9();
+    wait_until(|| state(&m) == "holding");
+    m.start();
+    // What was claimed before comes back when its lease is over, or at once.
+    m.set("q", "visibility_timeout=1s");
+    m.sh("for f in q/.mq/claimed/*; do [ -e $f ] && mv $f q/; done; true");
+    wait_until(|| is_empty(&m, &q));
+    link.signal(libc::SIGTERM);
+    assert_eq!(link.finish().code(), Some(0));
+    let there = rabbit.drain("mount");
+    let bodies: BTreeSet<&String> = there.iter().map(|(_, body)| body).collect();
+    assert_eq!(bodies.len(), 600);
+    assert!(there.len() <= 640, "{} doubles", there.len() - 600);
+}
