@@ -348,7 +348,8 @@ impl fuser::Filesystem for Filesystem {
         match self.view.usage() {
             Ok(usage) => {
                 let block = u32::try_from(usage.block).unwrap_or(4096);
-                reply.statfs(usage.blocks, usage.free, usage.free, 0, 0, block, 255, block);
+                let (files, free_files) = usage.inodes.map_or((0, 0), |inodes| (inodes.total, inodes.free));
+                reply.statfs(usage.blocks, usage.free, usage.free, files, free_files, block, 255, block);
             }
             Err(error) => reply.error(errno(&error)),
         }

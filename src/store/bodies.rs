@@ -22,6 +22,7 @@ use super::blocks::Blocks;
 use super::db::table_files;
 use super::record::BodyPlace;
 use super::removals::Removals;
+use super::space::Space;
 
 /// A body of at most this many bytes is kept in the database, a larger one in a file. An inline body is written three times
 /// (log, table, compaction) but needs no sync of its own.
@@ -43,6 +44,8 @@ pub struct Bodies {
     /// without the bytes.
     failed: Arc<Mutex<HashSet<u64>>>,
     blocks: Arc<Blocks>,
+    /// What says whether there is an inode for another file; `None`: there is if the disk has one.
+    space: Option<Arc<Space>>,
 }
 
 /// The directory in a store.
@@ -68,7 +71,12 @@ impl Bodies {
     /// Those of a store as it is.
     pub fn at(store: &Dir) -> Self {
         let removals = Arc::new(Removals::new(store.clone()));
-        Self { store: store.clone(), removals, failed: Arc::default(), blocks: Arc::default() }
+        Self { store: store.clone(), removals, failed: Arc::default(), blocks: Arc::default(), space: None }
+    }
+
+    /// The same; new files leave the reserve of that disk alone.
+    pub(super) fn within(self, space: Arc<Space>) -> Self {
+        Self { space: Some(space), ..self }
     }
 
     /// Calls `each` with the number of each body file, or with the path of what is none.
@@ -120,11 +128,12 @@ impl Bodies {
         self.store.stat(place(id))
     }
 
-    /// Makes a new file, of a number that belongs to nobody.
+    /// Makes a new file, of a number that belongs to nobody; [`Error::NoSpace`] when the inodes that are left are the database's.
     ///
     /// A file of that number may be there: a power cut can take a record, and that its number was given out, and leave the file.
     /// It goes, and is not emptied, because a message may share its bytes.
     pub fn create(&self, id: u64) -> Result<File> {
+        self.space.as_ref().map_or(Ok(()), |space| space.admit_file())?;
         let place = place(id);
         let file = match self.store.create(&place) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {

@@ -191,6 +191,7 @@ impl Db {
     }
 
     fn write_once(&self, batch: WriteBatch) -> Result<()> {
+        self.trouble.before_write(batch.size_in_bytes());
         self.db.write_opt(batch, &self.unsynced).map_err(db_error)?;
         self.trouble.wrote();
         Ok(())

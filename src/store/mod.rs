@@ -106,7 +106,7 @@ pub use purge::Remains;
 pub use queues::{Alike, NewQueue, Oldest, QueueInfo};
 pub use record::Death;
 pub use reservations::{Patience, RoomWatch};
-pub use space::{Space, Usage};
+pub use space::{Inodes, Space, Usage};
 pub use syncer::{Done, Probe};
 pub use transitions::{Altered, ClaimEnd, Of, Taker};
 
@@ -136,7 +136,7 @@ pub struct Store {
     dir: Dir,
     bodies: Bodies,
     readers: Arc<Readers>,
-    space: Space,
+    space: Arc<Space>,
     deadlines: DeadlineWatch,
     /// What is remembered of queues, and the next numbers.
     ///
@@ -190,7 +190,8 @@ impl Store {
         let db = Arc::new(database::open(&prepared, sizes, &reserve)?);
         let upgraded = note_upgrade(&db, prepared.is_upgraded())?;
         let state = State::load(&db)?;
-        let bodies = Bodies::open(&dir)?;
+        let space = Arc::new(Space::new(dir.path(), reserve));
+        let bodies = Bodies::open(&dir)?.within(space.clone());
         let alarm = Alarm::default();
         let store = Self {
             syncer: Syncer::start(db.clone(), bodies.removals().clone(), &alarm)?,
@@ -198,7 +199,7 @@ impl Store {
             readers: Readers::new(db.clone()),
             db,
             bodies,
-            space: Space::new(dir.path(), reserve),
+            space,
             dir,
             deadlines: DeadlineWatch::default(),
             first_id: state.next_id(),

@@ -80,6 +80,11 @@ impl Trouble {
         }
     }
 
+    /// The database is about to write so many bytes.
+    pub fn before_write(&self, bytes: usize) {
+        self.reserve.before_write(bytes as u64);
+    }
+
     /// Whether the database had stopped when it was last seen.
     pub fn has_stopped(&self) -> bool {
         self.any.load(Ordering::Relaxed)

@@ -70,6 +70,7 @@ mod full_disk;
 mod gone;
 mod hot_folder;
 mod inheritance;
+mod inodes;
 mod keep;
 mod keep_programs;
 mod killed_writers;
