@@ -38,6 +38,8 @@ pub enum Error {
     MountReadOnly,
     /// The queue is full: `max_messages` or `max_bytes`.
     QueueFull,
+    /// The user has as much as one user may have; the mount option that says so.
+    UserLimit(&'static str),
     /// Nothing is enqueued, or nothing claimed, for the time being.
     Paused,
     /// Nothing to take, and the caller does not wait.
@@ -80,6 +82,7 @@ impl Error {
             Error::StoreReadOnly => Error::StoreReadOnly,
             Error::TooManyOpen => Error::TooManyOpen,
             Error::GoingAway => Error::GoingAway,
+            Error::UserLimit(option) => Error::UserLimit(option),
             other => Error::Io(io::Error::other(other.to_string())),
         }
     }
@@ -98,7 +101,7 @@ impl Error {
             Error::MessageTooLarge => libc::EFBIG,
             Error::NoSpace => libc::ENOSPC,
             Error::StoreReadOnly | Error::MountReadOnly => libc::EROFS,
-            Error::QueueFull => libc::EDQUOT,
+            Error::QueueFull | Error::UserLimit(_) => libc::EDQUOT,
             // Both pass by themselves: it is worth trying again.
             Error::Paused | Error::WouldBlock => libc::EAGAIN,
             Error::Interrupted => libc::EINTR,
@@ -140,6 +143,7 @@ impl fmt::Display for Error {
             Error::StoreReadOnly => f.write_str("the store's disk is read-only"),
             Error::MountReadOnly => f.write_str("the mount is read-only"),
             Error::QueueFull => f.write_str("the queue is full"),
+            Error::UserLimit(option) => write!(f, "the user has all that {option} allows"),
             Error::Paused => f.write_str("the queue is paused"),
             Error::WouldBlock => f.write_str("nothing to take now"),
             Error::Interrupted => f.write_str("interrupted while waiting"),

@@ -313,7 +313,7 @@ impl fuser::Filesystem for Filesystem {
 
     fn fsync(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         self.begin(req);
-        self.view.fsync(fh.0, Box::new(move |result| empty(reply, result)));
+        self.view.fsync(fh.0, req.pid(), Box::new(move |result| empty(reply, result)));
     }
 
     fn opendir(&self, req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -338,7 +338,7 @@ impl fuser::Filesystem for Filesystem {
     fn fsyncdir(&self, req: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         self.begin(req);
         match node(ino) {
-            Ok(node) => self.view.fsync_directory(node, Box::new(move |result| empty(reply, result))),
+            Ok(node) => self.view.fsync_directory(&caller(req), node, Box::new(move |result| empty(reply, result))),
             Err(error) => empty(reply, Err(error)),
         }
     }

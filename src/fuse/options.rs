@@ -10,6 +10,7 @@ use rustix::mount::MountFlags;
 use super::option_list;
 use super::spin::SpinMode;
 use crate::queue::config::{self, QueueConfig};
+use crate::store::UserLimits;
 
 /// The subtype when none is asked for: the mount's type is `fuse.mqfs`.
 pub const SUBTYPE: &str = "mqfs";
@@ -65,6 +66,8 @@ pub struct MountOptions {
     pub log_file: Option<PathBuf>,
     /// How log lines look.
     pub log_format: Option<LogFormat>,
+    /// How much each user may have in the store.
+    pub user_limits: UserLimits,
     /// The configuration of queues made at the top of the mount.
     pub queue_defaults: QueueConfig,
 }
@@ -85,6 +88,7 @@ impl Default for MountOptions {
             spin: SpinMode::default(),
             log_file: None,
             log_format: None,
+            user_limits: UserLimits::default(),
             queue_defaults: QueueConfig::default(),
         }
     }
@@ -119,7 +123,19 @@ const FLAGS: &[(&str, MountFlags, MountFlags)] = {
 const WORDS: &[&str] = &["allow_other", "allow_root", "auto_unmount", "nonempty", "trust_owner"];
 
 /// The same with a value; besides them, the keys of the queue configuration.
-const WITH_VALUE: &[&str] = &["uid", "gid", "umask", "fsname", "subtype", "spin", "log_file", "log_format"];
+const WITH_VALUE: &[&str] = &[
+    "uid",
+    "gid",
+    "umask",
+    "fsname",
+    "subtype",
+    "spin",
+    "log_file",
+    "log_format",
+    "user_queues",
+    "user_drafts",
+    "user_bytes",
+];
 
 /// Words that are for mount(8), fstab and the boot, or that say what is so anyway (`default_permissions`).
 const IGNORED: &[&str] = &[
@@ -214,6 +230,11 @@ impl MountOptions {
             "log_file" => self.log_file = Some(PathBuf::from(OsString::from_vec(value.as_bytes().to_vec()))),
             "log_format" => {
                 self.log_format = Some(LogFormat::from_str(&text, false).map_err(|_| bad("text or json"))?);
+            }
+            "user_queues" => self.user_limits.queues = text.parse().map_err(|_| bad("a number; 0 is no limit"))?,
+            "user_drafts" => self.user_limits.drafts = text.parse().map_err(|_| bad("a number; 0 is no limit"))?,
+            "user_bytes" => {
+                self.user_limits.bytes = text.parse().map_err(|_| bad("a number of bytes; 0 is no limit"))?
             }
             key if config::KEYS.contains(&key) => {
                 self.queue_defaults.set(key, &text).map_err(|error| format!("mount option {error}"))?;

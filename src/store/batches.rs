@@ -14,6 +14,7 @@ use super::keys::{self, DeadlineKind};
 use super::limits::Need;
 use super::record::{self, Counters, DraftRecord, NewMessage, QueueRecord};
 use super::state::{Queue, State, deadlines};
+use super::users::Owned;
 use super::{Entry, MarkRights, NewBody, NewQueue, Onto, Store};
 
 /// No batch holds more files: enqueuing them is one operation, for which all others wait.
@@ -61,6 +62,7 @@ impl Store {
         if self.batch_named(new.parent, new.name)?.is_some() {
             return Err(Error::Exists);
         }
+        self.admit_draft(&mut state.users, new.uid)?;
         let id = state.take_id(&self.db)?;
         let record = new.record(true, String::new(), now);
         let mut batch = self.db.batch();
@@ -69,6 +71,7 @@ impl Store {
             batch.put(Family::Deadlines, &keys::deadline(due, DeadlineKind::Batch, id), b"");
         }
         state.changing(&self.db, new.parent)?.counters.batches += 1;
+        state.users.gets(&self.db, record.uid, Owned::BATCH)?;
         state.remember(id, Queue::new(&record, Counters::default())?);
         state.changing(&self.db, id)?;
         let made = state.commit(&self.db, batch, now);
@@ -125,6 +128,7 @@ impl Store {
         let record = self.queue_record(id)?;
         leave(batch, id, &record);
         self.drop_marks(batch, id)?;
+        state.users.loses(&self.db, record.uid, Owned::BATCH)?;
         batch.delete(Family::Meta, &keys::queue(id));
         batch.delete(Family::Meta, &keys::counters(id));
         let left = &mut state.changing(&self.db, record.parent)?.counters.batches;

@@ -19,7 +19,11 @@ use super::limits::Need;
 use super::named_drafts::{Seen, named_by};
 use super::record::{self, DraftRecord, NewMessage};
 use super::state::State;
+use super::users::{Owned, Users};
 use super::{Enqueued, NewBody, Onto, Store};
+
+/// While a draft is written, at most so many bytes are charged before they are there.
+const CHARGED_AHEAD: u64 = 1 << 20;
 
 /// What becomes of a draft that is published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +57,9 @@ impl Store {
         if self.drafts_name_taken(&mut state, record.queue, &record.name, seen)? {
             return Err(Error::Exists);
         }
-        self.count_draft(&mut state, record.queue)?;
+        self.admit_draft(&mut state.users, record.uid)?;
+        self.fits_user(&mut state.users, record.uid, Owned::draft(record, 0).bytes)?;
+        self.count_draft(&mut state, record, 0)?;
         let mut batch = self.db.batch();
         put_draft(&mut batch, id, record, in_batch);
         state.commit(&self.db, batch, record.created)
@@ -72,6 +78,9 @@ impl Store {
         change(&mut draft)?;
         let mut batch = self.db.batch();
         batch.put(Family::Meta, &keys::draft(id), &record::encode(&draft));
+        let size = self.charged(id)?;
+        let owned = [&before, &draft].map(|draft| (draft.uid, Owned::draft(draft, size)));
+        state.users.turns(&self.db, owned[0], owned[1])?;
         if draft.uid != before.uid {
             let in_batch = state.queue(&self.db, draft.queue)?.record.batch;
             let (from, to) = (named_by(&before, in_batch), named_by(&draft, in_batch));
@@ -83,8 +92,40 @@ impl Store {
                 batch.put(Family::Meta, &to, &id.to_be_bytes());
             }
         }
-        self.db.write(batch)?;
+        state.commit(&self.db, batch, 0)?; // no queue is changed
         Ok(draft)
+    }
+
+    /// The bytes of a draft, as they are charged to its owner.
+    fn charged(&self, id: u64) -> Result<u64> {
+        let found = self.db.get(Family::Meta, &keys::draft_size(id))?;
+        Ok(found.and_then(|size| keys::last_number(&size)).unwrap_or(0))
+    }
+
+    /// Charges the owner of a draft, whoever writes it, for so many bytes of it. While it is `written` they are charged ahead, so that
+    /// not each write is a change of the database, and never less than before; [`Error::UserLimit`], and nothing is charged, when the
+    /// owner has too much.
+    pub fn charge_draft(&self, id: u64, size: u64, written: bool) -> Result<()> {
+        // What is charged changes here only, and by whoever has the draft open.
+        let charged = self.charged(id)?;
+        if size == charged || written && size <= charged {
+            return Ok(());
+        }
+        let mut state = self.lock();
+        let draft = self.draft(id)?;
+        let charged = self.charged(id)?;
+        let ahead = size.saturating_add(size.min(CHARGED_AHEAD));
+        let fits = |users: &mut Users, to: u64| self.fits_user(users, draft.uid, to.saturating_sub(charged));
+        let to = match written {
+            false => size,
+            true if fits(&mut state.users, ahead).is_ok() => ahead,
+            true => fits(&mut state.users, size).map(|()| size)?,
+        };
+        let (before, after) = (Owned::draft(&draft, charged), Owned::draft(&draft, to));
+        state.users.turns(&self.db, (draft.uid, before), (draft.uid, after))?;
+        let mut batch = self.db.batch();
+        batch.put(Family::Meta, &keys::draft_size(id), &to.to_be_bytes());
+        state.commit(&self.db, batch, 0) // no queue is changed
     }
 
     /// Gives a draft a later end.
@@ -128,9 +169,10 @@ impl Store {
         Ok(())
     }
 
-    /// Counts another draft of a queue or batch.
-    fn count_draft(&self, state: &mut State, queue: u64) -> Result<()> {
-        let holder = state.changing(&self.db, queue)?;
+    /// Counts another draft of a queue or batch, for whose bytes its owner is charged so much.
+    fn count_draft(&self, state: &mut State, draft: &DraftRecord, charged: u64) -> Result<()> {
+        state.users.gets(&self.db, draft.uid, Owned::draft(draft, charged))?;
+        let holder = state.changing(&self.db, draft.queue)?;
         if holder.record.batch && holder.counters.drafts >= BATCH_MAX {
             return Err(Error::NoSpace);
         }
@@ -147,6 +189,9 @@ impl Store {
     ) -> Result<()> {
         batch.delete(Family::Meta, &keys::draft(id));
         batch.delete(Family::Meta, &keys::draft_entry(draft.queue, id));
+        let charged = self.charged(id)?;
+        batch.delete(Family::Meta, &keys::draft_size(id));
+        state.users.loses(&self.db, draft.uid, Owned::draft(draft, charged))?;
         if draft.due > 0 {
             batch.delete(Family::Deadlines, &keys::deadline(draft.due, DeadlineKind::Draft, id));
         }
@@ -193,8 +238,10 @@ impl Store {
         if owners.is_some_and(|other| other != id && Some(other) != replaced) {
             return Err(Error::Exists);
         }
+        let charged = self.charged(id)?;
         self.drop_draft(&mut state, &mut batch, id, &before)?;
-        self.count_draft(&mut state, queue)?;
+        batch.put(Family::Meta, &keys::draft_size(id), &charged.to_be_bytes());
+        self.count_draft(&mut state, &after, charged)?;
         after.due = self.due_elsewhere(&mut state, &before, queue, now)?;
         put_draft(&mut batch, id, &after, in_batch);
         state.commit(&self.db, batch, now)?;

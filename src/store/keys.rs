@@ -22,7 +22,9 @@
 //! | `default` | `l` batch name | what the queue's mark of that name has to be when the batch is enqueued |
 //! | `default` | `p` queue state | empty: what was purged from that state has not been cleared away |
 //! | `default` | `r` queue | how far the queues nested in it [reach](super::tree) below it |
-//! | `default` | `s` name | a number of the store's own: `next_seq`, `next_id`; `measured`: there are `r` keys |
+//! | `default` | `w` user | [`Owned`](super::users::Owned): what the user has |
+//! | `default` | `v` draft | its bytes, as they are charged to its owner |
+//! | `default` | `s` name | a number of the store's own: `next_seq`, `next_id`, those of [`super::users`]; `measured`: there are `r` keys |
 //! | `messages` | sequence number | [`MessageRecord`](super::record::MessageRecord) |
 //! | `bodies` | body | the bytes of a small body |
 //! | `index` | queue state order seq | the producer's name: the listing of a state, in delivery order |
@@ -327,6 +329,26 @@ pub fn reach(queue: u64) -> [u8; 9] {
 
 /// All of them: the prefix of [`reach`].
 pub const REACHES: &[u8] = b"r";
+
+/// What a user has.
+pub fn user(uid: u32) -> [u8; 5] {
+    let mut key = [b'w'; 5];
+    key[1..].copy_from_slice(&uid.to_be_bytes());
+    key
+}
+
+/// What all users have: the prefix of [`user`].
+pub const USERS: &[u8] = b"w";
+
+/// The user in a key that [`user`] made; `None` when the key is not of that form.
+pub fn parse_user(key: &[u8]) -> Option<u32> {
+    Some(u32::from_be_bytes(key.strip_prefix(USERS)?.try_into().ok()?))
+}
+
+/// The bytes of a draft, as they are charged to its owner.
+pub fn draft_size(draft: u64) -> [u8; 9] {
+    tagged(b'v', draft)
+}
 
 /// A number of the store's own.
 pub fn setting(name: &str) -> Vec<u8> {

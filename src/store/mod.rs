@@ -74,13 +74,14 @@ mod transitions;
 mod tree;
 mod trouble;
 mod upgrade;
+pub mod users;
 mod wal;
 
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
@@ -109,6 +110,7 @@ pub use reservations::{Patience, RoomWatch};
 pub use space::{Inodes, Space, Usage};
 pub use syncer::{Done, Probe};
 pub use transitions::{Altered, ClaimEnd, Of, Taker};
+pub use users::{UserBytes, UserLimits};
 
 use crate::background::Alarm;
 use crate::error::Result;
@@ -125,6 +127,7 @@ use reserve::Reserve;
 use space::Sizes;
 use state::State;
 use syncer::Syncer;
+use users::OnTheWay;
 
 /// An open store.
 pub struct Store {
@@ -159,6 +162,8 @@ pub struct Store {
     first_id: u64,
     /// Random; with the number of claims of this run it makes the identities of deliveries.
     secret: RandomState,
+    user_limits: OnceLock<UserLimits>,
+    on_the_way: Arc<OnTheWay>,
     claims: AtomicU64,
     /// Held for its lock.
     _lock: File,
@@ -204,6 +209,8 @@ impl Store {
             deadlines: DeadlineWatch::default(),
             first_id: state.next_id(),
             secret: RandomState::new(),
+            user_limits: OnceLock::new(),
+            on_the_way: Arc::default(),
             claims: AtomicU64::new(0),
             departures: state.departures.clone(),
             state: Ranked::new(state),
@@ -216,6 +223,7 @@ impl Store {
         store.make_root()?;
         store.measure_tree()?;
         store.name_drafts_by_owner()?;
+        store.count_users()?;
         store.note_purges_left()?;
         store.readers.clear_left(keys::LEFT_SUMS)?;
         store.drop_cut_bodies()?;

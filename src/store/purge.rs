@@ -110,6 +110,7 @@ impl Store {
         let hidden: Vec<_> = remembered.hidden.iter().map(|(seq, hidden)| (seq, hidden.state)).collect();
         for (seq, _) in hidden.into_iter().filter(|(_, state)| states.contains(state)) {
             let mut message = self.record(seq)?;
+            state.users.goes(&self.db, seq, &message)?; // it is there once
             state.place(&self.db, batch, seq, &mut message)?;
         }
         Ok((count, record))
@@ -187,17 +188,21 @@ impl Store {
             return Ok(0);
         }
         {
-            let _state = self.lock();
+            let mut state = self.lock();
             let mut batch = self.db.batch();
             for (seq, record) in messages {
                 self.erase_record(&mut batch, *seq, record);
+                // Another purge of the same state may have cleared it away.
+                if self.db.get(Family::Messages, &keys::message(*seq))?.is_some() {
+                    state.users.goes(&self.db, *seq, record)?;
+                }
                 // The queue may be gone, so it is not asked whether it kept names.
                 leave_name(&self.db, &mut batch, *seq, record)?;
                 for (at, kind) in deadlines(record) {
                     batch.delete(Family::Deadlines, &keys::deadline(at, kind, *seq));
                 }
             }
-            self.db.write(batch)?;
+            state.commit(&self.db, batch, 0)?; // no queue is changed
         }
         for (_, record) in messages {
             if let BodyPlace::File(id) = record.body {

@@ -14,6 +14,7 @@ use super::named_drafts::Seen;
 use super::record::{self, Counters, QueueHead, QueueRecord};
 use super::state::{Queue, State};
 use super::tree::Extent;
+use super::users::Owned;
 use super::{ROOT, Store};
 
 /// A queue to be made.
@@ -220,6 +221,7 @@ impl Store {
         if self.name_taken(&mut state, new.parent, new.name)? {
             return Err(Error::Exists);
         }
+        self.admit_queue(&mut state.users, new.uid)?;
         let parent = state.queue(&self.db, new.parent)?;
         let config = if new.parent == ROOT { self.defaults.render() } else { parent.config.render() };
         let id = state.take_id(&self.db)?;
@@ -234,6 +236,7 @@ impl Store {
         enter(&mut batch, id, &record);
         self.note_reach(&mut batch, record.parent, Extent::default().and(&record.name))?;
         state.changing(&self.db, record.parent)?.counters.queues += 1;
+        state.users.gets(&self.db, record.uid, Owned::queue(&record))?;
         state.remember(id, Queue::new(&record, Counters::default())?);
         state.changing(&self.db, id)?;
         let made = state.commit(&self.db, batch, now);
@@ -275,7 +278,8 @@ impl Store {
         if c.messages() + c.drafts + c.queues + c.batches > 0 {
             return Err(Error::NotEmpty);
         }
-        let QueueHead { parent, name, .. } = self.queue_head(id)?;
+        let QueueHead { parent, name, uid, .. } = self.queue_head(id)?;
+        state.users.loses(&self.db, uid, Owned::QUEUE)?;
         batch.delete(Family::Meta, &keys::queue(id));
         batch.delete(Family::Meta, &keys::counters(id));
         batch.delete(Family::Meta, &keys::child(parent, id));
@@ -355,7 +359,12 @@ impl Store {
         if queue.shows_times_set() {
             record.modified_at = now; // no change of what the directory holds
         }
+        let owner = record.uid;
         change(&mut record)?;
+        if id != ROOT {
+            let owned = Owned::queue(&record);
+            state.users.turns(&self.db, (owner, owned), (record.uid, owned))?;
+        }
         let config = QueueConfig::stored(&record.config)?;
         state.queue(&self.db, id)?.refuse_renaming(&config)?;
         let mut batch = self.db.batch();

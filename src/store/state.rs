@@ -22,6 +22,7 @@ use super::outdated::Outdated;
 use super::record::{self, Counters, MessageRecord, QueueRecord};
 use super::remembered::Queues;
 use super::reservations::{Reservations, RoomWatch};
+use super::users::Users;
 
 /// Numbers are reserved on disk in blocks of this size, so that giving one out is no write. A crash skips the rest.
 const RESERVED: u64 = 4096;
@@ -124,6 +125,8 @@ pub struct State {
     /// While a snapshot is being made: the numbers of the messages that are, or have been, hidden meanwhile. The files of their
     /// bodies may be those of messages that are written on.
     pub unfinished: Option<HashSet<u64>>,
+    /// What users have.
+    pub(super) users: Users,
     /// Told of queues in which there is room again.
     pub(super) room_watch: Option<RoomWatch>,
 }
@@ -267,6 +270,7 @@ impl State {
             held: HeldNames::default(),
             lost: LostClaims::default(),
             unfinished: None,
+            users: Users::load(db)?,
             room_watch: None,
         })
     }
@@ -274,6 +278,11 @@ impl State {
     /// The next number that [`State::take_id`] gives.
     pub fn next_id(&self) -> u64 {
         self.id.next
+    }
+
+    /// The next sequence number that [`State::take_seq`] gives.
+    pub fn next_seq(&self) -> u64 {
+        self.seq.next
     }
 
     /// A new number for a queue, body or draft.
@@ -342,6 +351,7 @@ impl State {
     /// Never within an operation, when counters are ahead of the disk.
     pub fn begin(&mut self) {
         self.undo();
+        self.users.begin();
         self.leaving.clear();
         self.adding.clear();
         self.queues.trim();
@@ -440,6 +450,7 @@ impl State {
         if let Some(since) = aged(record) {
             batch.put(Family::Index, &keys::aged(record.queue, state, since, seq), b"");
         }
+        self.users.comes(db, seq, record)?;
         self.placed += 1;
         let placed = self.placed;
         let queue = self.changing(db, record.queue)?;
@@ -475,6 +486,7 @@ impl State {
         if let Some(since) = aged(record) {
             batch.delete(Family::Index, &keys::aged(record.queue, record.state(), since, seq));
         }
+        self.users.goes(db, seq, record)?;
         let queue = self.changing(db, record.queue)?;
         if queue.config.names == Names::Keep {
             leave_name(db, batch, seq, record)?;
@@ -497,8 +509,10 @@ impl State {
                 batch.put(Family::Meta, &keys::counters(*id), &record::encode(&queue.counters));
             }
         }
+        self.users.put(&mut batch);
         let written = db.write(batch);
         if written.is_ok() {
+            self.users.committed();
             self.departures.note(&self.leaving, now);
             self.leaving.clear();
             let changed = std::mem::take(&mut self.changing);
@@ -511,6 +525,7 @@ impl State {
             }
         }
         self.undo();
+        self.users.undo();
         written
     }
 }

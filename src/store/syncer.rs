@@ -41,7 +41,8 @@ enum Job {
 pub struct Syncer {
     db: Arc<Db>,
     jobs: Mutex<Option<Sender<Job>>>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    /// That which syncs, and that which removes files, and ends when the first has.
+    threads: Mutex<Vec<JoinHandle<()>>>,
     /// Syncs so far; a figure for users, ordered with nothing.
     syncs: Arc<AtomicU64>,
     /// What is handed over and not done yet. A hint: a serving thread that misreads it syncs once more or hands over.
@@ -64,12 +65,17 @@ impl Syncer {
         let pending = Arc::new(AtomicU64::new(0));
         let of_thread = (db.clone(), syncs.clone(), pending.clone());
         let raised = alarm.clone();
-        let work = move || run(&of_thread.0, &receiver, &removals, (&of_thread.1, &of_thread.2), &raised);
-        let thread = alarm.spawn(THREAD, work)?;
+        // The removal of a large file takes its time, and nobody who waits for a sync is to wait for that.
+        let (gone, files) = crossbeam_channel::unbounded::<u64>();
+        let work = move || run(&of_thread.0, &receiver, &gone, (&of_thread.1, &of_thread.2), &raised);
+        let threads = vec![
+            alarm.spawn(THREAD, work)?,
+            alarm.spawn("mqfs-remove", move || files.into_iter().for_each(|id| removals.remove(id)))?,
+        ];
         Ok(Self {
             db,
             jobs: Mutex::new(Some(sender)),
-            thread: Mutex::new(Some(thread)),
+            threads: Mutex::new(threads),
             syncs,
             pending,
             probe: OnceLock::new(),
@@ -133,10 +139,10 @@ impl Syncer {
         }
     }
 
-    /// Does what is waiting and ends the thread.
+    /// Does what is waiting and ends the threads.
     pub fn stop(&self) {
         drop(self.jobs.lock().take());
-        if let Some(thread) = self.thread.lock().take() {
+        for thread in self.threads.lock().drain(..) {
             let _ = thread.join(); // a panic was told
         }
     }
@@ -153,7 +159,7 @@ const GATHER_MAX: Duration = Duration::from_micros(500);
 
 const THREAD: &str = "mqfs-sync";
 
-fn run(db: &Db, jobs: &Receiver<Job>, removals: &Removals, (syncs, pending): (&AtomicU64, &AtomicU64), alarm: &Alarm) {
+fn run(db: &Db, jobs: &Receiver<Job>, gone: &Sender<u64>, (syncs, pending): (&AtomicU64, &AtomicU64), alarm: &Alarm) {
     // A sync costs processor time that producers need as well. When the one before served or met several, more are on their
     // way: waiting for them about as long as a sync takes makes one of many. A producer that is alone never waits.
     let (mut crowd, mut gather) = (0, Duration::ZERO);
@@ -181,8 +187,8 @@ fn run(db: &Db, jobs: &Receiver<Job>, removals: &Removals, (syncs, pending): (&A
                     };
                     alarm.guard(THREAD, || on_behalf::of(user, || done(result)));
                 }
-                Job::Remove(id) if result.is_ok() => removals.remove(id),
-                Job::Remove(_) => {} // swept at the next start
+                // Otherwise, or when that thread has panicked, it is swept at the next start.
+                Job::Remove(id) => drop(result.is_ok().then(|| gone.send(id))),
             }
         }
     }

@@ -4,6 +4,8 @@
 //! The files are drafts of the batch, whatever their names. While a batch is being enqueued nothing in it can be changed:
 //! its files are looked at and synced by another thread, and then become messages in one change of the store.
 
+use std::collections::VecDeque;
+use std::fs::File;
 use std::sync::Arc;
 
 use crate::clock;
@@ -18,6 +20,8 @@ use crate::store::{BatchFile, Done, Due, INLINE_MAX, MarkRights, Need, NewBody, 
 
 use super::access::Caller;
 use super::attributes::ns_of;
+use super::offload::{By, Call, Step, Task};
+use super::publishing::{PIECE, add_sums};
 use super::staging::read_file_at;
 use super::xattr::{Pairs, length, merge};
 use super::{Node, View};
@@ -28,6 +32,10 @@ const INLINE_IN_ALL: usize = 16 << 20;
 /// The attributes of all files of a batch are no longer than this in all, in bytes: they pass through memory, too, and all others wait
 /// while they do.
 const ATTRIBUTES_IN_ALL: usize = 64 << 20;
+
+/// So many files are looked at in one piece of the work, and each counts as so many bytes at least when it is read.
+const LOOKED_AT_ONCE: usize = 1000;
+const SMALL: usize = 8 * 1024;
 
 /// A batch that is dropped for `draft_ttl` is looked at again after so long when it is in use, in milliseconds.
 const LOOK_AGAIN_MS: u64 = 1000;
@@ -92,6 +100,42 @@ impl Contents {
     }
 }
 
+/// A batch on its way.
+struct Reading {
+    order: Order,
+    /// Its files that were not looked at yet; `None`: nobody knows them.
+    names: Option<VecDeque<(u64, Vec<u8>)>>,
+    /// How long the attributes are of those that were.
+    attributes: usize,
+    /// Those that were looked at and not read yet.
+    left: VecDeque<Candidate>,
+    /// The file of the first of them, of which these are the first checksums.
+    summing: Option<File>,
+    sums: Vec<u32>,
+    /// What was read.
+    contents: Contents,
+    /// Those that stay files.
+    files: Vec<u64>,
+    /// What they and their batch acknowledge, too.
+    settles: Vec<Settles>,
+}
+
+impl Reading {
+    fn new(order: Order) -> Self {
+        Self {
+            settles: Vec::from_iter(order.settles),
+            order,
+            names: None,
+            attributes: 0,
+            left: VecDeque::new(),
+            summing: None,
+            sums: Vec::new(),
+            contents: Contents::default(),
+            files: Vec::new(),
+        }
+    }
+}
+
 impl View {
     /// Refuses to change what is being enqueued. `queue` may be any queue.
     pub(super) fn refuse_while_enqueued(&self, queue: u64) -> Result<()> {
@@ -132,8 +176,8 @@ impl View {
     ) {
         match self.batch_order(caller, from, to, keep) {
             Ok(Some(order)) => {
-                let view = self.clone();
-                self.long.run(Box::new(move || view.enqueue_batch(&order, done)));
+                let by = By { user: caller.uid, thread: caller.pid };
+                self.long.run(by, self.enqueuing(order, done));
             }
             Ok(None) => done(Ok(())),
             Err(error) => done(Err(error)),
@@ -171,35 +215,73 @@ impl View {
         Ok(Some(Order { caller: *caller, batch, target, properties, pid, rights, settles }))
     }
 
-    /// Enqueues a batch; `done` when that is as durable as the queue promises. Waits for the disk.
-    fn enqueue_batch(self: Arc<Self>, order: &Order, done: Done) {
-        let result = self.enqueue_contents(order);
+    /// What enqueues a batch, piece by piece; `done` when that is as durable as the queue promises. Waits for the disk.
+    fn enqueuing(self: &Arc<Self>, order: Order, done: Done) -> Task {
+        let (view, mut reading, mut done) = (self.clone(), Reading::new(order), Some(done));
+        Box::new(move |turn| {
+            let result = match turn {
+                Call::Go => view.enqueue_piece(&mut reading),
+                Call::Drop(why) => Err(why),
+            };
+            let result = match result {
+                Ok(None) => return Step::More,
+                Ok(Some(enqueued)) => Ok(enqueued),
+                Err(error) => Err(error),
+            };
+            if let Some(done) = done.take() {
+                view.end_enqueuing(&reading.order, result, done);
+            }
+            Step::Done
+        })
+    }
+
+    fn end_enqueuing(self: &Arc<Self>, order: &Order, result: Result<(Vec<u64>, Durability)>, done: Done) {
         self.enqueued.lock().remove(&order.batch);
         let (left, durability) = match result {
             Ok(enqueued) => enqueued,
             Err(error) => return done(Err(self.rejected(order.target, error))),
         };
+        let user = order.caller.uid;
         match durability {
-            Durability::Sync => self.discard_after_sync(left, done),
+            Durability::Sync => self.discard_after_sync(user, left, done),
             Durability::Async => {
                 done(Ok(()));
-                self.discard_after_sync(left, Box::new(|_| ()));
+                self.discard_after_sync(user, left, Box::new(|_| ()));
             }
         }
     }
 
-    fn enqueue_contents(&self, order: &Order) -> Result<(Vec<u64>, Durability)> {
-        let config = self.store.config(order.target)?;
-        let (candidates, settles) = self.candidates(order)?;
-        let need = Need::of_all(candidates.iter().map(|file| file.size as u64), 0);
-        self.store.refuse_early(order.target, need, Onto::Nothing)?;
-        let contents = self.batch_contents(candidates)?;
+    /// Does the next piece: lists the files of the batch, looks at some of them, reads some bytes, or, at last, enqueues them and
+    /// gives the drafts whose files nobody owns any more.
+    fn enqueue_piece(&self, reading: &mut Reading) -> Result<Option<(Vec<u64>, Durability)>> {
+        let Some(names) = &mut reading.names else {
+            reading.names = Some(self.store.batch_files(reading.order.batch)?.into());
+            return Ok(None);
+        };
+        if !names.is_empty() {
+            let some: Vec<_> = names.drain(..names.len().min(LOOKED_AT_ONCE)).collect();
+            for (draft, name) in some {
+                self.look_at(reading, draft, &name)?;
+            }
+            if reading.names.as_ref().is_some_and(VecDeque::is_empty) {
+                let need = Need::of_all(reading.left.iter().map(|file| file.size as u64), 0);
+                self.store.refuse_early(reading.order.target, need, Onto::Nothing)?;
+            }
+            return Ok(None);
+        }
+        if !reading.left.is_empty() {
+            return self.read_some(reading).map(|()| None);
+        }
+        self.store.bodies().sync_all(&reading.files)?;
+        let settles = std::mem::take(&mut reading.settles);
+        let Reading { order, contents, .. } = reading;
         let files: Vec<_> = contents.files.iter().map(|ready| contents.file(ready)).collect();
         let change = |new: &mut NewMessage| {
             new.producer_pid = order.pid;
             merge(&mut new.attributes, &order.properties)
         };
         let along = (&settles[..], order.rights);
+        let config = self.store.config(order.target)?;
         let published = self.store.publish_batch(order.batch, order.target, &files, along, clock::now_ms(), change);
         let left = published.map_err(|error| match error {
             Error::NotFound if settles.is_empty() => error,
@@ -207,11 +289,11 @@ impl View {
         })?;
         settles.into_iter().for_each(|settles| self.acked_along(&order.caller, settles));
         self.became_ready(order.target);
-        Ok((left, config.durability))
+        Ok(Some((left, config.durability)))
     }
 
     /// Calls when everything so far is durable, and then removes body files that nobody owns any more.
-    fn discard_after_sync(self: Arc<Self>, files: Vec<u64>, done: Done) {
+    fn discard_after_sync(self: &Arc<Self>, user: u32, files: Vec<u64>, done: Done) {
         let view = self.clone();
         self.store.after_sync(Box::new(move |synced| {
             let durable = synced.is_ok();
@@ -219,63 +301,70 @@ impl View {
             if durable && !files.is_empty() {
                 // Not by the thread that syncs: others wait for it.
                 let of = view.clone();
-                view.offload.run(Box::new(move || of.store.bodies().remove_all(&files)));
+                view.offload.run_anyway(user, move || of.store.bodies().remove_all(&files));
             }
         }));
     }
 
-    /// Looks at all files of a batch, and reads none: the kernel lets nobody else rename meanwhile. Gives what they and their batch
-    /// acknowledge, too.
-    fn candidates(&self, order: &Order) -> Result<(Vec<Candidate>, Vec<Settles>)> {
-        let (mut candidates, mut attributes) = (Vec::new(), 0);
-        let mut settles = Vec::from_iter(order.settles);
-        for (draft, name) in self.store.batch_files(order.batch)? {
-            self.refuse_unfinished(order, draft, &name)?;
-            let mut record = self.store.draft(draft)?;
-            self.refuse_unreadable(&order.caller, &record)?;
-            settles.extend(
-                self.settles(&order.caller, &record.attributes)
-                    .map_err(|error| self.told_along(order.target, error))?,
+    /// Looks at a file of a batch, and does not read it: the kernel lets nobody else rename meanwhile.
+    fn look_at(&self, reading: &mut Reading, draft: u64, name: &[u8]) -> Result<()> {
+        let order = &reading.order;
+        self.refuse_unfinished(order, draft, name)?;
+        let mut record = self.store.draft(draft)?;
+        self.refuse_unreadable(&order.caller, &record)?;
+        reading.settles.extend(
+            self.settles(&order.caller, &record.attributes).map_err(|error| self.told_along(order.target, error))?,
+        );
+        merge(&mut record.attributes, &order.properties)?;
+        reading.attributes += length(&record.attributes);
+        if reading.attributes > ATTRIBUTES_IN_ALL {
+            tracing::info!(
+                queue = self.store.label(order.target),
+                why = "its files' attributes are too long",
+                "batch not enqueued"
             );
-            merge(&mut record.attributes, &order.properties)?;
-            attributes += length(&record.attributes);
-            if attributes > ATTRIBUTES_IN_ALL {
-                tracing::info!(
-                    queue = self.store.label(order.target),
-                    why = "its files' attributes are too long",
-                    "batch not enqueued"
-                );
-                return Err(Error::NoSpace);
-            }
-            let name = self.producer_name(order.target, &name)?.to_vec();
-            let stat = self.store.bodies().metadata(draft)?;
-            let size = usize::try_from(stat.len()).map_err(|_| Error::MessageTooLarge)?;
-            let times_ns = (ns_of(stat.modified()?), ns_of(stat.accessed()?));
-            candidates.push(Candidate { draft, name, times_ns, size });
+            return Err(Error::NoSpace);
         }
-        Ok((candidates, settles))
+        let name = self.producer_name(order.target, name)?.to_vec();
+        let stat = self.store.bodies().metadata(draft)?;
+        let size = usize::try_from(stat.len()).map_err(|_| Error::MessageTooLarge)?;
+        let times_ns = (ns_of(stat.modified()?), ns_of(stat.accessed()?));
+        reading.left.push_back(Candidate { draft, name, times_ns, size });
+        Ok(())
     }
 
-    /// Reads all files of a batch; those that stay files are synced.
-    fn batch_contents(&self, candidates: Vec<Candidate>) -> Result<Contents> {
-        let mut contents = Contents::default();
-        let mut files = Vec::new();
-        for Candidate { draft, name, times_ns, mut size } in candidates {
-            let file = self.store.bodies().open_read(draft)?;
-            let inline = size <= INLINE_MAX && contents.inline.len() + size <= INLINE_IN_ALL;
-            let place = if inline {
-                let (at, bytes) = (contents.inline.len(), read_file_at(&file, 0, size)?);
-                size = bytes.len();
-                contents.inline.extend(bytes);
-                Place::Inline(at)
+    /// Reads some bytes of the files of a batch; those that stay files are synced later.
+    fn read_some(&self, reading: &mut Reading) -> Result<()> {
+        let mut bytes = 0;
+        while bytes < PIECE
+            && let Some(Candidate { draft, size, .. }) = reading.left.front()
+        {
+            let (draft, size) = (*draft, *size);
+            let inline = size <= INLINE_MAX && reading.contents.inline.len() + size <= INLINE_IN_ALL;
+            let (place, size) = if inline {
+                let read = read_file_at(&self.store.bodies().open_read(draft)?, 0, size)?;
+                let at = reading.contents.inline.len();
+                reading.contents.inline.extend(&read);
+                (Place::Inline(at), read.len())
             } else {
-                files.push(draft);
-                Place::File(Sums::of_file(&file, size as u64)?)
+                let file = match reading.summing.take() {
+                    Some(file) => file,
+                    None => self.store.bodies().open_read(draft)?,
+                };
+                let mut sums = std::mem::take(&mut reading.sums);
+                let whole = add_sums(&mut sums, &file, size as u64, PIECE - bytes)?;
+                if !whole {
+                    (reading.summing, reading.sums) = (Some(file), sums);
+                    return Ok(());
+                }
+                reading.files.push(draft);
+                (Place::File(Sums::of(sums)), size)
             };
-            contents.files.push(Ready { draft, name, times_ns, size, place });
+            bytes += size.max(SMALL);
+            let Some(Candidate { draft, name, times_ns, .. }) = reading.left.pop_front() else { return Ok(()) };
+            reading.contents.files.push(Ready { draft, name, times_ns, size, place });
         }
-        self.store.bodies().sync_all(&files)?;
-        Ok(contents)
+        Ok(())
     }
 
     /// Refuses to enqueue a file that somebody still writes, or that is hidden: editors and programs that copy give such names

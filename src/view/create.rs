@@ -161,6 +161,8 @@ impl View {
         let info = self.store.queue(queue)?;
         self.store.admit_bytes(ROOM_FOR_ONE)?;
         let held = self.handles.attributes.hold(caller.uid, memory(&attributes))?;
+        let mut charge = self.store.user_bytes(caller.uid);
+        self.store.hold_bytes(&mut charge, 1)?;
         let id = self.store.next_id()?;
         let keeps = info.config.names == Names::Keep;
         if keeps {
@@ -185,7 +187,7 @@ impl View {
             self.arrivals.begin(id);
         }
         let staging = Staging::new(id).within(&self.handles.staged, caller.uid);
-        let writer = Writer::new(new, (held, staging), name, info.config, caller, holds_room);
+        let writer = Writer::new(new, (held, charge, staging), name, info.config, caller, holds_room);
         let (key, opener) = (writer.key(), writer.opener());
         let writer = Arc::new(SharedWriter::new(writer));
         self.writers.lock().insert(id, writer.clone());

@@ -4,7 +4,6 @@ mod renamed;
 
 use std::collections::hash_map::Entry;
 use std::fs::File;
-use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 
@@ -16,12 +15,14 @@ use crate::queue::name::{QUEUE_NAME_MAX, check_entry_name};
 use crate::queue::properties::Properties;
 use crate::queue::worker::Worker;
 use crate::store::record::{DraftRecord, NewMessage};
-use crate::store::sums::Sums;
-use crate::store::{Bodies, Done, Enqueued, INLINE_MAX, Need, NewBody, Onto, Patience, Published, Seen};
+use crate::store::users::cost;
+use crate::store::{Done, Enqueued, INLINE_MAX, Need, NewBody, Onto, Patience, Published, Seen, Store, UserBytes};
 
 use super::access::{Caller, READ};
 use super::attributes::{FILE_MODE, ns_of};
 use super::names::{Key, Writer};
+use super::offload::{By, Call, once};
+use super::publishing::LargeBody;
 use super::staging::{end_of_write, fill_hole, read_file_at};
 use super::xattr::{Pairs, merge};
 use super::{Attributes, Node, View};
@@ -38,6 +39,8 @@ pub(super) struct DraftUse {
     last: Option<(Arc<File>, DraftRecord)>,
     /// That file was opened for writing.
     writable: bool,
+    /// What counts its bytes against its owner when it was unlinked while it is open.
+    unlinked: Option<UserBytes>,
     /// It was renamed to a visible name: from then on it is neither listed nor found.
     publishing: Option<Target>,
 }
@@ -80,6 +83,12 @@ impl DraftUse {
     /// It was renamed to a visible name, and waits for its last writer.
     fn waits(&self) -> bool {
         self.writes > 0 && self.publishing.as_ref().is_some_and(|to| to.then == Published::Gone)
+    }
+
+    /// What counts its bytes, now that it was unlinked.
+    fn charge(&mut self, store: &Store) -> Option<&mut UserBytes> {
+        let (_, record) = self.last.as_ref()?;
+        Some(self.unlinked.get_or_insert_with(|| store.user_bytes(record.uid)))
     }
 
     fn idle(&self) -> bool {
@@ -179,6 +188,7 @@ impl View {
         let end = end_of_write(offset, data.len())?;
         let length = file.metadata()?.len();
         self.admit_draft(id, end, end.saturating_sub(length).max(data.len() as u64))?;
+        self.charge_draft(id, end.max(length))?;
         fill_hole(file, length, offset)?;
         file.write_all_at(data, offset)?;
         Ok(())
@@ -193,18 +203,54 @@ impl View {
         }
     }
 
+    /// Charges its owner for a draft that is being written, as it will be.
+    pub(super) fn charge_draft(&self, id: u64, size: u64) -> Result<()> {
+        match self.store.charge_draft(id, size, true) {
+            Err(Error::NotFound) => {}
+            charged => return charged,
+        }
+        // It was unlinked, and has no record any more.
+        match self.drafts.lock().get_mut(&id).and_then(|used| used.charge(&self.store)) {
+            Some(charge) => self.store.hold_bytes(charge, size),
+            None => Ok(()),
+        }
+    }
+
+    /// Removes a draft. Its owner is charged for it as long as somebody has it open.
+    pub(super) fn unlink_draft(&self, id: u64, now: u64) -> Result<()> {
+        let size = self.draft_size(id);
+        self.store.remove_draft(id, now)?;
+        if let Some(charge) = self.drafts.lock().get_mut(&id).and_then(|used| used.charge(&self.store)) {
+            charge.set(size);
+        }
+        Ok(())
+    }
+
+    /// Nobody writes a draft any more: its owner is charged for what there is.
+    pub(super) fn settle_draft(&self, id: u64) {
+        if let Err(error) = self.store.charge_draft(id, self.draft_size(id), false)
+            && !matches!(error, Error::NotFound)
+        {
+            tracing::warn!(queue = self.store.draft(id).map(|draft| self.store.label(draft.queue)).unwrap_or_default(), %error, "a draft is charged for more than it has");
+        }
+    }
+
     /// `fsync` on a draft: its bytes, its name and its record.
-    pub(super) fn sync_draft(self: &Arc<Self>, id: u64, file: Arc<File>, done: Done) {
+    pub(super) fn sync_draft(self: &Arc<Self>, id: u64, file: Arc<File>, by: By, done: Done) {
         let view = self.clone();
-        self.offload.run(Box::new(move || match view.store.bodies().sync(id, &file) {
-            Ok(()) => view.store.after_sync(done),
-            Err(error) => done(Err(error)),
-        }));
+        let work = move |turn| {
+            let synced = if let Call::Drop(why) = turn { Err(why) } else { view.store.bodies().sync(id, &file) };
+            match synced {
+                Ok(()) => view.store.after_sync(done),
+                Err(error) => done(Err(error)),
+            }
+        };
+        self.offload.run(by, once(work));
     }
 
     /// An open file on a draft was closed for the last time.
     pub(super) fn release_draft(self: &Arc<Self>, id: u64, writes: bool) {
-        let target = {
+        let (target, last_writer) = {
             let mut drafts = self.drafts.lock();
             let Entry::Occupied(mut entry) = drafts.entry(id) else { return };
             let used = entry.get_mut();
@@ -215,13 +261,16 @@ impl View {
             if used.idle() {
                 entry.remove();
             }
-            target
+            (target, last_writer)
         };
+        if last_writer {
+            self.settle_draft(id);
+        }
         let Some(target) = target else { return };
         let draft = self.store.draft(id);
-        let (queue, name) = draft.map_or_else(
+        let (owner, queue, name) = draft.map_or_else(
             |_| Default::default(),
-            |draft| (self.store.label(draft.queue), String::from_utf8_lossy(&draft.name).into_owned()),
+            |draft| (draft.uid, self.store.label(draft.queue), String::from_utf8_lossy(&draft.name).into_owned()),
         );
         let view = self.clone();
         let renamed = target.clone();
@@ -238,14 +287,14 @@ impl View {
                 }
             }
         });
-        self.publish_now(id, target, report);
+        self.publish_now(id, target, By::nobody(owner), report);
     }
 
-    /// The thread `tid` has closed a descriptor of a draft. If the draft was renamed already, it may be about to arrive. Only its
+    /// The thread `by` has closed a descriptor of a draft. If the draft was renamed already, it may be about to arrive. Only its
     /// release tells that this was the last close; but when `done` is called, its bytes are as durable as the queue promises, as
     /// those of a draft at least. [`Error::MessageTooLarge`] when it would not be enqueued, and [`Error::NotFound`] when it would not
     /// because the delivery that it settles is over.
-    pub(super) fn draft_closed(self: &Arc<Self>, id: u64, file: &Arc<File>, tid: u32, done: Done) {
+    pub(super) fn draft_closed(self: &Arc<Self>, id: u64, file: &Arc<File>, by: By, done: Done) {
         let target = {
             let drafts = self.drafts.lock();
             let publishing = drafts.get(&id).and_then(|used| used.publishing.as_ref());
@@ -254,7 +303,7 @@ impl View {
         let Some((message, queue, then, settles)) = target else { return done(Ok(())) };
         let view = self.clone();
         let done: Done = Box::new(move |result| {
-            view.arrivals.closed(message, tid, false);
+            view.arrivals.closed(message, by.thread, false);
             done(result);
         });
         if then == Published::Stays {
@@ -266,7 +315,7 @@ impl View {
             Ok(config.durability)
         };
         match self.store.config(queue).and_then(fits) {
-            Ok(Durability::Sync) => self.sync_draft(id, file.clone(), done),
+            Ok(Durability::Sync) => self.sync_draft(id, file.clone(), by, done),
             Ok(Durability::Async) => done(Ok(())),
             Err(error) => done(Err(error)),
         }
@@ -312,13 +361,13 @@ impl View {
 
     /// Makes a draft a message: at once, or when its last writer closes it. `done` when that is as durable as the queue
     /// promises.
-    pub(super) fn publish(self: &Arc<Self>, id: u64, target: Target, done: Done) {
+    pub(super) fn publish(self: &Arc<Self>, id: u64, target: Target, by: By, done: Done) {
         match self.begin_publishing(id, &target) {
             Ok(true) => {
                 self.name_renamed(id, &target);
                 done(Ok(()));
             }
-            Ok(false) => self.publish_now(id, target, done),
+            Ok(false) => self.publish_now(id, target, by, done),
             Err(error) => done(Err(self.rejected(target.queue, error))),
         }
     }
@@ -356,10 +405,15 @@ impl View {
 
     /// Refuses a draft that its queue would refuse now.
     fn admit_now(&self, id: u64, target: &Target) -> Result<()> {
-        self.store.refuse_early(target.queue, Need::of_one(self.draft_size(id), 0), target.onto)
+        let size = self.draft_size(id);
+        if target.then == Published::Stays {
+            let draft = self.store.draft(id)?;
+            self.store.admit_bytes_of(draft.uid, cost(size, &draft.attributes))?;
+        }
+        self.store.refuse_early(target.queue, Need::of_one(size, 0), target.onto)
     }
 
-    fn draft_size(&self, id: u64) -> u64 {
+    pub(super) fn draft_size(&self, id: u64) -> u64 {
         self.store.bodies().metadata(id).map_or(0, |file| file.len())
     }
 
@@ -384,7 +438,7 @@ impl View {
         self.store.rename_draft(id, (draft.queue, &name), (Seen::ALL, true), clock::now_ms(), |_| Ok(())).map(drop)
     }
 
-    fn publish_now(self: &Arc<Self>, id: u64, target: Target, done: Done) {
+    fn publish_now(self: &Arc<Self>, id: u64, target: Target, by: By, done: Done) {
         let view = self.clone();
         let to = (target.queue, target.name.clone(), target.id);
         let finish = move |result: Result<Durability>, done: Done| {
@@ -407,36 +461,17 @@ impl View {
                 }
             }
         };
-        let size = self.draft_size(id);
-        if size <= INLINE_MAX as u64 && target.then == Published::Gone {
-            return finish(self.publish_draft(id, &target), done);
-        }
-        let view = self.clone();
-        self.offload_for(size).run(Box::new(move || finish(view.publish_draft(id, &target), done)));
+        self.publish_body(id, target, by, finish, done);
     }
 
-    /// Makes the body file `to` of the first `size` bytes of a draft's file; gives how many there were, as the draft may be being
-    /// written. Holes in it become bytes.
-    fn copy_draft(&self, file: &File, size: u64, to: u64) -> Result<(u64, Sums)> {
-        let bodies = self.store.bodies();
-        self.store.space().admit(size)?;
-        let mut copy = bodies.create(to)?;
-        let copied = std::io::copy(&mut file.take(size), &mut copy).map_err(Error::from);
-        copied
-            .and_then(|copied| publish_file(bodies, to, &copy, copied).map(|sums| (copied, sums)))
-            .inspect_err(|_| self.store.discard_body(to))
-    }
-
-    /// Does it. May wait for the disk when the body is large.
-    fn publish_draft(&self, id: u64, target: &Target) -> Result<Durability> {
+    /// Does it. `body`: that of a large draft, done.
+    pub(super) fn publish_draft(&self, id: u64, target: &Target, body: Option<LargeBody>) -> Result<Durability> {
         let draft = self.store.draft(id)?;
         let config = self.store.config(target.queue)?;
-        let bodies = self.store.bodies();
-        let file = bodies.open_read(id)?;
+        let file = self.store.bodies().open_read(id)?;
         let stat = file.metadata()?;
         let mut size = stat.len();
-        config.admit_size(size)?; // before it is read
-        let moves = target.then == Published::Gone;
+        config.admit_size(size)?;
         let mut attributes = draft.attributes;
         attributes.retain(|(name, _)| name != SETTLES);
         let how = (target.then, target.onto, target.settles.map(|(_, settles)| settles));
@@ -459,25 +494,19 @@ impl View {
             attributes,
         };
         let now = clock::now_ms();
-        let enqueued = if size <= INLINE_MAX as u64 {
-            let bytes = read_file_at(&file, 0, INLINE_MAX)?;
-            self.store.publish(id, new, NewBody::Inline(&bytes), how, now)?
-        } else {
-            let body = target.id;
-            let sums = if moves {
-                publish_file(bodies, body, &file, size)?
-            } else {
-                let (copied, sums) = self.copy_draft(&file, size, body)?;
-                size = copied;
-                sums
-            };
-            let file = NewBody::File { id: body, size, synced: true, sums: &sums };
+        let enqueued = if let Some(body) = body {
+            let (copy, sums);
+            (copy, (size, sums)) = (body.is_copy().then(|| body.id()), body.done());
+            let file = NewBody::File { id: target.id, size, synced: true, sums: &sums };
             let enqueued = self.store.publish(id, new, file, how, now);
             // A refused copy would lie there until the next start.
-            if !moves && !matches!(enqueued, Ok(Enqueued::As(_))) {
-                self.store.discard_body(body);
+            if let Some(copy) = copy.filter(|_| !matches!(enqueued, Ok(Enqueued::As(_)))) {
+                self.store.discard_body(copy);
             }
             enqueued?
+        } else {
+            let bytes = read_file_at(&file, 0, INLINE_MAX)?;
+            self.store.publish(id, new, NewBody::Inline(&bytes), how, now)?
         };
         if let Some((caller, settles)) = &target.settles {
             self.acked_along(caller, *settles);
@@ -489,12 +518,6 @@ impl View {
         self.became_ready(target.queue);
         Ok(config.durability)
     }
-}
-
-/// Makes a draft's file durable as a message's body; gives its checksums.
-fn publish_file(bodies: &Bodies, id: u64, file: &File, size: u64) -> Result<Sums> {
-    bodies.sync(id, file)?;
-    Sums::of_file(file, size)
 }
 
 #[cfg(test)]

@@ -339,6 +339,11 @@ impl Handles {
         self.open.lock().by_number.get(&number).map(|entry| entry.handle.clone()).ok_or(Error::Aborted)
     }
 
+    /// The user that opened it.
+    pub fn opener(&self, number: u64) -> u32 {
+        self.open.lock().by_number.get(&number).map_or(0, |entry| entry.uid)
+    }
+
     /// An open file holds the message `seq` from now on, too, and [`Handles::leases_of`] finds it.
     pub fn bind(&self, number: u64, seq: u64) {
         let mut open = self.open.lock();

@@ -8,12 +8,14 @@ use crate::queue::config::{Durability, Names};
 use crate::queue::name::{Name, classify};
 use crate::queue::state::State;
 use crate::store::record::{MessageRecord, NewMessage};
+use crate::store::users::cost;
 use crate::store::{Body, Done, Enqueued, Holder, Need, NewBody, Onto, QueueInfo, ROOT};
 
 use super::access::{Caller, READ};
 use super::arrivals::{Found as Answer, Waiting};
 use super::deliveries::Reach;
 use super::lookup::Found;
+use super::offload::{By, Call, once};
 use super::open::{shares, shows};
 use super::writer::Writer;
 use super::{Attributes, Node, Via, View, process};
@@ -248,9 +250,9 @@ impl View {
         }
         let view = self.clone();
         let (large, size) = (matches!(copy.body, Body::File(_)), copy.from.size);
-        let work = move || {
+        let work = move |turn| {
             let durability = copy.durability;
-            let made = view.enqueue_copy(copy);
+            let made = if let Call::Drop(why) = turn { Err(why) } else { view.enqueue_copy(copy) };
             view.end_arrival(queue, &name, id);
             if made.is_ok() {
                 view.became_ready(queue);
@@ -262,7 +264,8 @@ impl View {
                 (made, _) => done(made.map_err(|error| view.rejected(queue, error))),
             }
         };
-        if large { self.offload_for(size).run(Box::new(work)) } else { work() }
+        let by = By { user: caller.uid, thread: caller.pid };
+        if large { self.offload_for(size).run(by, once(work)) } else { work(Call::Go) }
     }
 
     /// Checks that a copy may be made, and what it is.
@@ -283,6 +286,7 @@ impl View {
         self.onto(caller, queue, name, true)?;
         let config = self.store.config(queue)?;
         self.store.admit_bytes(from.size)?;
+        self.store.admit_bytes_of(from.uid, cost(from.size, &from.attributes))?;
         let admitted = self.store.refuse_early(queue, Need::of_one(from.size, 0), Onto::Nothing);
         admitted.map_err(|error| self.rejected(queue, error))?;
         let new = NewMessage {

@@ -39,6 +39,8 @@ pub struct LineReader {
     queue: u64,
     /// Who opened it.
     opener: Opener,
+    /// The user that opened it, and is charged for what is read by way of it.
+    uid: u32,
     held: Ranked<Held, { locks::TAKEN }>,
 }
 
@@ -135,7 +137,7 @@ impl View {
         self.refuse_read_only()?;
         self.refuse_consuming(caller, queue)?;
         let opener = Opener::new(caller.pid, self.workers.worker(caller.pid));
-        let reader = LineReader { queue, opener, held: Ranked::default() };
+        let reader = LineReader { queue, opener, uid: caller.uid, held: Ranked::default() };
         Ok(Opened { stream: true, ..Opened::plain(self.handles.add(caller, Handle::LineReader(reader.into()))) })
     }
 
@@ -288,7 +290,7 @@ impl View {
             if taken > 0 && self.handles.admit(caller, false).is_err() {
                 break;
             }
-            let memory = match Room::of_any(&self.handles.bodies, caller.uid) {
+            let memory = match Room::of_any(&self.handles.bodies, reader.uid) {
                 Err(_) if taken > 0 => break,
                 memory => memory?,
             };

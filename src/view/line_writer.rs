@@ -13,12 +13,14 @@ use crate::locks::{self, Ranked};
 use crate::queue::config::{Durability, QueueConfig};
 use crate::queue::worker::ProcessId;
 use crate::store::record::NewMessage;
-use crate::store::{Done, INLINE_MAX, NewBody};
+use crate::store::users::OVERHEAD;
+use crate::store::{Done, INLINE_MAX, NewBody, UserBytes};
 
 use super::access::Caller;
 use super::handles::Handle;
 use super::line_cut::Cut;
 use super::line_part::{Next, Part};
+use super::offload::{By, Call, once};
 use super::open::{Flags, Opened};
 use super::staging::Staging;
 use super::waiters::{Line, Turn};
@@ -37,6 +39,8 @@ pub struct LineWriter {
     parts: Vec<Part>,
     /// How many of them count against who opened the file.
     counted: usize,
+    /// What counts their bytes against who opened it.
+    charge: UserBytes,
     /// The files of long lines that are enqueued and not yet synced.
     unsynced: Vec<(u64, Arc<File>)>,
     /// Counts what was enqueued, and how far that survives a power cut.
@@ -111,8 +115,9 @@ impl View {
             attributes: Vec::new(),
         };
         let sync = info.config.durability == Durability::Sync;
-        let (parts, unsynced) = (Vec::new(), Vec::new());
-        let writer = LineWriter { each, parts, counted: 0, unsynced, enqueued: 0, durable: 0, syncing: false, sync };
+        let (parts, unsynced, charge) = (Vec::new(), Vec::new(), self.store.user_bytes(caller.uid));
+        let writer =
+            LineWriter { each, parts, counted: 0, charge, unsynced, enqueued: 0, durable: 0, syncing: false, sync };
         let handle = self.handles.add(caller, Handle::LineWriter(Arc::new(writer.into())));
         Ok(Opened { stream: true, ..Opened::plain(handle) })
     }
@@ -133,11 +138,11 @@ impl View {
         let first = if waits { Attempt::First } else { Attempt::Only };
         let taken = self.try_lines(shared, tid, data, first);
         if !waits || !matches!(taken.count, Err(Error::WouldBlock)) {
-            return self.lines_taken(shared, taken, done);
+            return self.lines_taken(shared, tid, taken, done);
         }
         let Ok(data) = self.handles.waiting.keep(uid, data) else {
             let refused = self.try_lines(shared, tid, data, Attempt::GiveUp(Error::WouldBlock));
-            return self.lines_taken(shared, refused, done);
+            return self.lines_taken(shared, tid, refused, done);
         };
         let (view, shared, mut done) = (self.clone(), shared.clone(), Some(done));
         let waiter = move |turn| {
@@ -150,7 +155,7 @@ impl View {
                 return false;
             }
             if let Some(done) = done.take() {
-                view.lines_taken(&shared, taken, done);
+                view.lines_taken(&shared, tid, taken, done);
             }
             true
         };
@@ -171,7 +176,13 @@ impl View {
         Taken { count, files }
     }
 
-    fn lines_taken(self: &Arc<Self>, shared: &Shared, taken: Taken, done: impl FnOnce(Result<usize>) + Send + 'static) {
+    fn lines_taken(
+        self: &Arc<Self>,
+        shared: &Shared,
+        tid: u32,
+        taken: Taken,
+        done: impl FnOnce(Result<usize>) + Send + 'static,
+    ) {
         let Taken { count, files } = taken;
         if files.is_empty() {
             self.sync_lines_soon(shared);
@@ -179,11 +190,14 @@ impl View {
         }
         // Long lines are synced before their writer goes on: else their files would pile up.
         let (view, shared) = (self.clone(), shared.clone());
-        self.offload.run(Box::new(move || {
-            let synced = view.sync_long_lines(&shared, &files);
+        let by = By { user: shared.lock().each.uid, thread: tid };
+        let work = move |turn| {
+            // They are enqueued, whoever waits for that; what is not synced now is at a close.
+            let synced = if let Call::Go = turn { view.sync_long_lines(&shared, &files) } else { Ok(()) };
             view.sync_lines_soon(&shared);
             done(synced.and(count));
-        }));
+        };
+        self.offload.run(by, once(work));
     }
 
     fn take_bytes(&self, writer: &mut LineWriter, tid: u32, data: &[u8], attempt: Attempt) -> Result<usize> {
@@ -264,6 +278,7 @@ impl View {
         let mut cut = Cut::new(data, part.line.size(), config.max_message_bytes)?;
         self.fit(writer, part, config, &mut cut, attempt)?;
         self.store.admit_bytes(cut.length() as u64)?;
+        self.store.admit_bytes_of(writer.each.uid, cut.length() as u64 + OVERHEAD * cut.lines.len() as u64)?;
         if !cut.lines.is_empty() {
             self.enqueue_lines(writer, part, &cut.lines)?;
         }
@@ -349,27 +364,31 @@ impl View {
         Ok(())
     }
 
-    /// Calls `done` when all that was enqueued survives a power cut; at once when it does already.
-    pub(super) fn sync_lines(self: &Arc<Self>, shared: &Shared, done: Done) {
+    /// Calls `done`, for which the thread `tid` waits, when all that was enqueued survives a power cut; at once when it does already.
+    pub(super) fn sync_lines(self: &Arc<Self>, shared: &Shared, tid: u32, done: Done) {
         let writer = shared.lock();
         if writer.durable == writer.enqueued && writer.unsynced.is_empty() {
             drop(writer);
             return done(Ok(()));
         }
         let (upto, files) = (writer.enqueued, writer.unsynced.clone());
+        let by = By { user: writer.each.uid, thread: tid };
         drop(writer);
         let (view, shared) = (self.clone(), shared.clone());
         let wait = !files.is_empty();
-        let sync = move || match view.sync_long_lines(&shared, &files) {
-            Ok(()) => view.store.after_sync(Box::new(move |synced| {
-                if synced.is_ok() {
-                    shared.lock().survives(upto);
-                }
-                done(synced);
-            })),
-            Err(error) => done(Err(error)),
+        let sync = move |turn| {
+            let synced = if let Call::Drop(why) = turn { Err(why) } else { view.sync_long_lines(&shared, &files) };
+            match synced {
+                Ok(()) => view.store.after_sync(Box::new(move |synced| {
+                    if synced.is_ok() {
+                        shared.lock().survives(upto);
+                    }
+                    done(synced);
+                })),
+                Err(error) => done(Err(error)),
+            }
         };
-        if wait { self.offload.run(Box::new(sync)) } else { sync() }
+        if wait { self.offload.run(by, once(sync)) } else { sync(Call::Go) }
     }
 
     /// Syncs the files of long lines. It takes its time.

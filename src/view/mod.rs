@@ -41,6 +41,7 @@ mod open;
 mod open_body;
 mod own;
 pub mod process;
+mod publishing;
 mod purge;
 mod queues;
 mod read;
@@ -54,6 +55,7 @@ mod stats;
 mod survey;
 mod take;
 mod telling;
+mod turns;
 mod unfinished;
 mod waiters;
 mod watch;
@@ -90,7 +92,7 @@ use handles::Handles;
 use locking::Locking;
 use look::Look;
 use names::BareNames;
-use offload::Offload;
+use offload::{By, Call, Offload, once};
 use telling::Telling;
 use waiters::Waiters;
 use with::Givens;
@@ -139,6 +141,8 @@ pub struct View {
     long: Offload,
     /// For the sync of directories, which takes as long as the disk needs for all that is there.
     directories: Offload,
+    /// Purges, and clears away what was purged.
+    purging: Offload,
     /// Puts together what tells of all queues. Closes do not wait for that.
     telling: Telling,
     waiters: Arc<Waiters>,
@@ -152,7 +156,7 @@ pub struct View {
     /// Set by [`View::close`]; held while a file is released, so that what its last close enqueues is, or is not begun.
     closed: Ranked<bool, { locks::RELEASES }>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    /// The threads that purge, clear away what was purged, or keep a snapshot.
+    /// The threads that clear away what was purged before this mount, or keep a snapshot.
     purges: Mutex<Vec<JoinHandle<()>>>,
     /// The backup that is being made.
     backup: Ranked<Option<Arc<Backup>>, { locks::BACKUP }>,
@@ -186,9 +190,10 @@ impl View {
             workers: Workers::default(),
             look: Look::start(&alarm)?,
             look_for_leases: Look::start(&alarm)?,
-            offload: Offload::start(&alarm, "mqfs-body", 2)?,
-            long: Offload::start(&alarm, "mqfs-long", 4)?,
-            directories: Offload::start(&alarm, "mqfs-fsync", 2)?,
+            offload: Offload::start(&alarm, "mqfs-body", 3, 2)?,
+            long: Offload::start(&alarm, "mqfs-long", 4, 3)?,
+            directories: Offload::start(&alarm, "mqfs-fsync", 3, 2)?,
+            purging: Offload::start(&alarm, "mqfs-purge", 3, 2)?,
             telling: Telling::start(&alarm)?,
             waiters: Arc::default(),
             lanes: AtomicU32::new(0),
@@ -287,6 +292,7 @@ impl View {
         self.offload.stop();
         self.long.stop();
         self.directories.stop();
+        self.purging.stop();
         self.telling.stop();
         self.look.stop();
         self.look_for_leases.stop();
@@ -311,13 +317,17 @@ impl View {
 
     /// Makes everything durable that was written before this call in a queue, or anywhere when that is the root, then calls: the
     /// bodies that a queue without durability did not wait for, and the log.
-    fn sync(self: &Arc<Self>, queue: u64, done: Done) {
+    fn sync(self: &Arc<Self>, queue: u64, by: By, done: Done) {
         let view = self.clone();
         // They may be many, and are looked for elsewhere, too.
-        self.directories.run(Box::new(move || {
-            let bodies = view.store.sync_bodies(queue);
-            view.store.after_sync(Box::new(move |log| done(bodies.and(log))));
-        }));
+        let work = move |turn| match turn {
+            Call::Go => {
+                let bodies = view.store.sync_bodies(queue);
+                view.store.after_sync(Box::new(move |log| done(bodies.and(log))));
+            }
+            Call::Drop(why) => done(Err(why)),
+        };
+        self.directories.run(by, once(work));
     }
 
     /// Open files are served to their ends when the mount goes away; nothing new is begun.

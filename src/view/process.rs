@@ -209,6 +209,14 @@ pub fn is_interrupted(tid: u32) -> bool {
     tid != 0 && status(tid).is_none_or(|text| pending(&text))
 }
 
+/// The thread is being killed, or is gone: what it waits for nobody needs any more. False of a thread that is not visible from here.
+///
+/// Whatever kills a process, the kernel makes it a SIGKILL for each of its threads.
+pub fn is_killed(tid: u32) -> bool {
+    const KILL: u64 = 1 << (libc::SIGKILL - 1);
+    tid != 0 && status(tid).is_none_or(|text| waiting_signals(&text) & KILL != 0)
+}
+
 /// As [`is_interrupted`], for a thread that writes: programs that are told that a write was interrupted mostly give up, so it is
 /// not for the signals that would do nothing if nobody had asked for them (a child ended, a window has another size).
 pub fn is_stopped_writing(tid: u32) -> bool {

@@ -12,6 +12,7 @@ use crate::store::{Done, Remains};
 
 use super::access::Caller;
 use super::handles::Handle;
+use super::offload::{By, Call, once};
 use super::open::Opened;
 use super::{View, process};
 
@@ -61,9 +62,9 @@ impl View {
         Ok(Opened { direct: true, ..Opened::plain(self.handles.add(caller, Handle::Purge(purger))) })
     }
 
-    /// Purges what a write to `purge` names. A thread of its own does it, because it also clears away what is left; `done` when
-    /// nobody can see the messages any more, and that is as durable as the queue promises.
-    pub(super) fn purge(self: &Arc<Self>, purger: &Purger, text: &[u8], done: Done) {
+    /// Purges what a write of the thread `tid` to `purge` names. Another thread does it, because it also clears away what is left;
+    /// `done` when nobody can see the messages any more, and that is as durable as the queue promises.
+    pub(super) fn purge(self: &Arc<Self>, purger: &Purger, tid: u32, text: &[u8], done: Done) {
         let what = match What::parse(text) {
             Ok(what) => what,
             Err(error) => {
@@ -72,16 +73,18 @@ impl View {
             }
         };
         let (view, by) = (self.clone(), Purger { ..*purger });
-        if let Err(error) = self.in_background(move || view.purge_and_clear(&by, &what, done)) {
-            // An answer that is forgotten is EIO.
-            tracing::error!(queue = self.store.label(purger.queue), %error, "no thread to purge");
-        }
+        let user = purger.uid;
+        let work = move |turn| match turn {
+            Call::Go => view.purge_and_clear(&by, &what, done),
+            Call::Drop(why) => done(Err(why)),
+        };
+        self.purging.run(By { user, thread: tid }, once(work));
     }
 
-    /// Runs what purges or clears away on a thread of its own.
+    /// Runs what nobody waits for on a thread of its own.
     pub(super) fn in_background(&self, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
         let user = on_behalf::user();
-        let thread = self.store.alarm().spawn("mqfs-purge", move || on_behalf::of(user, work))?;
+        let thread = self.store.alarm().spawn("mqfs-background", move || on_behalf::of(user, work))?;
         let mut threads = self.purges.lock();
         threads.retain(|thread| !thread.is_finished());
         threads.push(thread);
@@ -158,6 +161,9 @@ impl View {
             Ok(0) => {}
             Ok(messages) => tracing::info!(messages, "cleared away messages that were purged before this mount"),
             Err(error) => tracing::error!(%error, "what was purged before this mount is not cleared away"),
+        }
+        if let Err(error) = self.store.count_messages(|| !self.going_away.load(Ordering::SeqCst)) {
+            tracing::error!(%error, "what users have in a store of an earlier version is not counted");
         }
     }
 }

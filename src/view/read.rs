@@ -11,6 +11,7 @@ use crate::store::{Done, Of, ROOT};
 
 use super::access::Caller;
 use super::handles::{Handle, Hold, Lease};
+use super::offload::By;
 use super::staging::read_file_at;
 use super::{Node, View};
 
@@ -126,7 +127,7 @@ impl View {
             Ok(Handle::LineWriter(lines)) => return self.write_lines(lines, (tid, waits), data, done),
             Ok(Handle::Purge(purger)) => {
                 let length = data.len();
-                return self.purge(purger, data, Box::new(move |purged| done(purged.map(|()| length))));
+                return self.purge(purger, tid, data, Box::new(move |purged| done(purged.map(|()| length))));
             }
             Ok(Handle::Nack(nacker)) => self.nack_as_told(nacker, tid, data),
             Ok(Handle::Writer(id)) => {
@@ -171,20 +172,24 @@ impl View {
                 self.close_taken(take, tid);
                 done(Ok(()));
             }
-            Ok(Handle::Draft { id, file, writes: true }) => self.draft_closed(*id, file, tid, done),
+            Ok(Handle::Draft { id, file, writes: true }) => {
+                let by = By { user: self.handles.opener(handle), thread: tid };
+                self.draft_closed(*id, file, by, done);
+            }
             Ok(_) => done(Ok(())),
             Err(_) => done(Err(Error::Aborted)),
         }
     }
 
-    /// `fsync`; `done` when what was written survives a power cut.
-    pub fn fsync(self: &Arc<Self>, handle: u64, done: Done) {
+    /// `fsync` by the thread `tid`; `done` when what was written survives a power cut.
+    pub fn fsync(self: &Arc<Self>, handle: u64, tid: u32, done: Done) {
+        let by = By { user: self.handles.opener(handle), thread: tid };
         match self.handles.get(handle).as_deref() {
-            Ok(Handle::Writer(id)) => self.sync_message(*id, done),
-            Ok(Handle::Draft { id, file, .. }) => self.sync_draft(*id, file.clone(), done),
-            Ok(Handle::LineWriter(lines)) => self.sync_lines(lines, done),
+            Ok(Handle::Writer(id)) => self.sync_message(*id, by, done),
+            Ok(Handle::Draft { id, file, .. }) => self.sync_draft(*id, file.clone(), by, done),
+            Ok(Handle::LineWriter(lines)) => self.sync_lines(lines, tid, done),
             Ok(Handle::Reader(reader)) => match self.store.message(reader.seq) {
-                Ok(message) => self.sync(message.queue, done),
+                Ok(message) => self.sync(message.queue, by, done),
                 Err(_) => self.store.after_sync(done), // acknowledged since
             },
             Ok(_) => self.store.after_sync(done),
@@ -250,10 +255,10 @@ impl View {
     }
 
     /// `fsync` on a directory; everything that happened in it before survives a power cut when `done` is called.
-    pub fn fsync_directory(self: &Arc<Self>, directory: Node, done: Done) {
+    pub fn fsync_directory(self: &Arc<Self>, caller: &Caller, directory: Node, done: Done) {
         // One of control files stands for the mount.
         let queue = self.entrance(directory).map_or(ROOT, |(queue, _)| queue);
-        self.sync(queue, done);
+        self.sync(queue, By { user: caller.uid, thread: caller.pid }, done);
     }
 }
 

@@ -26,14 +26,14 @@ impl View {
             }
             Node::Batch(batch) => {
                 self.refuse_while_enqueued(batch)?;
-                return self.store.remove_draft(self.find_batch_file(batch, name)?, now);
+                return self.unlink_draft(self.find_batch_file(batch, name)?, now);
             }
             _ => return self.unlink_in_state(caller, directory, name, now),
         };
         match found {
             Found::Control | Found::Queue(_) => Err(Error::IsDirectory),
             Found::Draft(draft) if self.is_publishing(draft) => self.unlink_renamed(caller, draft),
-            Found::Draft(draft) => self.store.remove_draft(draft, now),
+            Found::Draft(draft) => self.unlink_draft(draft, now),
             Found::Message(seq, message) => {
                 let of = self.settles_by_name(caller, &message)?;
                 let kept = self.store.keeps_names(queue)?;

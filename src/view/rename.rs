@@ -15,6 +15,7 @@ use super::create::is_draft_name;
 use super::draft::Target;
 use super::lookup::Found;
 use super::names::Key;
+use super::offload::By;
 use super::xattr::merge;
 use super::{Attributes, Node, Via, View, process};
 
@@ -266,11 +267,12 @@ impl View {
             Ok(false) => {}
             Err(error) => return done(Err(error)),
         }
+        let by = By { user: caller.uid, thread: caller.pid };
         match self.target(caller, draft, to, Published::Gone, keep).and_then(|target| {
             let replaced = self.replaced_draft(caller, (target.queue, to), draft, keep)?;
             Ok((target, replaced))
         }) {
-            Ok((target, None)) => self.publish(draft, target, done),
+            Ok((target, None)) => self.publish(draft, target, by, done),
             Ok((target, Some(replaced))) => {
                 let view = self.clone();
                 let done: Done = Box::new(move |published| {
@@ -280,7 +282,7 @@ impl View {
                     });
                     done(removed);
                 });
-                self.publish(draft, target, done);
+                self.publish(draft, target, by, done);
             }
             Err(error) => done(Err(error)),
         }
@@ -389,7 +391,8 @@ impl View {
         }
         match checked {
             Ok((draft, target, attributes)) => {
-                self.publish(draft, target, Box::new(move |result| done(result.map(|()| attributes))));
+                let by = By { user: caller.uid, thread: caller.pid };
+                self.publish(draft, target, by, Box::new(move |result| done(result.map(|()| attributes))));
             }
             Err(error) => done(Err(error)),
         }

@@ -135,7 +135,9 @@ impl View {
         if change.owner_or_mode() || change.times() {
             self.touched(&mut writer)?;
             let writer = &mut *writer;
-            change.apply(&mut writer.mode, &mut writer.uid, &mut writer.gid, FILE_MODE);
+            let mut uid = writer.uid;
+            change.apply(&mut writer.mode, &mut uid, &mut writer.gid, FILE_MODE);
+            writer.turn_to(uid);
             if change.times() {
                 writer.accessed_ns = Some(ns_of(change.accessed.unwrap_or(writer.accessed())));
                 writer.modified_ns = change.modified.map(ns_of).or(writer.modified_ns);
@@ -175,10 +177,14 @@ impl View {
         if let Some(size) = change.size {
             let length = file.metadata()?.len();
             self.admit_draft(id, size, size.saturating_sub(length))?;
+            self.charge_draft(id, size)?;
             fill_hole(&file, length, size)?;
             file.set_len(size)?;
             if size == 0 {
                 self.store.bodies().emptied(id);
+            }
+            if !self.is_unfinished(id) {
+                self.settle_draft(id);
             }
         }
         if change.times() {

@@ -37,6 +37,8 @@ pub struct Take {
     answer: Answer,
     /// The thread that opened it, and its process.
     opener: Opener,
+    /// The user that opened it, and is charged for what is read by way of it.
+    uid: u32,
     taken: Ranked<Option<Taken>, { locks::TAKEN }>,
 }
 
@@ -87,6 +89,7 @@ impl View {
             queue,
             answer,
             opener: Opener::new(caller.pid, self.workers.worker(caller.pid)),
+            uid: caller.uid,
             taken: Ranked::default(),
         };
         Ok(Opened { stream: true, ..Opened::plain(self.handles.add(caller, Handle::Take(take.into()))) })
@@ -141,7 +144,7 @@ impl View {
         self.refuse_read_only()?;
         self.refuse_consuming(caller, take.queue)?;
         self.handles.admit(caller, false)?;
-        let room = Room::of_any(&self.handles.bodies, caller.uid)?;
+        let room = Room::of_any(&self.handles.bodies, take.uid)?;
         let worker = take.opener.worker_of(caller.pid, |tid| self.workers.worker(tid));
         let (seq, message) = self.store.claim_next(take.queue, Taker { worker, uid: caller.uid }, clock::now_ms())?;
         let holders = Holders::new(worker, &take.opener);

@@ -186,7 +186,7 @@ impl Telling {
     /// Starts the thread, whose end by a panic raises the alarm.
     pub fn start(alarm: &Alarm) -> std::io::Result<Self> {
         Ok(Self {
-            thread: Offload::start(alarm, "mqfs-telling", 1)?,
+            thread: Offload::start(alarm, "mqfs-telling", 1, 1)?,
             table: Mutex::default(),
             made: AtomicU64::new(0),
             queues: AtomicUsize::new(0),
@@ -266,7 +266,7 @@ impl View {
             return act(self, subject);
         }
         let view = self.clone();
-        self.telling.thread.run(Box::new(move || act(&view, subject)));
+        self.telling.thread.run_anyway(caller.uid, move || act(&view, subject));
     }
 
     /// Completes what `stat` shows of a text with its length for this caller, and calls `done`: another thread does, when the text

@@ -31,11 +31,12 @@ use crate::error::{Error, Result};
 use crate::locks::{self, Ranked};
 use crate::queue::config::{Durability, Names, QueueConfig};
 use crate::store::record::NewMessage;
-use crate::store::{Done, Patience};
+use crate::store::{Done, Patience, UserBytes};
 
 use super::access::Caller;
 use super::attributes::time_ns;
 use super::held::Held;
+use super::offload::{By, Call, once};
 use super::staging::{Staging, end_of_write};
 use super::{View, names};
 
@@ -64,6 +65,8 @@ pub struct Writer {
     pub attributes: Vec<(String, Vec<u8>)>,
     /// What these hold of the memory that there is for those of all.
     pub held: Held,
+    /// What counts its bytes against its owner until a commit does.
+    charge: UserBytes,
     /// The configuration of the queue when it was opened.
     pub config: Arc<QueueConfig>,
     staging: Staging,
@@ -129,6 +132,8 @@ enum Reason {
     TooLarge,
     /// A write would have made its queue too full.
     QueueFull,
+    /// A write would have given its owner more than one user may have.
+    UserLimit(&'static str),
     /// The mount was going away while a write waited for room.
     GoingAway,
     /// A writer was killed, or the disk failed.
@@ -141,6 +146,7 @@ impl Reason {
             Error::NoSpace => Reason::NoSpace,
             Error::MessageTooLarge => Reason::TooLarge,
             Error::QueueFull => Reason::QueueFull,
+            Error::UserLimit(option) => Reason::UserLimit(option),
             Error::GoingAway => Reason::GoingAway,
             _ => Reason::Failed,
         }
@@ -151,6 +157,7 @@ impl Reason {
             Reason::NoSpace => Error::NoSpace,
             Reason::TooLarge => Error::MessageTooLarge,
             Reason::QueueFull => Error::QueueFull,
+            Reason::UserLimit(option) => Error::UserLimit(option),
             Reason::GoingAway => Error::GoingAway,
             Reason::Failed => Error::Aborted,
         }
@@ -163,11 +170,11 @@ impl Writer {
         String::from_utf8_lossy(&self.name).into_owned()
     }
 
-    /// A new message, opened by `caller` under the name `written_as`; `held` is for its attributes, `staging` for its bytes.
-    /// `holds_room`: room is kept for it.
+    /// A new message, opened by `caller` under the name `written_as`; `held` is for its attributes, `charge` and `staging` for its
+    /// bytes. `holds_room`: room is kept for it.
     pub fn new(
         new: NewMessage,
-        (held, staging): (Held, Staging),
+        (held, charge, staging): (Held, UserBytes, Staging),
         written_as: &[u8],
         config: Arc<QueueConfig>,
         caller: &Caller,
@@ -184,6 +191,7 @@ impl Writer {
             accessed_ns: new.accessed_ns,
             attributes: new.attributes,
             held,
+            charge,
             config,
             staging,
             created: SystemTime::now(),
@@ -249,6 +257,12 @@ impl Writer {
         self.staging.read_at(offset, size)
     }
 
+    /// It is that user's from now on.
+    pub fn turn_to(&mut self, uid: u32) {
+        self.uid = uid;
+        self.charge.turn_to(uid);
+    }
+
     fn new_message(&self) -> NewMessage {
         NewMessage {
             id: self.id(),
@@ -302,6 +316,7 @@ impl View {
             Progress::Committed { seq, .. } => {
                 self.store.retract(writer.queue, seq, clock::now_ms())?;
                 writer.state = Progress::Open;
+                writer.charge.set(writer.staging.size());
                 if writer.durable() {
                     self.store.sync_soon();
                 }
@@ -360,6 +375,7 @@ impl View {
         writer.note_change(tid);
         self.touched(writer)?;
         self.reserve(writer, end, patience)?;
+        self.store.hold_bytes(&mut writer.charge, end)?;
         writer.staging.write_at(self.store.bodies(), offset, data)
     }
 
@@ -385,13 +401,14 @@ impl View {
         self.touched(writer)?;
         if more > 0 {
             self.reserve(writer, size, Patience::None)?;
+            self.store.hold_bytes(&mut writer.charge, size)?;
         }
         writer.staging.truncate(self.store.bodies(), size)
     }
 
     /// `fsync` on a new message: the bytes are durable now, and the message will be when it is closed, or is when a close of a
     /// duplicate has committed it. After a failure the message is dropped.
-    pub(super) fn sync_message(self: &Arc<Self>, id: u64, done: Done) {
+    pub(super) fn sync_message(self: &Arc<Self>, id: u64, by: By, done: Done) {
         let shared = match self.writer(id) {
             Ok(writer) => writer,
             Err(error) => return done(Err(error)),
@@ -404,7 +421,10 @@ impl View {
         let Some(file) = writer.staging.file() else { return self.sync_committed(&writer, true, done) };
         drop(writer);
         let view = self.clone();
-        self.offload.run(Box::new(move || {
+        let work = move |turn| {
+            if let Call::Drop(why) = turn {
+                return done(Err(why));
+            }
             let synced = view.store.bodies().sync(id, &file);
             let mut writer = shared.lock();
             match synced {
@@ -414,6 +434,7 @@ impl View {
                     done(Err(error));
                 }
             }
-        }));
+        };
+        self.offload.run(by, once(work));
     }
 }

@@ -2,7 +2,9 @@
 
 #![allow(dead_code)]
 
+use std::ffi::OsString;
 use std::fs;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use crate::common::{Mount, wait_until};
@@ -23,10 +25,21 @@ impl SlowSyncs {
         SlowSyncs::with(m, "delay_exit", milliseconds)
     }
 
+    /// Each of one of these files is over at once, but returns so many milliseconds later.
+    pub fn of_files(m: &Mount, milliseconds: u32, files: &[PathBuf]) -> SlowSyncs {
+        let paths = files.iter().flat_map(|file| ["-P".into(), file.clone().into_os_string()]);
+        SlowSyncs::of(m, "delay_exit", milliseconds, paths.collect())
+    }
+
     fn with(m: &Mount, delay: &str, milliseconds: u32) -> SlowSyncs {
+        SlowSyncs::of(m, delay, milliseconds, Vec::new())
+    }
+
+    fn of(m: &Mount, delay: &str, milliseconds: u32, more: Vec<OsString>) -> SlowSyncs {
         let strace = Command::new("strace")
             .args(["-f", "-qq", "-e", &format!("trace={CALLS}"), "-e"])
             .arg(format!("inject={CALLS}:{delay}={milliseconds}000"))
+            .args(more)
             .args(["-p", &m.pid().to_string()])
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -5,8 +5,11 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/disk.rs"]
+mod disk;
 
 mod calls;
+mod greedy;
 mod places;
 mod user;
 

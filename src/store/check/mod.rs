@@ -10,6 +10,7 @@ mod files;
 mod lists;
 mod lost;
 mod messages;
+mod owned;
 mod queues;
 #[cfg(test)]
 mod tests;
@@ -217,6 +218,7 @@ impl Check<'_> {
         self.marks()?;
         self.body_owners()?;
         self.counters()?;
+        self.users()?;
         self.body_files()?;
         self.numbers()
     }

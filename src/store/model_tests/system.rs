@@ -59,6 +59,8 @@ impl System for Tested {
             self.store().remove_queue(ROOT, self.path(number).as_bytes()).unwrap();
         }
         self.queues.clear();
+        let users = self.store().owners().unwrap();
+        assert!(users.is_empty(), "nobody is charged for what is gone: {users:?}");
         for family in [Family::Messages, Family::Index, Family::Bodies, Family::Deadlines] {
             assert_eq!(keys_in(self.store(), family), 0, "{family:?}: nothing is left");
         }

@@ -66,7 +66,7 @@ impl View {
         self.unname_renamed(id, &target);
         self.end_arrival(target.queue, &target.name, target.id);
         self.store.release(target.queue, id);
-        self.store.remove_draft(id, now)?;
+        self.unlink_draft(id, now)?;
         self.store.count_aborted(target.queue, now)
     }
 }

@@ -39,6 +39,8 @@ impl View {
         let now = writer.parts.len().saturating_sub(1);
         self.handles.recount(writer.each.uid, writer.counted, now);
         writer.counted = now;
+        let bytes = writer.parts.iter().map(|part| part.line.size()).sum();
+        writer.charge.set(bytes);
     }
 
     /// Drops what there is of a line.
@@ -109,7 +111,7 @@ impl View {
         if new {
             self.became_ready(queue);
         }
-        if sync { self.sync_lines(shared, done) } else { done(Ok(())) }
+        if sync { self.sync_lines(shared, tid, done) } else { done(Ok(())) }
     }
 
     /// The last close of an open file: what is left are last lines without a newline.
@@ -123,7 +125,7 @@ impl View {
         drop(writer);
         self.became_ready(queue);
         if sync {
-            self.sync_lines(shared, Box::new(|_| ()));
+            self.sync_lines(shared, 0, Box::new(|_| ()));
         }
     }
 

@@ -5,9 +5,11 @@ use std::sync::atomic::Ordering;
 
 use crate::clock;
 use crate::error::{Error, Result};
+use crate::queue::config::AbortOn;
 use crate::store::{Done, Enqueued, Patience};
 
 use super::super::View;
+use super::super::offload::{By, Call, once};
 use super::{Progress, Reason, Unmet, Writer};
 
 impl View {
@@ -61,8 +63,12 @@ impl View {
         match writer.staging.file() {
             Some(file) if writer.durable() => {
                 let (view, version) = (self.clone(), writer.version);
+                let by = By { user: writer.producer, thread: tid };
                 drop(writer);
-                self.offload.run(Box::new(move || {
+                let work = move |turn| {
+                    if let Call::Drop(why) = turn {
+                        return view.close_dropped(&mut shared.lock(), why, done);
+                    }
                     let synced = view.store.bodies().sync(id, &file);
                     let mut writer = shared.lock();
                     match synced {
@@ -74,10 +80,23 @@ impl View {
                             done(Err(error));
                         }
                     }
-                }));
+                };
+                self.offload.run(by, once(work));
             }
             _ => self.commit(&mut writer, false, true, done),
         }
+    }
+
+    /// A close is not served, because its thread is being killed or too many wait already: it has promised nothing, and what it would
+    /// have promised is dropped, as what any killed writer has written is.
+    pub(super) fn close_dropped(&self, writer: &mut Writer, why: Error, done: Done) {
+        let killed = matches!(why, Error::Interrupted);
+        if !killed || writer.config.abort_on != AbortOn::Never {
+            let (queue, name) = (self.store.label(writer.queue), writer.label());
+            tracing::warn!(queue, name, %why, "a close was not served: its message is dropped");
+            self.abort(writer, Reason::Failed);
+        }
+        done(Err(why));
     }
 
     /// Commits a message, hidden; `done` when it is as durable as its queue promises. `synced`: its body file has been synced.
@@ -121,6 +140,7 @@ impl View {
         let new = writer.new_message();
         let enqueued = self.store.enqueue(new, writer.staging.body(synced)?, true, clock::now_ms())?;
         writer.dirty = false;
+        writer.charge.set(0); // the message is charged
         writer.committed_at = self.store.upto();
         let Enqueued::As(seq) = enqueued else {
             writer.state = Progress::Duplicate;
@@ -136,11 +156,11 @@ impl View {
     fn sync_body_later(self: &Arc<Self>, writer: &Writer) {
         let Some(file) = writer.staging.file().filter(|_| !writer.synced_body) else { return };
         let (view, id) = (self.clone(), writer.id());
-        self.offload.run(Box::new(move || {
+        self.offload.run_anyway(writer.producer, move || {
             if let Err(error) = view.store.bodies().sync(id, &file).and_then(|()| view.store.body_synced(id)) {
                 tracing::error!(%error, "sync of a body failed");
             }
-        }));
+        });
     }
 
     /// Drops a message: whatever was committed is taken back, and later writes and closes fail. What cannot be taken back keeps

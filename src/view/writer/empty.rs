@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::store::{Done, Patience};
 
 use super::super::descriptors::{Others, others};
+use super::super::offload::{By, Call, once};
 use super::super::{Node, View, process};
 use super::{SharedWriter, Writer};
 
@@ -75,7 +76,12 @@ impl View {
         match others(tid, inode, most) {
             Others::TooMany if most < MANY => {
                 let view = self.clone();
-                self.offload.run(Box::new(move || view.commit_empty(shared, tid, (MANY, false), done)));
+                let by = By { user: shared.lock().producer, thread: tid };
+                let work = move |turn| match turn {
+                    Call::Go => view.commit_empty(shared, tid, (MANY, false), done),
+                    Call::Drop(why) => view.close_dropped(&mut shared.lock(), why, done),
+                };
+                self.offload.run(by, once(work));
             }
             Others::Some | Others::Unknown | Others::TooMany => done(Ok(())),
             Others::None => {

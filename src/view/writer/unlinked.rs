@@ -38,6 +38,7 @@ impl View {
         self.store.release(writer.queue, writer.id());
         (writer.state, writer.dirty) = (Progress::Unlinked, false);
         (writer.unmet, writer.unfinished) = (None, None);
+        writer.charge.set(writer.staging.size());
         self.unname(writer);
         self.arrived(writer);
         Ok(())
@@ -47,12 +48,14 @@ impl View {
     pub(super) fn write_unlinked(&self, writer: &mut Writer, offset: u64, data: &[u8]) -> Result<()> {
         let end = end_of_write(offset, data.len())?;
         self.store.admit_bytes(end.saturating_sub(writer.size()).max(data.len() as u64))?;
+        self.store.hold_bytes(&mut writer.charge, end)?;
         writer.staging.write_at(self.store.bodies(), offset, data)
     }
 
     /// Cuts or extends an unlinked message.
     pub(super) fn truncate_unlinked(&self, writer: &mut Writer, size: u64) -> Result<()> {
         self.store.admit_bytes(size.saturating_sub(writer.size()))?;
+        self.store.hold_bytes(&mut writer.charge, size)?;
         writer.staging.truncate(self.store.bodies(), size)
     }
 
