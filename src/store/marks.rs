@@ -35,6 +35,19 @@ impl Store {
         self.marks(holder, says, |name, _| String::from_utf8_lossy(name).into_owned())
     }
 
+    /// Whether a batch sets marks, or demands any.
+    pub fn has_marks(&self, batch: u64) -> Result<bool> {
+        let mut any = false;
+        for says in [Says::Is, Says::Was] {
+            let prefix = keys::marks(batch, says);
+            self.db.scan(Family::Meta, &prefix, &prefix, |_, _| {
+                any = true;
+                Ok(false)
+            })?;
+        }
+        Ok(any)
+    }
+
     /// Sets one. `there`: only if it is there, or is not ([`Error::NoAttribute`], [`Error::Exists`]). [`Error::NoSpace`] when there
     /// would be more than [`MARKS`].
     pub fn set_mark(&self, holder: u64, (says, name): (Says, &str), value: &[u8], there: Option<bool>) -> Result<()> {

@@ -47,8 +47,8 @@ struct Order {
     target: u64,
     properties: Pairs,
     pid: u32,
-    /// What the caller may do with the marks of the queue.
-    rights: MarkRights,
+    /// What the caller may do with the marks of the queue, if the batch has some.
+    rights: Option<MarkRights>,
     /// What the batch acknowledges, besides its files.
     settles: Option<Settles>,
 }
@@ -204,12 +204,15 @@ impl View {
             return Err(Error::Exists);
         }
         self.store.admit_bytes(0)?;
-        let told = |error| self.told_along(target, error);
-        let settles = self.settles(caller, &self.store.queue_record(batch)?.attributes).map_err(told)?;
-        let rights = self.rights_to_marks(caller, batch, target).map_err(told)?;
-        let need = Room { messages: self.store.queue(batch)?.counters.drafts, bytes: 0 };
-        let room = self.store.refuse_early(target, need, Onto::Nothing);
-        room.map_err(|error| self.rejected(target, error))?;
+        let settles = self.settles(caller, &self.store.queue_record(batch)?.attributes);
+        let settles = settles.map_err(|error| self.told_along(target, error))?;
+        let rights = self.rights_to_marks(caller, batch, target)?;
+        // Marks may be long, and are looked at before the room, but not by the thread that serves.
+        if rights.is_none() {
+            let need = Room { messages: self.store.queue(batch)?.counters.drafts, bytes: 0 };
+            let room = self.store.refuse_early(target, need, Onto::Nothing);
+            room.map_err(|error| self.rejected(target, error))?;
+        }
         let pid = self.workers.worker(caller.pid).map_or(0, |worker| worker.process.tgid);
         self.enqueued.lock().insert(batch);
         Ok(Some(Order { caller: *caller, batch, target, properties, pid, rights, settles }))
@@ -255,6 +258,10 @@ impl View {
     /// gives the drafts whose files nobody owns any more.
     fn enqueue_piece(&self, reading: &mut Reading) -> Result<Option<(Vec<u64>, Durability)>> {
         let Some(names) = &mut reading.names else {
+            if let Some(rights) = reading.order.rights {
+                let marks = self.store.new_marks(reading.order.batch, reading.order.target, rights);
+                marks.map_err(|error| self.told_along(reading.order.target, error))?;
+            }
             reading.names = Some(self.store.batch_files(reading.order.batch)?.into());
             return Ok(None);
         };
@@ -280,7 +287,7 @@ impl View {
             new.producer_pid = order.pid;
             merge(&mut new.attributes, &order.properties)
         };
-        let along = (&settles[..], order.rights);
+        let along = (&settles[..], order.rights.unwrap_or_default());
         let config = self.store.config(order.target)?;
         let published = self.store.publish_batch(order.batch, order.target, &files, along, clock::now_ms(), change);
         let left = published.map_err(|error| match error {

@@ -21,17 +21,13 @@ impl Owner {
 }
 
 impl View {
-    /// What the caller may do with the marks of a queue when enqueuing a batch that has some. [`Error::MarkMoved`] when they are not
-    /// what it demands.
-    pub(super) fn rights_to_marks(&self, caller: &Caller, batch: u64, target: u64) -> Result<MarkRights> {
-        let of_batch = [Says::Is, Says::Was].map(|says| self.store.mark_names(batch, says));
+    /// What the caller may do with the marks of a queue when enqueuing a batch; `None`: the batch has none.
+    pub(super) fn rights_to_marks(&self, caller: &Caller, batch: u64, target: u64) -> Result<Option<MarkRights>> {
         // A request does not tell all groups of a caller: they are asked for only where they matter.
-        if of_batch.into_iter().collect::<Result<Vec<_>>>()?.iter().all(Vec::is_empty) {
-            return Ok(MarkRights::default());
+        match self.store.has_marks(batch)? {
+            true => Ok(Some(self.owner(&self.store.queue(target)?).mark_rights(caller))),
+            false => Ok(None),
         }
-        let rights = self.owner(&self.store.queue(target)?).mark_rights(caller);
-        self.store.new_marks(batch, target, rights)?;
-        Ok(rights)
     }
 
     /// The delivery that is acknowledged when the caller publishes what has these attributes. [`Error::NotFound`] when it is over, or
