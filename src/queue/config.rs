@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::duration;
 use super::name::LONGEST_PATH;
 use super::patterns::Patterns;
+use super::properties;
 use crate::error::{Error, Result};
 
 /// How messages are named in the listing.
@@ -128,6 +129,8 @@ pub struct QueueConfig {
     pub visibility_timeout: Duration,
     /// How long a claim that is being renewed may last in all.
     pub max_lease: Duration,
+    /// So many messages at most are claimed at a time; 0 is no limit.
+    pub max_claimed: u64,
     /// After how many deliveries a message that comes back is dead-lettered; 0 is never.
     pub max_deliveries: u32,
     /// How long a message that comes back waits before it is ready again; 0 is not at all.
@@ -150,6 +153,8 @@ pub struct QueueConfig {
     pub overflow: Overflow,
     /// How many priorities there are; 1 is that all messages are equal.
     pub priorities: u8,
+    /// For each such time that a message waits it counts as one priority higher when the next is claimed; 0 is never.
+    pub priority_ageing: Duration,
     /// How long a deduplication id is remembered; 0 is not at all.
     pub dedup_window: Duration,
     /// How long an untouched draft is kept; 0 is for ever.
@@ -201,6 +206,13 @@ impl QueueConfig {
         self.is_limited() && self.overflow == Overflow::Block
     }
 
+    /// The place among the priorities that a message of the place `order` counts for when the next is claimed, after it has waited
+    /// for so many milliseconds: the least goes first, and may be below 0.
+    pub fn aged(&self, order: u8, waited: u64) -> i64 {
+        let levels = waited.checked_div(properties::ms(self.priority_ageing)).unwrap_or(0);
+        i64::from(order).saturating_sub_unsigned(levels)
+    }
+
     /// Nothing is enqueued for the time being.
     pub fn paused_in(&self) -> bool {
         matches!(self.paused, Paused::In | Paused::Both)
@@ -241,6 +253,7 @@ impl Default for QueueConfig {
             drafts: Patterns::parse(".*").unwrap_or_default(),
             visibility_timeout: Duration::from_secs(30),
             max_lease: Duration::from_secs(12 * 60 * 60),
+            max_claimed: 0,
             max_deliveries: 20,
             retry_delay: Duration::ZERO,
             retry_backoff: RetryBackoff::default(),
@@ -252,6 +265,7 @@ impl Default for QueueConfig {
             max_message_bytes: 0,
             overflow: Overflow::default(),
             priorities: 1,
+            priority_ageing: Duration::ZERO,
             dedup_window: Duration::ZERO,
             draft_ttl: Duration::ZERO,
             lines_batch: 1,
@@ -338,6 +352,12 @@ const TABLE: &[Key] = &[
         set: |config, text| put(&mut config.max_lease, time(text)),
     },
     Key {
+        name: "max_claimed",
+        allowed: "a number; 0 is no limit",
+        get: |config| config.max_claimed.to_string(),
+        set: |config, text| put(&mut config.max_claimed, number(text)),
+    },
+    Key {
         name: "max_deliveries",
         allowed: "a number from 0 (no limit) to 4294967295",
         get: |config| config.max_deliveries.to_string(),
@@ -402,6 +422,12 @@ const TABLE: &[Key] = &[
         allowed: "a number from 1 to 10",
         get: |config| config.priorities.to_string(),
         set: |config, text| put(&mut config.priorities, small(text, 10)),
+    },
+    Key {
+        name: "priority_ageing",
+        allowed: "a duration such as 30s, 5m, 2h, 7d or 1500ms; 0s is off",
+        get: |config| duration::format(config.priority_ageing),
+        set: |config, text| put(&mut config.priority_ageing, time(text)),
     },
     Key {
         name: "dedup_window",

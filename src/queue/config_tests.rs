@@ -13,9 +13,9 @@ fn refusal(result: Result<()>) -> String {
 #[test]
 fn the_defaults_are_those_that_are_documented() {
     let expected = "names = sequence\nclaim = read\ndurability = sync\nabort_on = killed\npublish = close\ndrafts = .*\nvisibility_timeout = 30s\n\
-                    max_lease = 12h\nmax_deliveries = 20\nretry_delay = 0s\nretry_backoff = fixed\ndead_letter = \n\
+                    max_lease = 12h\nmax_claimed = 0\nmax_deliveries = 20\nretry_delay = 0s\nretry_backoff = fixed\ndead_letter = \n\
                     message_ttl = 0s\nexpired = dead\nmax_messages = 0\nmax_bytes = 0\nmax_message_bytes = 0\n\
-                    overflow = reject\npriorities = 1\ndedup_window = 0s\ndraft_ttl = 0s\nlines_batch = 1\npaused = no\n";
+                    overflow = reject\npriorities = 1\npriority_ageing = 0s\ndedup_window = 0s\ndraft_ttl = 0s\nlines_batch = 1\npaused = no\n";
     assert_eq!(QueueConfig::default().render(), expected);
 }
 
@@ -66,6 +66,7 @@ fn each_key_changes_its_own_field() {
         ("drafts", "*.part  ~*"),
         ("visibility_timeout", "1500ms"),
         ("max_lease", " 90s\n"),
+        ("max_claimed", "8"),
         ("max_deliveries", "0"),
         ("retry_delay", "5s"),
         ("retry_backoff", "exponential"),
@@ -77,6 +78,7 @@ fn each_key_changes_its_own_field() {
         ("max_message_bytes", "64K"),
         ("overflow", "drop-oldest"),
         ("priorities", "10"),
+        ("priority_ageing", "2m"),
         ("dedup_window", "5m"),
         ("draft_ttl", "7d"),
         ("lines_batch", "100"),
@@ -93,6 +95,7 @@ fn each_key_changes_its_own_field() {
         drafts: Patterns::parse("*.part ~*").unwrap(),
         visibility_timeout: Duration::from_millis(1_500),
         max_lease: Duration::from_secs(90),
+        max_claimed: 8,
         max_deliveries: 0,
         retry_delay: Duration::from_secs(5),
         retry_backoff: RetryBackoff::Exponential,
@@ -104,6 +107,7 @@ fn each_key_changes_its_own_field() {
         max_message_bytes: 65_536,
         overflow: Overflow::DropOldest,
         priorities: 10,
+        priority_ageing: Duration::from_secs(120),
         dedup_window: Duration::from_secs(300),
         draft_ttl: Duration::from_secs(7 * 86_400),
         lines_batch: 100,
@@ -208,9 +212,9 @@ proptest! {
     #[test]
     fn what_is_rendered_is_applied_back(
         modes in any::<[bool; 9]>(),
-        times in prop::array::uniform6(1..=duration::LONGEST.as_millis() as u64),
+        times in prop::array::uniform7(1..=duration::LONGEST.as_millis() as u64),
         max_deliveries: u32,
-        sizes: [u64; 3],
+        sizes: [u64; 4],
         numbers in (1..=10_u8, 1..=100_000_u32),
         abort_on in prop::sample::select(ABORT_ON),
         drafts in "(([.*?]?[a-z~]{1,5}[*?]?) {0,2}){0,3}",
@@ -225,6 +229,7 @@ proptest! {
             drafts: Patterns::parse(&drafts).unwrap(),
             visibility_timeout: Duration::from_millis(times[0]),
             max_lease: Duration::from_millis(times[1]),
+            max_claimed: sizes[3],
             max_deliveries,
             retry_delay: Duration::from_millis(times[3]),
             retry_backoff: if modes[4] { RetryBackoff::Fixed } else { RetryBackoff::Exponential },
@@ -236,6 +241,7 @@ proptest! {
             max_message_bytes: sizes[2],
             overflow: if modes[6] { Overflow::DropOldest } else { Overflow::Reject },
             priorities: numbers.0,
+            priority_ageing: Duration::from_millis(times[6]),
             dedup_window: Duration::from_millis(times[5]),
             draft_ttl: Duration::from_millis(times[2]),
             lines_batch: numbers.1,

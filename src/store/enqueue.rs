@@ -251,7 +251,7 @@ impl Store {
         let remembered = state.queue(&self.db, queue)?;
         remembered.hidden.remove(seq);
         // Searches that went past it saw nothing there.
-        remembered.outdated.placed(keys::position(hidden.order, seq));
+        remembered.became_ready(keys::position(hidden.order, seq));
         let dropped = self.drop_surplus(&mut state, queue, now).unwrap_or_else(|error| {
             tracing::error!(queue = self.label(queue), %error, "the oldest messages of a full queue are not dropped yet");
             Vec::new()

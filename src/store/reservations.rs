@@ -54,7 +54,8 @@ pub enum Patience {
     },
 }
 
-/// Told of a queue in which somebody may find room who found none. It is called under the store's lock.
+/// Told of a queue in which somebody may find room who found none, or may claim who could not because too much was claimed. It
+/// is called under the store's lock.
 pub type RoomWatch = Box<dyn Fn(u64) + Send>;
 
 impl Reservations {

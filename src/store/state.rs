@@ -81,8 +81,9 @@ pub struct Queue {
     /// For each priority a position before which none of its messages is ready. Without them, whoever looks for the first
     /// one would walk over the graves of each priority before it gets to the next.
     pub heads: [u64; PRIORITIES],
-    /// Ready messages whose time to live is over.
-    pub outdated: Outdated,
+    /// Ready messages whose time to live is over, and the same for searches among one priority only.
+    outdated: Outdated,
+    outdated_of: [Outdated; PRIORITIES],
     /// Where searches for the oldest messages begin.
     pub ages: Ages,
     /// Room that is kept for messages that are being written.
@@ -191,6 +192,7 @@ impl Queue {
             placed: 0,
             heads: [0; PRIORITIES],
             outdated: Outdated::default(),
+            outdated_of: [Outdated::default(); PRIORITIES],
             ages: Ages::default(),
             reserved: Reservations::default(),
             dropped: Dropped::default(),
@@ -221,6 +223,31 @@ impl Queue {
             return Ok(());
         }
         Err(Error::Invalid("`names` and `priorities` can be changed only while the queue holds no message".into()))
+    }
+
+    /// What a search for the next message passes over; with `order`, one among that priority.
+    pub fn outdated_in(&mut self, order: Option<u8>) -> &mut Outdated {
+        match order {
+            None => &mut self.outdated,
+            Some(order) => &mut self.outdated_of[usize::from(order)],
+        }
+    }
+
+    /// A message became ready at a position that searches may have passed.
+    pub fn became_ready(&mut self, position: u64) {
+        self.outdated.placed(position);
+        self.outdated_of.iter_mut().for_each(|outdated| outdated.placed(position));
+    }
+
+    /// As many of its messages are claimed as may be at a time.
+    pub fn is_busy(&self) -> bool {
+        self.config.max_claimed > 0 && self.counters.claimed >= self.config.max_claimed
+    }
+
+    /// Whether the change that was just made ended a claim of one that was [busy](Queue::is_busy): somebody may wait for that.
+    fn may_claim_again(&self) -> bool {
+        let most = self.config.max_claimed;
+        most > 0 && self.counters.claimed < most && self.committed.claimed >= most
     }
 
     /// The time of modification that was set is shown until the queue changes.
@@ -463,7 +490,7 @@ impl State {
             let head = &mut queue.heads[usize::from(record.order)];
             *head = position.min(*head);
             queue.placed = placed;
-            queue.outdated.placed(position);
+            queue.became_ready(position);
         }
         queue.counters.retrying += u64::from(record.retrying);
         let (count, bytes) = queue.counters.tally(state);
@@ -518,8 +545,10 @@ impl State {
             let changed = std::mem::take(&mut self.changing);
             for id in &changed {
                 let Some(queue) = self.queues.get_mut(*id) else { continue };
+                let may_claim = queue.may_claim_again();
                 queue.committed = queue.counters;
-                if queue.has_room_again() {
+                // Both are asked: each tells once.
+                if queue.has_room_again() | may_claim {
                     self.tell_of_room([*id]);
                 }
             }

@@ -167,6 +167,7 @@ impl Store {
     }
 
     /// Claims a ready message of `queue`. Of any number of callers one wins, the others get [`Error::NotFound`].
+    /// [`Error::Paused`] when nothing is claimed for the time being, [`Error::WouldBlock`] when as much is as may be at a time.
     pub fn claim(&self, queue: u64, seq: u64, taker: Taker, now: u64) -> Result<MessageRecord> {
         self.alter(seq, now, |record, holder| {
             if record.queue != queue {
@@ -176,8 +177,8 @@ impl Store {
         })
     }
 
-    /// Claims the first ready message of `queue` in delivery order; [`Error::WouldBlock`] when there is none, or the queue is
-    /// paused. Gives its sequence number, too.
+    /// Claims the first ready message of `queue` in delivery order; [`Error::WouldBlock`] when there is none, the queue is
+    /// paused, or as much is claimed as may be at a time. Gives its sequence number, too.
     pub fn claim_next(&self, queue: u64, taker: Taker, now: u64) -> Result<(u64, MessageRecord)> {
         self.claim_next_within(queue, u64::MAX, taker, now)
     }
@@ -199,13 +200,47 @@ impl Store {
 
     /// The first message of a queue that may be claimed.
     fn next_ready(&self, state: &mut Remembered, queue: u64, now: u64) -> Result<Option<(u64, MessageRecord)>> {
-        if state.queue(&self.db, queue)?.config.paused_out() {
+        let holder = state.queue(&self.db, queue)?;
+        if holder.config.paused_out() || holder.is_busy() {
             return Ok(None);
         }
-        let mut from = None;
-        while let Some(position) = self.first_ready(state, queue, from)? {
+        let config = holder.config.clone();
+        if config.priorities == 1 || config.priority_ageing.is_zero() {
+            return self.first_claimable(state, queue, None, now);
+        }
+        if self.first_ready(state, queue, None)?.is_none() {
+            return Ok(None);
+        }
+        // Of one priority the oldest counts: the first.
+        let mut best = None;
+        for order in 0..config.priorities {
+            let Some((seq, record)) = self.first_claimable(state, queue, Some(order), now)? else { continue };
+            let rank = (config.aged(order, now.saturating_sub(waits_since(&record))), seq);
+            if best.as_ref().is_none_or(|(other, _)| rank < *other) {
+                best = Some((rank, record));
+            }
+        }
+        Ok(best.map(|((_, seq), record)| (seq, record)))
+    }
+
+    /// The first message of a queue that is ready and not over, in the order of the listing; with `order`, of that place among the
+    /// priorities.
+    fn first_claimable(
+        &self,
+        state: &mut Remembered,
+        queue: u64,
+        order: Option<u8>,
+        now: u64,
+    ) -> Result<Option<(u64, MessageRecord)>> {
+        let mut from: Option<u64> = None;
+        loop {
+            let found = match order {
+                None => self.first_ready(state, queue, from)?,
+                Some(order) => self.first_of_order(state, queue, order, from.map_or(0, |from| from + 1))?,
+            };
+            let Some(position) = found else { return Ok(None) };
             let seq = keys::seq_of(position);
-            let outdated = &mut state.queue(&self.db, queue)?.outdated;
+            let outdated = state.queue(&self.db, queue)?.outdated_in(order);
             match self.record(seq) {
                 Ok(record) if !is_over(&record, now) => return Ok(Some((seq, record))),
                 Ok(_) => {}
@@ -219,7 +254,6 @@ impl Store {
             }
             from = Some(outdated.skip(position, from, now));
         }
-        Ok(None)
     }
 
     /// Makes a claim another process's, which goes on with the work of the one that held it. [`Error::NotFound`] when it is
@@ -502,6 +536,11 @@ pub(super) fn in_state(record: &MessageRecord, queue: u64, state: MessageState) 
     if record.queue == queue && record.state() == state { Ok(()) } else { Err(Error::NotFound) }
 }
 
+/// Since when a message waits: since it was enqueued, or was due for the first time.
+fn waits_since(record: &MessageRecord) -> u64 {
+    Properties::of(&record.attributes).due(record.enqueued_at).unwrap_or(record.enqueued_at)
+}
+
 /// Whether the time to live of a message is over, and nobody has dealt with that yet.
 fn is_over(record: &MessageRecord, now: u64) -> bool {
     record.expires > 0 && record.expires <= now
@@ -523,6 +562,9 @@ fn claim(record: &mut MessageRecord, holder: &mut Queue, (taker, delivery): (Tak
     }
     if holder.config.paused_out() {
         return Err(Error::Paused);
+    }
+    if holder.is_busy() {
+        return Err(Error::WouldBlock);
     }
     record.set_state(to);
     record.since = now;

@@ -231,10 +231,11 @@ impl Waiters {
         self.all_waiting(Line::is_for_room)
     }
 
-    /// There may be room in a queue: the watch thread is to serve who waits for it. May be called under any lock.
+    /// There may be room in a queue, or a message that may be claimed now: the watch thread is to serve who waits for it. May be
+    /// called under any lock.
     pub fn room_came(&self, queue: u64) {
         self.with(|table| {
-            let lines = [Line::More(queue), Line::Room(queue)].into_iter();
+            let lines = [Line::More(queue), Line::Room(queue), Line::Message(queue)].into_iter();
             let there: Vec<Line> = lines.filter(|line| table.lines.contains_key(line)).collect();
             table.errands.serve.extend(there);
         });

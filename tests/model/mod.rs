@@ -161,7 +161,7 @@ impl Model {
         let due = props.deliver_at.max(now + props.delay);
         let (state, due) = if due > now { (State::Delayed, due) } else { (State::Ready, 0) };
         let expires = end_of_life(now.max(due), props.ttl, config.message_ttl);
-        let (since, seq) = (now, self.number());
+        let (since, seq, waits_since) = (now, self.number(), now.max(due));
         let (deliveries, retrying, claimed, lease, died) = (0, false, 0, 0, None);
         let (delivery, holder, said) = (0, None, 0);
         Some(Message {
@@ -172,6 +172,7 @@ impl Model {
             body,
             props,
             deliveries,
+            waits_since,
             since,
             due,
             retrying,
@@ -405,7 +406,7 @@ impl Model {
             return Err(Refusal::NotFound);
         }
         let Config { paused_out, visibility_timeout, .. } = self.queues[queue].config;
-        if paused_out {
+        if paused_out || self.is_busy(queue) {
             return Err(Refusal::Again);
         }
         self.count(queue, "claims_total");
@@ -495,10 +496,30 @@ impl Model {
         self.message(tag).said = said;
     }
 
-    /// `.mq/claim`: the first that can be claimed.
+    /// As many are claimed as may be at a time.
+    fn is_busy(&self, queue: usize) -> bool {
+        let most = self.queues[queue].config.max_claimed;
+        most > 0 && self.list(queue, State::Claimed).len() as u64 >= most
+    }
+
+    /// `.mq/claim`: of the first of each priority that is not over, the one that counts most; of two alike, the older.
     pub fn take(&mut self, queue: usize) -> Answer<Tag> {
-        let ready: Vec<Tag> = self.list(queue, State::Ready).iter().map(|m| m.tag).collect();
-        ready.into_iter().find(|tag| self.claim(*tag).is_ok()).ok_or(Refusal::Again)
+        let over = |m: &Message| m.expires > 0 && m.expires <= self.now;
+        let mut firsts: Vec<&Message> = Vec::new();
+        for message in self.list(queue, State::Ready).into_iter().filter(|m| !over(m)) {
+            if firsts.iter().all(|first| self.order(first) != self.order(message)) {
+                firsts.push(message);
+            }
+        }
+        let first = firsts.into_iter().min_by_key(|m| (self.level(m), m.seq)).map(|m| m.tag);
+        first.filter(|tag| self.claim(*tag).is_ok()).ok_or(Refusal::Again)
+    }
+
+    /// Its order, less one for each time that it has waited for.
+    fn level(&self, message: &Message) -> i64 {
+        let waited = self.now.saturating_sub(message.waits_since);
+        let levels = waited.checked_div(self.queues[message.queue].config.priority_ageing).unwrap_or(0);
+        i64::from(self.order(message)) - levels as i64
     }
 
     /// Whether a renewal now would be cut short by `max_lease`.

@@ -134,6 +134,8 @@ pub struct Message {
     pub body: Body,
     pub props: Props,
     pub deliveries: u32,
+    /// When it was enqueued, or due for the first time.
+    pub waits_since: u64,
     /// Since when it is in its state.
     pub since: u64,
     /// While delayed: when it is ready.
@@ -259,8 +261,10 @@ pub struct Config {
     pub keep: bool,
     pub abort_on: AbortOn,
     pub priorities: u8,
+    pub priority_ageing: u64,
     pub visibility_timeout: u64,
     pub max_lease: u64,
+    pub max_claimed: u64,
     pub max_deliveries: u32,
     pub retry_delay: u64,
     pub exponential: bool,

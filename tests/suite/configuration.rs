@@ -14,6 +14,7 @@ const STANDARD_KEYS: &[(&str, &str)] = &[
     ("drafts", ".*"),
     ("visibility_timeout", "30s"),
     ("max_lease", "12h"),
+    ("max_claimed", "0"),
     ("max_deliveries", "20"),
     ("retry_delay", "0s"),
     ("retry_backoff", "fixed"),
@@ -25,6 +26,7 @@ const STANDARD_KEYS: &[(&str, &str)] = &[
     ("max_message_bytes", "0"),
     ("overflow", "reject"),
     ("priorities", "1"),
+    ("priority_ageing", "0s"),
     ("dedup_window", "0s"),
     ("draft_ttl", "0s"),
     ("lines_batch", "1"),
@@ -106,7 +108,7 @@ fn config_reads_as_key_value_lines() {
     let q = m.queue("q");
     let expected: String = STANDARD_KEYS.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
     assert_eq!(config(&q), expected);
-    assert_eq!(m.sh("grep -c = q/.mq/config; wc -l < q/.mq/config").ok(), "23\n23\n");
+    assert_eq!(m.sh("grep -c = q/.mq/config; wc -l < q/.mq/config").ok(), "25\n25\n");
 }
 
 /// "Writing `config` changes only the keys named": with `>`, `>>`, cp, an editor's whole file; at once and for good.

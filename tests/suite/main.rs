@@ -91,6 +91,7 @@ mod ls_command;
 mod maildir;
 mod many_queues;
 mod marks;
+mod max_claimed;
 mod metadata;
 mod metrics;
 mod modes;

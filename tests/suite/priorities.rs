@@ -120,3 +120,34 @@ fn places_survive() {
     assert_eq!(listing(&q), before);
     assert_eq!(listed(&q), ["0 p9", "4 p5", "6 p3", "9 p0"]);
 }
+
+/// "A message counts one level higher for each; it changes the order of claiming, not of the listing."
+#[test]
+fn what_waits_counts_more_when_the_next_is_claimed() {
+    const NOON: u64 = 1_900_000_800;
+    let m = Mount::with_clock(&format!("{NOON}.0005"));
+    let q = m.queue_with("q", &["priorities=3", "priority_ageing=10m", "visibility_timeout=7d"]);
+    let put = |minute: u64, priority: u8| {
+        m.set_clock(&format!("{}.0005", NOON + minute * 60));
+        m.sh(&format!("echo > q/.mq/with/priority={priority}/p{priority}-{minute}")).ok();
+    };
+    for (minute, priority) in [(0, 0), (5, 1), (9, 2), (12, 2)] {
+        put(minute, priority);
+    }
+    // As long as nobody has waited for so long, the priorities count.
+    let claim = || {
+        let path = fs::read_to_string(control(&q, "claim")).unwrap();
+        producer(&plain(path.trim_end().rsplit('/').next().unwrap())[1..]).to_owned()
+    };
+    assert_eq!(claim(), "p2-9");
+    put(20, 2);
+    // The first has waited for two levels, and the others for one and none: all are alike, and the oldest goes first.
+    assert_eq!([claim(), claim(), claim(), claim()], ["p0-0", "p1-5", "p2-12", "p2-20"]);
+    for (minute, priority) in [(30, 0), (31, 2)] {
+        put(minute, priority);
+    }
+    let names: Vec<String> = listing(&q).iter().map(|name| name[18..].to_owned()).collect();
+    m.set_clock(&format!("{}.0005", NOON + 51 * 60));
+    assert_eq!(names, ["p2-31", "p0-30"], "the listing stays by priority");
+    assert_eq!(claim(), "p2-31");
+}
