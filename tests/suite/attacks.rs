@@ -31,7 +31,7 @@ fn the_log_cannot_be_forged() {
     ann(&m, "setfattr -n user.mq.max_lease -v $'1\\nERROR forged\\r\\e[31m' q").fails("Invalid argument");
     ann(&m, "mkdir q/.mq/batch/b; echo x > q/.mq/batch/b/$'.a\\nERROR forged'; mv q/.mq/batch/b q/").fails("busy");
     let log = m.log();
-    for told in ["nERROR forged`", "1\\nERROR forged\\r", ".a\\nERROR forged"] {
+    for told in ["nERROR forged`", "1 ERROR forged\\r", ".a\\nERROR forged"] {
         assert!(log.contains(told), "{told}: {log}");
     }
     for line in log.lines() {
@@ -149,7 +149,7 @@ for name in os.listdir("q/.mq/peek"):
     assert!(!m.log().contains("unreadable"));
 }
 
-/// Whoever nests queues without end makes no text that has no end: paths that no program can name are left out.
+/// Nobody can nest queues without end, so the text about those that there are has one, and tells of all.
 #[test]
 fn metrics_of_nested_queues_are_bounded() {
     let m = Mount::with(&["-o", "allow_other"]);
@@ -157,12 +157,20 @@ fn metrics_of_nested_queues_are_bounded() {
     m.queue("roots");
     let nest = "import os\nfor n in range(300): os.mkdir('n' * 255); os.chdir('n' * 255)";
     fs::write(m.scratch().join("nest"), nest).unwrap();
-    ann(&m, "umask 022; python3 $T/nest").ok();
-    let metrics = m.sh("cat .mq/metrics").ok().to_owned();
+    ann(&m, "umask 022; python3 $T/nest").fails("File name too long");
+    let nested = m.path().join(["n".repeat(255); 16].join("/")).exists();
+    assert!(nested, "as deep as a path can be");
+    let told = |text: &str, start: &str| text.lines().any(|line| line.starts_with(start));
+    let mut metrics = String::new();
+    // The text is as old as a second.
+    wait_until(|| {
+        metrics = m.sh("cat .mq/metrics").ok().to_owned();
+        told(&metrics, "mqfs_messages{") && metrics.contains(&["n".repeat(255); 16].join("/"))
+    });
     assert!(metrics.len() < 4_000_000, "{}", metrics.len());
-    let tells = |name: &str, end: &str| metrics.lines().any(|line| line.starts_with(name) && line.ends_with(end));
-    assert!(tells("mqfs_messages{", "queue=\"roots\",state=\"ready\"} 0"));
-    assert!(tells("mqfs_queues_untold", " 1"), "{metrics}");
+    assert!(metrics.contains("queue=\"roots\",state=\"ready\"} 0"));
+    let left_out = metrics.lines().find(|line| line.starts_with("mqfs_queues_untold{")).unwrap();
+    assert!(left_out.ends_with(" 0"), "{left_out}");
 }
 
 /// Offsets that no file has are no failure of the disk.

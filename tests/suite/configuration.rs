@@ -83,9 +83,9 @@ fn a_queues_counters_are_in_its_attributes() {
     for (name, value) in counters {
         let attribute = format!("user.mq.{name}");
         let shown = xattr(&q, &attribute);
-        // An age goes on while it is looked at.
+        // An age goes on while it is looked at. What there is none of is listed, as the names are the same for all queues.
         match value {
-            serde_json::Value::Null => assert_eq!(shown, None, "{name}"),
+            serde_json::Value::Null => assert_eq!(shown.as_deref(), Some(""), "{name}"),
             _ if name.ends_with("_age_ms") => assert!(shown.is_some(), "{name}"),
             serde_json::Value::String(text) => assert_eq!(shown.as_ref(), Some(text), "{name}"),
             _ => assert_eq!(shown, Some(value.to_string()), "{name}"),
