@@ -2,12 +2,12 @@
 
 mod status;
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use super::consume::signals::Signals;
 use super::exit::{Exit, Failure};
-use super::text::{self, Escape, complain, printable};
+use super::text::{self, Escape, complain};
 use crate::cli::LinkArgs;
 use crate::link::run::stop::Stop;
 use crate::link::run::{Link, check, show};
@@ -73,7 +73,7 @@ fn file_of(name: &str) -> PathBuf {
 
 fn print(line: &str) {
     // Nobody to tell when standard output is gone.
-    let _ = writeln!(io::stdout(), "{}", printable(line));
+    let _ = text::print_line(line);
 }
 
 /// Prints JSON, of one line or several, so that it stays that and does nothing to a terminal.
@@ -81,7 +81,7 @@ fn print_json(lines: &str) {
     for line in lines.lines() {
         let mut shown = String::with_capacity(line.len() + 1);
         line.chars().for_each(|c| text::push(&mut shown, c, Escape::Json));
-        let _ = writeln!(io::stdout(), "{shown}");
+        let _ = writeln!(text::output_for_json(), "{shown}");
     }
 }
 
