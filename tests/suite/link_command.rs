@@ -41,6 +41,9 @@ fn passwords_are_in_files_that_nobody_else_reads() {
     assert_eq!(ran.code(), Some(2));
     ran.fails("secret = FILE");
     assert!(!ran.stderr.contains("sesame"), "{ran:?}");
+    let ran = run(&m, &["q", "amqp://anna@127.0.0.1:1?queue=q"]);
+    assert_eq!(ran.code(), Some(2), "nobody else's password is tried: {ran:?}");
+    ran.fails("no password of anna");
     let secret = m.scratch().join("secret");
     fs::write(&secret, "user = anna\npassword = sesame\n").unwrap();
     let option = format!("secret={}", secret.display());

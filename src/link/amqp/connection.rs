@@ -24,12 +24,20 @@ const HEARTBEAT: u16 = 15;
 /// How long the broker may take to answer when nothing is sent.
 pub const ANSWER: Duration = Duration::from_secs(20);
 
+/// The user that RabbitMQ has when it is new, and his password; he is let in from its own machine only.
+const GUEST: &str = "guest";
+
 /// Connects to the first host that lets us in, and opens a channel. What is linked is looked at, or made.
 pub async fn open(
     ends: Ends<'_>,
     address: &Address,
     tls: Option<Arc<ClientConfig>>,
 ) -> Result<(Connection, Channel), Trouble> {
+    if let (None, Some(user)) = (&ends.secret, &ends.target.user)
+        && user != GUEST
+    {
+        return Err(Trouble::usage(format_args!("there is no password of {user}: say secret = FILE")));
+    }
     let mut trouble = None;
     for host in &ends.target.hosts {
         match open_at(host, ends, address, tls.clone()).await {
@@ -54,8 +62,7 @@ async fn open_at(
     let stream = net::connect(host, tls).await?;
     let (user, password) = match ends.secret {
         Some(secret) => (secret.user.clone(), secret.password.clone()),
-        // What RabbitMQ has when it is new, and lets in from its own machine only.
-        None => (ends.target.user.clone().unwrap_or_else(|| "guest".to_owned()), "guest".to_owned()),
+        None => (GUEST.to_owned(), GUEST.to_owned()),
     };
     let uri = AMQPUri {
         scheme: AMQPScheme::AMQP,
