@@ -9,7 +9,7 @@
 //! - [`view`]: the filesystem as users see it;
 //! - [`store`]: messages, queues and drafts on disk;
 //! - [`queue`]: the model: names, configuration, states;
-//! - [`error`], [`clock`], [`background`], [`on_behalf`] and [`locks`]: leaves.
+//! - [`error`], [`clock`], [`background`], [`on_behalf`], [`fair`] and [`locks`]: leaves.
 
 #![deny(missing_docs)]
 
@@ -18,6 +18,7 @@ pub mod cli;
 pub mod clock;
 pub mod commands;
 pub mod error;
+pub mod fair;
 pub mod fuse;
 #[cfg(feature = "link")]
 pub mod link;

@@ -127,8 +127,8 @@ impl Store {
         }
         let record = self.queue_record(id)?;
         leave(batch, id, &record);
-        self.drop_marks(batch, id)?;
-        state.users.loses(&self.db, record.uid, Owned::BATCH)?;
+        self.drop_marks(state, batch, id, record.uid)?;
+        state.users.loses(&self.db, record.uid, Owned::queue(&record))?;
         batch.delete(Family::Meta, &keys::queue(id));
         batch.delete(Family::Meta, &keys::counters(id));
         let left = &mut state.changing(&self.db, record.parent)?.counters.batches;
@@ -223,7 +223,7 @@ impl Store {
         self.admit(&mut state, target, need, Onto::Nothing)?;
         let plan = self.plan_drops(&mut state, target, need, Onto::Nothing)?;
         let mut batch = self.db.batch();
-        self.put_marks(&mut batch, target, &marks)?;
+        self.put_marks(&mut state, &mut batch, (id, target), &marks)?;
         let settled = self.ack_along(&mut state, &mut batch, settles)?;
         let (mut due, mut left) = (Vec::new(), Vec::new());
         for file in files {

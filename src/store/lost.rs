@@ -2,11 +2,12 @@
 //! a message that another worker has by then, or that is gone.
 //!
 //! The tables are in memory only, because a process that held a claim before this run cannot be told from one that got its
-//! number since. They are bounded, and forget what was lost longest ago.
+//! number since. They are bounded, and forget what was lost longest ago, of the user whose workers have lost most.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use crate::error::Result;
+use crate::fair::FairMap;
 use crate::queue::delivery::Delivery;
 
 use super::Store;
@@ -20,17 +21,18 @@ const MESSAGES: usize = 16_384;
 /// So many deliveries are remembered of which nobody has come late yet.
 const DELIVERIES: usize = 16_384;
 
-/// The tables.
-#[derive(Default)]
+/// The tables. What is in them counts against the users whose workers had the claims.
 pub(super) struct LostClaims {
     /// By the messages' own numbers.
-    of: HashMap<u64, VecDeque<Claim>>,
-    /// Those of its keys, the oldest first.
-    order: VecDeque<u64>,
+    of: FairMap<u64, VecDeque<Claim>>,
     /// Deliveries that their workers may settle late, and nobody has: of a message of which queue each was.
-    unsettled: HashMap<Delivery, u64>,
-    /// All that have been in there lately, the oldest first.
-    ended: VecDeque<Delivery>,
+    unsettled: FairMap<Delivery, u64>,
+}
+
+impl Default for LostClaims {
+    fn default() -> Self {
+        Self { of: FairMap::new(MESSAGES), unsettled: FairMap::new(DELIVERIES) }
+    }
 }
 
 impl LostClaims {
@@ -38,45 +40,31 @@ impl LostClaims {
     pub fn note(&mut self, before: &MessageRecord, after: &MessageRecord) {
         let lasts = |claim: &&Claim| after.claim.as_ref().is_some_and(|now| now.delivery == claim.delivery);
         let Some(claim) = before.claim.as_ref().filter(|claim| !lasts(claim)) else { return };
-        self.end(claim.delivery, before.queue);
+        self.unsettled.insert(claim.uid, claim.delivery, before.queue);
         if claim.process.is_none() {
             return; // nobody can be told to have had it
         }
-        if !self.of.contains_key(&before.id) {
-            self.order.push_back(before.id);
+        match self.of.get_mut(before.id) {
+            Some(lost) => {
+                lost.truncate(OF_ONE - 1);
+                lost.push_front(claim.clone());
+            }
+            None => drop(self.of.insert(claim.uid, before.id, VecDeque::from([claim.clone()]))),
         }
-        let lost = self.of.entry(before.id).or_default();
-        lost.truncate(OF_ONE - 1);
-        lost.push_front(claim.clone());
-        if self.of.len() > MESSAGES
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.of.remove(&oldest);
-        }
-    }
-
-    fn end(&mut self, delivery: Delivery, queue: u64) {
-        if self.ended.len() == DELIVERIES
-            && let Some(oldest) = self.ended.pop_front()
-        {
-            self.unsettled.remove(&oldest);
-        }
-        self.ended.push_back(delivery);
-        self.unsettled.insert(delivery, queue);
     }
 }
 
 impl Store {
     /// A delivery was ended by the worker that had it: what it does by its path afterwards is no late settlement.
     pub fn ended_by_its_worker(&self, delivery: Delivery) {
-        self.lock().lost.unsettled.remove(&delivery);
+        self.lock().lost.unsettled.remove(delivery);
     }
 
     /// Somebody comes to settle a delivery after its lease had ended, or others had ended it. That is counted once for each
     /// delivery, in the queue in which it was made; gives that queue if it was counted now.
     pub fn came_late(&self, delivery: Delivery, now: u64) -> Result<Option<u64>> {
         let mut state = self.lock();
-        let Some(queue) = state.lost.unsettled.remove(&delivery) else { return Ok(None) };
+        let Some(queue) = state.lost.unsettled.remove(delivery) else { return Ok(None) };
         state.changing(&self.db, queue)?.counters.late_settlements_total += 1;
         let batch = self.db.batch();
         state.commit(&self.db, batch, now)?;
@@ -86,7 +74,7 @@ impl Store {
     /// The last claims of a message that ended in this run without an acknowledgement, the newest first.
     pub fn lost_claims(&self, id: u64) -> Vec<Claim> {
         let state = self.lock();
-        state.lost.of.get(&id).map(|lost| lost.iter().cloned().collect()).unwrap_or_default()
+        state.lost.of.get(id).map(|lost| lost.iter().cloned().collect()).unwrap_or_default()
     }
 }
 
@@ -161,34 +149,36 @@ mod tests {
         })));
     }
 
+    /// And whoever loses claims without end makes nobody else's forgotten.
     #[test]
     fn the_tables_are_bounded() {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path());
         let q = queue(&store, "q");
-        let claim = Claim {
-            delivery: crate::queue::delivery::Delivery::of(1),
+        let claim = |uid, bits| Claim {
+            delivery: Delivery::of(bits),
             process: Some(ProcessId { tgid: 1, start: 1 }),
             parent: 1,
             grandparent: 0,
             session: 1,
-            uid: 0,
+            uid,
             at: 1,
             deadline: 2,
             reckoned: 1,
         };
         let mut after = MessageRecord::new(message(&store, q, "m"), 1);
         let mut lost = LostClaims::default();
-        for id in 0..MESSAGES as u64 + 3 {
+        let mut note = |lost: &mut LostClaims, id, claim: Claim| {
             after.id = id;
-            let before = MessageRecord { claim: Some(claim.clone()), ..after.clone() };
-            lost.note(&before, &after);
-            lost.note(&before, &after);
+            lost.note(&MessageRecord { claim: Some(claim), ..after.clone() }, &after);
+        };
+        note(&mut lost, 1_000_000, claim(2, 1_000_000));
+        for id in 0..MESSAGES as u64 + 3 {
+            note(&mut lost, id, claim(1, id));
+            note(&mut lost, id, claim(1, 2_000_000 + id));
         }
-        assert_eq!((lost.of.len(), lost.order.len()), (MESSAGES, MESSAGES));
-        assert!(lost.ended.len() == DELIVERIES && lost.unsettled.len() == 1, "it is one and the same");
-        (0..2 * DELIVERIES as u64).for_each(|bits| lost.end(Delivery::of(bits), 1));
-        assert_eq!((lost.ended.len(), lost.unsettled.len()), (DELIVERIES, DELIVERIES));
-        assert!(!lost.of.contains_key(&2) && lost.of.contains_key(&3));
+        assert_eq!((lost.of.len(), lost.unsettled.len()), (MESSAGES, DELIVERIES));
+        assert!(lost.of.get(3).is_none() && lost.of.get(4).is_some_and(|claims| claims.len() == 2));
+        assert!(lost.of.get(1_000_000).is_some() && lost.unsettled.get(Delivery::of(1_000_000)) == Some(&q));
     }
 }

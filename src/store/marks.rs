@@ -1,7 +1,8 @@
 //! Marks, and what is acknowledged along with what is published.
 //!
 //! Each mark has a key of its own, so that one commit writes those that it changes and no others, however long they are. A batch
-//! keeps what it makes of its queue's marks, and what it demands of them, in the same form.
+//! keeps what it makes of its queue's marks, and what it demands of them, in the same form. Each counts among the bytes of the
+//! holder's owner.
 
 use crate::error::{Error, Result};
 use crate::queue::mark::{MARKS, Says, Settles};
@@ -9,6 +10,7 @@ use crate::queue::mark::{MARKS, Says, Settles};
 use super::db::{Batch, Family};
 use super::record::BodyPlace;
 use super::state::State;
+use super::users::Owned;
 use super::{Of, Store, keys};
 
 /// What whoever enqueues a batch may do with the marks of its queue.
@@ -49,31 +51,46 @@ impl Store {
     }
 
     /// Sets one. `there`: only if it is there, or is not ([`Error::NoAttribute`], [`Error::Exists`]). [`Error::NoSpace`] when there
-    /// would be more than [`MARKS`].
+    /// would be more than [`MARKS`], [`Error::UserLimit`] when the owner of the holder would have too much.
     pub fn set_mark(&self, holder: u64, (says, name): (Says, &str), value: &[u8], there: Option<bool>) -> Result<()> {
         let mut state = self.lock();
-        state.queue(&self.db, holder)?; // it may be gone
-        let is_there = self.mark(holder, says, name)?.is_some();
-        match (there, is_there) {
+        let uid = state.queue(&self.db, holder)?.record.uid; // it may be gone
+        let before = self.mark(holder, says, name)?;
+        match (there, before.is_some()) {
             (Some(false), true) => return Err(Error::Exists),
             (Some(true), false) => return Err(Error::NoAttribute),
             (_, false) if self.mark_names(holder, says)?.len() >= MARKS => return Err(Error::NoSpace),
             _ => {}
         }
         let mut batch = self.db.batch();
+        let before = before.map_or(Owned::default(), |before| Owned::mark(name.as_bytes(), &before));
+        let after = Owned::mark(name.as_bytes(), value);
+        if after.bytes > before.bytes {
+            self.fits_user(&mut state.users, uid, after.bytes - before.bytes)?;
+        }
+        state.users.turns(&self.db, (uid, before), (uid, after))?;
         batch.put(Family::Meta, &keys::mark(holder, says, name.as_bytes()), value);
-        self.db.write(batch)
+        state.commit(&self.db, batch, 0) // no queue is changed
     }
 
     /// Removes one; [`Error::NoAttribute`] when it is not there.
     pub fn remove_mark(&self, holder: u64, says: Says, name: &str) -> Result<()> {
-        let _state = self.lock();
-        if self.mark(holder, says, name)?.is_none() {
-            return Err(Error::NoAttribute);
-        }
+        let mut state = self.lock();
+        let value = self.mark(holder, says, name)?.ok_or(Error::NoAttribute)?;
+        let uid = state.queue(&self.db, holder)?.record.uid;
         let mut batch = self.db.batch();
+        state.users.loses(&self.db, uid, Owned::mark(name.as_bytes(), &value))?;
         batch.delete(Family::Meta, &keys::mark(holder, says, name.as_bytes()));
-        self.db.write(batch)
+        state.commit(&self.db, batch, 0) // no queue is changed
+    }
+
+    /// What the marks of a queue or batch cost its owner.
+    pub(super) fn owned_marks(&self, holder: u64) -> Result<Owned> {
+        let mut owned = Owned::default();
+        for says in [Says::Is, Says::Was] {
+            self.marks(holder, says, Owned::mark)?.into_iter().for_each(|mark| owned.add(mark));
+        }
+        Ok(owned)
     }
 
     /// What `of` makes of the name and value of each.
@@ -107,11 +124,19 @@ impl Store {
         Ok(new)
     }
 
-    /// Adds to a change: these are marks of the queue `target`.
-    pub(super) fn put_marks(&self, batch: &mut Batch<'_>, target: u64, new: &Marks) -> Result<()> {
+    /// Adds to a change: these are marks of the queue `target`. They are of a batch that vanishes with the change, so they may cost
+    /// its owner twice until then: that is not refused, but [`Error::UserLimit`] is when they are to cost somebody else too much.
+    pub(super) fn put_marks(
+        &self,
+        state: &mut State,
+        batch: &mut Batch<'_>,
+        (from, target): (u64, u64),
+        new: &Marks,
+    ) -> Result<()> {
         if new.is_empty() {
             return Ok(());
         }
+        let (giver, owner) = (state.queue(&self.db, from)?.record.uid, state.queue(&self.db, target)?.record.uid);
         let mut names = self.marks(target, Says::Is, |name, _| name.to_vec())?;
         names.extend(new.iter().map(|(name, _)| name.clone()));
         names.sort_unstable();
@@ -119,18 +144,28 @@ impl Store {
         if names.len() > MARKS {
             return Err(Error::NoSpace);
         }
+        let (mut less, mut more) = (Owned::default(), Owned::default());
         for (name, value) in new {
-            batch.put(Family::Meta, &keys::mark(target, Says::Is, name), value);
+            let key = keys::mark(target, Says::Is, name);
+            if let Some(before) = self.db.get(Family::Meta, &key)? {
+                less.add(Owned::mark(name, &before));
+            }
+            more.add(Owned::mark(name, value));
+            batch.put(Family::Meta, &key, value);
         }
-        Ok(())
+        if giver != owner && more.bytes > less.bytes {
+            self.fits_user(&mut state.users, owner, more.bytes - less.bytes)?;
+        }
+        state.users.turns(&self.db, (owner, less), (owner, more))
     }
 
-    /// Adds to a change: the marks of a queue or batch that vanishes vanish. One by one: a range of keys that is removed slows down
-    /// whoever looks behind it.
-    pub(super) fn drop_marks(&self, batch: &mut Batch<'_>, holder: u64) -> Result<()> {
+    /// Adds to a change: the marks of a queue or batch of the user `uid` that vanishes vanish. One by one: a range of keys that is
+    /// removed slows down whoever looks behind it.
+    pub(super) fn drop_marks(&self, state: &mut State, batch: &mut Batch<'_>, holder: u64, uid: u32) -> Result<()> {
         for says in [Says::Is, Says::Was] {
-            for name in self.marks(holder, says, |name, _| name.to_vec())? {
+            for (name, owned) in self.marks(holder, says, |name, value| (name.to_vec(), Owned::mark(name, value)))? {
                 batch.delete(Family::Meta, &keys::mark(holder, says, &name));
+                state.users.loses(&self.db, uid, owned)?;
             }
         }
         Ok(())

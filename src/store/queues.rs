@@ -11,7 +11,7 @@ use crate::queue::state::State as MessageState;
 use super::db::{Batch, Family};
 use super::keys;
 use super::named_drafts::Seen;
-use super::record::{self, Counters, QueueHead, QueueRecord};
+use super::record::{self, Counters, QueueRecord};
 use super::state::{Queue, State};
 use super::tree::Extent;
 use super::users::Owned;
@@ -278,14 +278,15 @@ impl Store {
         if c.messages() + c.drafts + c.queues + c.batches > 0 {
             return Err(Error::NotEmpty);
         }
-        let QueueHead { parent, name, uid, .. } = self.queue_head(id)?;
-        state.users.loses(&self.db, uid, Owned::QUEUE)?;
+        let record = self.queue_record(id)?;
+        state.users.loses(&self.db, record.uid, Owned::queue(&record))?;
+        let QueueRecord { parent, name, uid, .. } = record;
         batch.delete(Family::Meta, &keys::queue(id));
         batch.delete(Family::Meta, &keys::counters(id));
         batch.delete(Family::Meta, &keys::child(parent, id));
         batch.delete(Family::Meta, &keys::child_by_name(parent, &name));
         batch.delete_prefix(Family::Meta, &keys::duplicates(id));
-        self.drop_marks(batch, id)?;
+        self.drop_marks(state, batch, id, uid)?;
         batch.delete(Family::Meta, &keys::reach(id));
         let siblings = &mut state.changing(&self.db, parent)?.counters.queues;
         *siblings = siblings.saturating_sub(1);
@@ -359,11 +360,10 @@ impl Store {
         if queue.shows_times_set() {
             record.modified_at = now; // no change of what the directory holds
         }
-        let owner = record.uid;
+        let (owner, owned) = (record.uid, Owned::queue(&record));
         change(&mut record)?;
         if id != ROOT {
-            let owned = Owned::queue(&record);
-            state.users.turns(&self.db, (owner, owned), (record.uid, owned))?;
+            self.charge_altered(&mut state, id, (owner, owned), &record)?;
         }
         let config = QueueConfig::stored(&record.config)?;
         state.queue(&self.db, id)?.refuse_renaming(&config)?;
@@ -375,6 +375,27 @@ impl Store {
             state.tell_of_room([id]);
         }
         Ok(())
+    }
+}
+
+impl Store {
+    /// A queue that was `owned` so by the user `owner` has another record. [`Error::UserLimit`] when its attributes have become too
+    /// long for its owner; one that is given away may be too much for who gets it, as a file may be.
+    fn charge_altered(
+        &self,
+        state: &mut State,
+        id: u64,
+        (owner, owned): (u32, Owned),
+        record: &QueueRecord,
+    ) -> Result<()> {
+        let now = Owned::queue(record);
+        if owner != record.uid {
+            let marks = self.owned_marks(id)?;
+            state.users.turns(&self.db, (owner, marks), (record.uid, marks))?;
+        } else if now.bytes > owned.bytes {
+            self.fits_user(&mut state.users, owner, now.bytes - owned.bytes)?;
+        }
+        state.users.turns(&self.db, (owner, owned), (record.uid, now))
     }
 }
 

@@ -3,7 +3,8 @@
 //! The files of bodies are mqfs's own, so the quotas of the disk do not know whose they are. So what each owner has is counted here,
 //! in a record of the user's own, which is written with every change that it tells of ([`State::commit`](super::state::State::commit)):
 //! it is never wrong, and nothing is walked over at the start. A message costs its owner as many bytes as it has, with its
-//! attributes, and [`OVERHEAD`] for its record; so does a draft. What is copied costs its owner once more.
+//! attributes, and [`OVERHEAD`] for its record; so does a draft, and so does a mark, which costs the owner of the queue or batch. The
+//! other attributes of those cost as many bytes as they have. What is copied costs its owner once more.
 //!
 //! A store of an earlier version has no such records. Its queues and drafts are counted when it is opened; of its messages, those
 //! that have a number in [`Users::uncounted`] are counted by [`Store::count_messages`], while the mount is in use: until then
@@ -42,13 +43,13 @@ pub struct Owned {
     pub queues: u64,
     /// Drafts, and batches that are being prepared.
     pub drafts: u64,
-    /// Bytes of messages in any state and of drafts.
+    /// Bytes of messages in any state and of drafts, and of the attributes of queues.
     pub bytes: u64,
 }
 
 impl Owned {
     /// One queue.
-    pub const QUEUE: Owned = Owned { queues: 1, drafts: 0, bytes: 0 };
+    const QUEUE: Owned = Owned { queues: 1, drafts: 0, bytes: 0 };
     /// One batch.
     pub const BATCH: Owned = Owned { queues: 0, drafts: 1, bytes: 0 };
 
@@ -57,9 +58,14 @@ impl Owned {
         Owned { bytes, ..Owned::default() }
     }
 
-    /// A queue or a batch of that record.
+    /// A queue or a batch of that record, without its marks.
     pub fn queue(record: &QueueRecord) -> Owned {
-        if record.batch { Self::BATCH } else { Self::QUEUE }
+        Owned { bytes: length(&record.attributes), ..if record.batch { Self::BATCH } else { Self::QUEUE } }
+    }
+
+    /// A mark of a queue or a batch.
+    pub fn mark(name: &[u8], value: &[u8]) -> Owned {
+        Self::bytes(OVERHEAD + (name.len() + value.len()) as u64)
     }
 
     /// A message.
@@ -87,8 +93,11 @@ impl Owned {
 
 /// What a message or draft of so many bytes costs.
 pub fn cost(size: u64, attributes: &[(String, Vec<u8>)]) -> u64 {
-    let attributes: usize = attributes.iter().map(|(name, value)| name.len() + value.len()).sum();
-    size.saturating_add(OVERHEAD + attributes as u64)
+    size.saturating_add(OVERHEAD + length(attributes))
+}
+
+fn length(attributes: &[(String, Vec<u8>)]) -> u64 {
+    attributes.iter().map(|(name, value)| (name.len() + value.len()) as u64).sum()
 }
 
 /// How much each user may have; 0 is no limit. Neither root nor whoever mounts is bound by them.

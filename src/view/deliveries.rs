@@ -4,10 +4,9 @@
 //! The number of such a node is that of the delivery, so that it is the same at each look; which message it is a delivery of,
 //! this table tells for as long as the kernel knows the node.
 
-use std::collections::{BTreeMap, HashMap};
-
 use crate::clock;
 use crate::error::{Error, Result};
+use crate::fair::FairMap;
 use crate::queue::delivery::Delivery;
 use crate::store::Of;
 use crate::store::record::{Claim, MessageRecord};
@@ -16,55 +15,45 @@ use super::access::{Caller, READ, WRITE};
 use super::open::shares;
 use super::{Attributes, Node, Via, View};
 
-/// So many deliveries are known at a time. When more are in use, the oldest are forgotten: who uses one is told
-/// [`Error::Stale`], and the kernel looks its path up again.
+/// So many deliveries are known at a time. When more are in use, those are forgotten of whoever looks at most, the oldest first:
+/// who uses one is told [`Error::Stale`], and the kernel looks its path up again.
 const KNOWN: usize = 65_536;
 
-/// The deliveries that the kernel knows.
-#[derive(Default)]
-pub(super) struct Deliveries {
-    of: HashMap<Delivery, Known>,
-    by_age: BTreeMap<u64, Delivery>,
-    /// The newest age.
-    clock: u64,
-}
+/// The deliveries that the kernel knows, by who looked them up first.
+pub(super) struct Deliveries(FairMap<Delivery, Known>);
 
 struct Known {
     seq: u64,
-    age: u64,
     /// How often the kernel was told of it.
     told: u64,
 }
 
+impl Default for Deliveries {
+    fn default() -> Self {
+        Self(FairMap::new(KNOWN))
+    }
+}
+
 impl Deliveries {
-    /// The kernel is told of a delivery of the message `seq`.
-    fn tell(&mut self, delivery: Delivery, seq: u64) {
-        if let Some(known) = self.of.get_mut(&delivery) {
-            known.told += 1;
-            return;
-        }
-        self.clock += 1;
-        self.of.insert(delivery, Known { seq, age: self.clock, told: 1 });
-        self.by_age.insert(self.clock, delivery);
-        if self.of.len() > KNOWN
-            && let Some((_, oldest)) = self.by_age.pop_first()
-        {
-            self.of.remove(&oldest);
+    /// The kernel is told of a delivery of the message `seq`, because the user `uid` looks it up.
+    fn tell(&mut self, uid: u32, delivery: Delivery, seq: u64) {
+        match self.0.get_mut(delivery) {
+            Some(known) => known.told += 1,
+            None => drop(self.0.insert(uid, delivery, Known { seq, told: 1 })),
         }
     }
 
     /// The kernel has forgotten so many times that it was told.
     pub fn forget(&mut self, delivery: Delivery, times: u64) {
-        let Some(known) = self.of.get_mut(&delivery) else { return };
+        let Some(known) = self.0.get_mut(delivery) else { return };
         known.told = known.told.saturating_sub(times);
         if known.told == 0 {
-            self.by_age.remove(&known.age);
-            self.of.remove(&delivery);
+            self.0.remove(delivery);
         }
     }
 
     fn seq(&self, delivery: Delivery) -> Result<u64> {
-        self.of.get(&delivery).map(|known| known.seq).ok_or(Error::Stale)
+        self.0.get(delivery).map(|known| known.seq).ok_or(Error::Stale)
     }
 }
 
@@ -104,7 +93,7 @@ impl View {
         let delivery = message.claim.as_ref().map(|claim| claim.delivery).ok_or(Error::NotFound)?;
         let refused = !self.message_owner(message).allows(caller, READ | WRITE);
         let granted = refused && self.owner(&self.store.queue(message.queue)?).may_consume(caller);
-        self.deliveries.lock().tell(delivery, seq);
+        self.deliveries.lock().tell(caller.uid, delivery, seq);
         Ok(self.message_attributes(Node::Delivery(delivery, granted), message))
     }
 
@@ -158,20 +147,22 @@ mod tests {
     fn a_delivery_is_known_until_the_kernel_has_forgotten_it() {
         let mut deliveries = Deliveries::default();
         let delivery = Delivery::of(7);
-        deliveries.tell(delivery, 42);
-        deliveries.tell(delivery, 42);
+        deliveries.tell(1, delivery, 42);
+        deliveries.tell(2, delivery, 42);
         deliveries.forget(delivery, 1);
         assert_eq!(deliveries.seq(delivery).unwrap(), 42);
         deliveries.forget(delivery, 1);
         assert!(matches!(deliveries.seq(delivery), Err(Error::Stale)));
-        assert!(deliveries.of.is_empty() && deliveries.by_age.is_empty());
+        assert!(deliveries.0.is_empty());
     }
 
     #[test]
-    fn the_table_is_bounded_and_forgets_the_oldest() {
+    fn the_table_is_bounded_and_nobody_fills_it_for_others() {
         let mut deliveries = Deliveries::default();
-        (0..KNOWN as u64 + 5).for_each(|n| deliveries.tell(Delivery::of(n), n));
-        assert_eq!((deliveries.of.len(), deliveries.by_age.len()), (KNOWN, KNOWN));
+        deliveries.tell(2, Delivery::of(u64::MAX), 42);
+        (0..KNOWN as u64 + 4).for_each(|n| deliveries.tell(1, Delivery::of(n), n));
+        assert_eq!(deliveries.0.len(), KNOWN);
         assert!(deliveries.seq(Delivery::of(4)).is_err() && deliveries.seq(Delivery::of(5)).is_ok());
+        assert_eq!(deliveries.seq(Delivery::of(u64::MAX)).unwrap(), 42);
     }
 }

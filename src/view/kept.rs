@@ -21,7 +21,7 @@ use super::writer::Writer;
 use super::{Attributes, Node, Via, View, process};
 
 /// So many replaced messages are remembered.
-const REPLACED: usize = 1024;
+pub(super) const REPLACED: usize = 1024;
 
 /// A copy that `link` makes.
 struct Copy {
@@ -157,9 +157,7 @@ impl View {
             _ if keep => Err(Error::Exists),
             Holder::Message(_, message) if !self.may_touch_claim(caller, &message) => Err(Error::Busy),
             Holder::Message(seq, message) => {
-                let mut replaced = self.replaced.lock();
-                replaced.truncate(REPLACED - 1);
-                replaced.push_front(seq);
+                self.replaced.lock().insert(caller.uid, seq, ());
                 Ok(Onto::message(seq, &message))
             }
         }
@@ -167,7 +165,7 @@ impl View {
 
     /// Whether a message was replaced a while ago: its name means something else now.
     pub(super) fn was_replaced(&self, seq: u64) -> bool {
-        self.replaced.lock().contains(&seq)
+        self.replaced.lock().get(seq).is_some()
     }
 
     /// What the kernel demands for a rename onto a file that it can see; it does not see all.

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
+use crate::fair::FairMap;
 use crate::locks::{self, Ranked};
 use crate::store::Of;
 use crate::store::record::MessageRecord;
@@ -30,12 +31,13 @@ use super::{Node, Via, View};
 
 /// The kernel looks up again at once.
 const SENT_BACK: Duration = Duration::from_secs(1);
+/// So many threads that were sent back are remembered.
+const THREADS: usize = 4096;
 
 /// Threads that were sent back, and messages that are written anew.
-#[derive(Default)]
 pub(super) struct Locking {
     /// Threads that were sent back to look up the name of a message that they open to lock it: which message, and when.
-    threads: Mutex<HashMap<u32, (u64, Instant)>>,
+    threads: Mutex<FairMap<u32, (u64, Instant)>>,
     /// By the bare name's node of a message that was opened by that, the message that is written by that file now. As long as that
     /// is open, the node stands for it.
     again: Ranked<HashMap<Node, u64>, { locks::AGAIN }>,
@@ -59,15 +61,21 @@ impl Again {
     }
 }
 
+impl Default for Locking {
+    fn default() -> Self {
+        Self { threads: Mutex::new(FairMap::new(THREADS)), again: Ranked::default() }
+    }
+}
+
 impl Locking {
-    /// Sends a thread back; false when it comes from there.
-    fn send_back(&self, tid: u32, seq: u64) -> bool {
+    /// Sends a thread of the user `uid` back; false when it comes from there.
+    fn send_back(&self, uid: u32, tid: u32, seq: u64) -> bool {
         let mut threads = self.threads.lock();
-        threads.retain(|_, (_, since)| since.elapsed() < SENT_BACK);
-        match threads.remove(&tid) {
-            Some((same, _)) if same == seq => false,
+        threads.expire(uid, |(_, since)| since.elapsed() >= SENT_BACK);
+        match threads.remove(tid) {
+            Some((same, since)) if same == seq && since.elapsed() < SENT_BACK => false,
             _ => {
-                threads.insert(tid, (seq, Instant::now()));
+                threads.insert(uid, tid, (seq, Instant::now()));
                 true
             }
         }
@@ -76,11 +84,11 @@ impl Locking {
     /// Whether a thread that looks a message up was sent back for it.
     fn wants(&self, tid: u32, seq: u64) -> bool {
         let threads = self.threads.lock();
-        threads.get(&tid).is_some_and(|(of, since)| *of == seq && since.elapsed() < SENT_BACK)
+        threads.get(tid).is_some_and(|(of, since)| *of == seq && since.elapsed() < SENT_BACK)
     }
 
     fn arrived(&self, tid: u32) {
-        self.threads.lock().remove(&tid);
+        self.threads.lock().remove(tid);
     }
 }
 
@@ -106,7 +114,7 @@ impl View {
             let opened = self.open_message(caller, Reach { seq, via, of: Of::Any }, again)?;
             return Ok(Opened { immutable: false, direct: true, ..opened });
         }
-        if self.locking.send_back(caller.pid, seq) {
+        if self.locking.send_back(caller.uid, caller.pid, seq) {
             return Err(Error::Stale);
         }
         Err(Error::NotPermitted("a message is opened for reading and writing by its name only"))
@@ -191,13 +199,13 @@ mod tests {
     fn a_thread_is_sent_back_once_for_each_open() {
         let locking = Locking::default();
         assert!(!locking.wants(5, 7));
-        assert!(locking.send_back(5, 7));
+        assert!(locking.send_back(0, 5, 7));
         assert!(locking.wants(5, 7) && !locking.wants(6, 7) && !locking.wants(5, 8));
         locking.arrived(5);
         assert!(!locking.wants(5, 7));
-        assert!(locking.send_back(5, 7));
-        assert!(!locking.send_back(5, 7), "it did not look up");
-        assert!(locking.send_back(5, 7));
-        assert!(locking.send_back(5, 8), "another message");
+        assert!(locking.send_back(0, 5, 7));
+        assert!(!locking.send_back(0, 5, 7), "it did not look up");
+        assert!(locking.send_back(0, 5, 7));
+        assert!(locking.send_back(0, 5, 8), "another message");
     }
 }

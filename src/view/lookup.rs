@@ -246,7 +246,7 @@ impl View {
                 Node::Lines(queue, _) => self.attributes(Node::Lines(queue, self.lane(queue)?)),
                 node => self.attributes(node),
             },
-            Node::With(queue) => self.lookup_given(queue, name),
+            Node::With(queue) => self.lookup_given(caller, queue, name),
             Node::Given(number) => {
                 let found = self.find_given(caller, self.queue_given(number)?, name)?;
                 self.found_file(caller, found)

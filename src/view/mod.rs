@@ -64,7 +64,7 @@ mod workers;
 mod writer;
 pub mod xattr;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -80,6 +80,7 @@ pub use setattr::Change;
 
 use crate::background::Alarm;
 use crate::error::{Error, Result};
+use crate::fair::FairMap;
 use crate::locks::{self, Ranked};
 use crate::on_behalf;
 use crate::queue::access::Guise;
@@ -129,8 +130,8 @@ pub struct View {
     deliveries: Mutex<Deliveries>,
     /// Messages on their way into queues that keep names.
     arrivals: Arrivals,
-    /// Messages that were replaced lately in queues that keep names, the newest first.
-    replaced: Ranked<VecDeque<u64>, { locks::REPLACED }>,
+    /// Messages that were replaced lately in queues that keep names, by who did that.
+    replaced: Ranked<FairMap<u64, ()>, { locks::REPLACED }>,
     workers: Workers,
     /// For the thread that serves requests.
     look: Look,
@@ -186,7 +187,7 @@ impl View {
             givens: Mutex::default(),
             deliveries: Mutex::default(),
             arrivals: Arrivals::new(&alarm),
-            replaced: Ranked::default(),
+            replaced: Ranked::new(FairMap::new(kept::REPLACED)),
             workers: Workers::default(),
             look: Look::start(&alarm)?,
             look_for_leases: Look::start(&alarm)?,

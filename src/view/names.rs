@@ -12,18 +12,19 @@
 //! Each process finds what it wrote itself before what others of its session wrote; of several, the newest. What its session
 //! unlinked or moved is nothing at once.
 //!
-//! The table is a convenience in memory: it is bounded, forgets what was used longest ago, and is gone after a remount. A meaning
-//! may outlive its message; whoever follows it checks. It is forgotten as what was looked at, by its age or its message's
+//! The table is a convenience in memory: it is bounded, forgets what is oldest of the user who has most in it, and is gone after a
+//! remount. A meaning may outlive its message; whoever follows it checks. It is forgotten as what was looked at, by its age or its message's
 //! number, never by the name: somebody else may have given that another meaning since.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::fair::FairMap;
 use crate::store::Departures;
 
 use super::{Attributes, Node, Via};
 
-/// So many names of messages are remembered for the whole mount.
+/// So many names of messages are remembered for the whole mount, and users share that.
 pub const REMEMBERED: usize = 16_384;
 
 /// So many of those who write at a time in one session under one name are found by it, the newest of them.
@@ -39,6 +40,8 @@ pub const GONE_MS: u64 = 2000;
 /// unless it creates it before. The kernel looks up twice or three times then, and may wait for others in between.
 const SENT_BACK_MS: u64 = 60_000;
 const SENT_BACK_LOOKUPS: u32 = 4;
+/// So many such threads are remembered.
+const SENT_BACK: usize = 4096;
 
 /// For whom a bare name means something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -104,8 +107,8 @@ struct SentBack {
 
 /// The table.
 pub struct BareNames {
-    /// By age, oldest first.
-    written: BTreeMap<u64, (Key, Written)>,
+    /// By age.
+    written: FairMap<u64, (Key, Written)>,
     /// The age of what was written under a name.
     newest: HashMap<Key, u64>,
     /// The age of the name of a message.
@@ -115,18 +118,17 @@ pub struct BareNames {
     clock: u64,
     /// The kernel looks up again once only, and another process of the session may have written the name meanwhile, or
     /// a consumer taken the message: so the thread must find nothing, whatever the table says by then.
-    sent_back: HashMap<u32, SentBack>,
-    /// Nodes that mean nothing any more, the newest last.
+    sent_back: FairMap<u32, SentBack>,
+    /// Nodes that mean nothing any more.
     ///
     /// The kernel has looked up a name and asks what its node shows before it opens it. If it were sent back to look up again
     /// then, it could not be sent back a second time, by the open.
-    lately: VecDeque<Lately>,
+    lately: FairMap<Node, Lately>,
     departures: Arc<Departures>,
 }
 
 /// What meant something lately.
 struct Lately {
-    node: Node,
     name: (u64, Vec<u8>),
     shown: Attributes,
 }
@@ -140,13 +142,13 @@ impl BareNames {
     /// An empty table. `departures` says when messages left, and is told of those that need not be watched any more.
     pub fn new(departures: Arc<Departures>) -> Self {
         Self {
-            written: BTreeMap::new(),
+            written: FairMap::new(REMEMBERED),
             newest: HashMap::new(),
             of_message: HashMap::new(),
             unfinished: HashMap::new(),
             clock: 0,
-            sent_back: HashMap::new(),
-            lately: VecDeque::new(),
+            sent_back: FairMap::new(SENT_BACK),
+            lately: FairMap::new(LATELY),
             departures,
         }
     }
@@ -158,14 +160,14 @@ impl BareNames {
 
     /// The queue and the name under which somebody finds the message `seq`.
     pub fn name_of(&self, seq: u64) -> Option<(u64, Vec<u8>)> {
-        let (key, _) = self.written.get(self.of_message.get(&seq)?)?;
+        let (key, _) = self.written.get(*self.of_message.get(&seq)?)?;
         Some((key.queue, key.name.clone()))
     }
 
     /// What a name means to a process of those who gave it, which is asked for only when the answer depends on it.
     pub fn get(&self, key: &Key, process: impl FnOnce() -> u32) -> Option<Meaning> {
         let unfinished = self.unfinished.get(key).map_or(&[][..], Vec::as_slice);
-        let written = self.newest.get(key).and_then(|age| Some((*age, &self.written.get(age)?.1)));
+        let written = self.newest.get(key).and_then(|age| Some((*age, &self.written.get(*age)?.1)));
         let written = written.map(|(age, written)| (age, written.process, Meaning::Written { age, seq: written.seq }));
         if unfinished.is_empty() {
             return written.map(|(_, _, meaning)| meaning);
@@ -204,31 +206,24 @@ impl BareNames {
 
     /// A node means nothing any more.
     fn meant(&mut self, node: Node, key: Key, shown: Attributes) {
-        if self.lately.len() == LATELY {
-            self.lately.pop_front();
-        }
-        self.lately.push_back(Lately { node, name: (key.queue, key.name), shown });
-    }
-
-    fn find_lately(&self, node: Node) -> Option<&Lately> {
-        self.lately.iter().rev().find(|lately| lately.node == node)
+        self.lately.insert(key.by.uid, node, Lately { name: (key.queue, key.name), shown });
     }
 
     /// What the node of a name showed that meant something a moment ago.
     pub fn shown_lately(&self, node: Node) -> Option<Attributes> {
-        let written = |age: &u64| self.written.get(age).map(|(_, written)| written.shown);
+        let written = |age: u64| self.written.get(age).map(|(_, written)| written.shown);
         let shown = match node {
-            Node::Message(seq, Via::Bare) => self.of_message.get(&seq).and_then(written),
-            Node::Gone(age) => written(&age),
+            Node::Message(seq, Via::Bare) => self.of_message.get(&seq).and_then(|age| written(*age)),
+            Node::Gone(age) => written(age),
             _ => None,
         };
-        let shown = shown.or_else(|| self.find_lately(node).map(|lately| lately.shown))?;
+        let shown = shown.or_else(|| self.lately.get(node).map(|lately| lately.shown))?;
         Some(Attributes { node, ..shown })
     }
 
     /// The name of that node.
     pub fn named_lately(&self, node: Node) -> Option<(u64, Vec<u8>)> {
-        self.find_lately(node).map(|lately| lately.name.clone())
+        self.lately.get(node).map(|lately| lately.name.clone())
     }
 
     /// Others than the process that writes the message `id` find it no more.
@@ -246,23 +241,20 @@ impl BareNames {
         if let Some(seq) = written.seq {
             // It may have had another name, and goes on being watched.
             if let Some(other) = self.of_message.insert(seq, age)
-                && let Some((key, _)) = self.written.remove(&other)
+                && let Some((key, _)) = self.written.remove(other)
             {
                 self.newest.remove(&key);
             }
         }
         self.newest.insert(key.clone(), age);
-        self.written.insert(age, (key, written));
-        if self.written.len() > REMEMBERED
-            && let Some((&oldest, _)) = self.written.first_key_value()
-        {
-            self.forget(oldest);
+        if let Some((age, (key, written))) = self.written.insert(key.by.uid, age, (key, written)) {
+            self.forgotten(age, &key, &written);
         }
     }
 
     /// What a message that has left shows to those who wrote it, as long as it does.
     pub fn gone(&self, age: u64, now: u64) -> Option<Attributes> {
-        let (_, written) = self.written.get(&age)?;
+        let (_, written) = self.written.get(age)?;
         let left = written.left.or_else(|| self.departures.left(written.seq?))?;
         within(now, left, GONE_MS).then_some(written.shown)
     }
@@ -270,23 +262,26 @@ impl BareNames {
     /// The same of the message `seq`, to `by`.
     pub fn gone_message(&self, by: Writer, seq: u64, now: u64) -> Option<Attributes> {
         let age = *self.of_message.get(&seq)?;
-        let (key, _) = self.written.get(&age)?;
+        let (key, _) = self.written.get(age)?;
         if key.by == by { self.gone(age, now) } else { None }
     }
 
     /// What has a name since then has it no more; gives the name.
     pub fn forget(&mut self, age: u64) -> Option<Key> {
-        let (key, written) = self.written.remove(&age)?;
+        let (key, written) = self.written.remove(age)?;
+        self.forgotten(age, &key, &written);
+        Some(key)
+    }
+
+    /// What was written since then under a name is in the table no more.
+    fn forgotten(&mut self, age: u64, key: &Key, written: &Written) {
+        self.newest.remove(key);
         if let Some(seq) = written.seq {
             self.of_message.remove(&seq);
             self.departures.forget(seq);
-        }
-        self.newest.remove(&key);
-        if let Some(seq) = written.seq {
             self.meant(Node::Message(seq, Via::Bare), key.clone(), written.shown);
         }
         self.meant(Node::Gone(age), key.clone(), written.shown);
-        Some(key)
     }
 
     /// The message `seq` has no name any more; gives the one that it had.
@@ -298,20 +293,20 @@ impl BareNames {
     /// The same, when it was `by` who gave the name.
     pub fn forget_message_of(&mut self, by: Writer, seq: u64) {
         let age = self.of_message.get(&seq).copied();
-        if let Some(age) = age.filter(|age| self.written.get(age).is_some_and(|(key, _)| key.by == by)) {
+        if let Some(age) = age.filter(|age| self.written.get(*age).is_some_and(|(key, _)| key.by == by)) {
             self.forget(age);
         }
     }
 
-    /// The thread `tid` is sent back to look a name up again and create it.
-    pub fn send_back(&mut self, tid: u32, name: Option<(u64, Vec<u8>)>, now: u64) {
-        self.sent_back.retain(|_, sent| within(now, sent.at, SENT_BACK_MS));
-        self.sent_back.insert(tid, SentBack { name, at: now, lookups: 0 });
+    /// The thread `tid` of the user `uid` is sent back to look a name up again and create it.
+    pub fn send_back(&mut self, (uid, tid): (u32, u32), name: Option<(u64, Vec<u8>)>, now: u64) {
+        self.sent_back.expire(uid, |sent| !within(now, sent.at, SENT_BACK_MS));
+        self.sent_back.insert(uid, tid, SentBack { name, at: now, lookups: 0 });
     }
 
     /// Whether the thread, which looks that name up, was sent back for it and has not created it yet.
     pub fn is_sent_back(&mut self, tid: u32, queue: u64, name: &[u8], now: u64) -> bool {
-        let Some(sent) = self.sent_back.get_mut(&tid) else { return false };
+        let Some(sent) = self.sent_back.get_mut(tid) else { return false };
         if !sent.name.as_ref().is_none_or(|(of, called)| *of == queue && called == name) {
             return false;
         }
@@ -322,13 +317,13 @@ impl BareNames {
     /// Whether the thread was sent back for that name and has not looked it up: it opens by a descriptor of the file, which no lookup
     /// goes before.
     pub fn did_not_look(&self, tid: u32, name: &(u64, Vec<u8>)) -> bool {
-        self.sent_back.get(&tid).is_some_and(|sent| sent.name.as_ref() == Some(name) && sent.lookups == 0)
+        self.sent_back.get(tid).is_some_and(|sent| sent.name.as_ref() == Some(name) && sent.lookups == 0)
     }
 
     /// The thread has created what it was sent back for.
     pub fn arrived(&mut self, tid: u32) {
         if !self.sent_back.is_empty() {
-            self.sent_back.remove(&tid);
+            self.sent_back.remove(tid);
         }
     }
 }

@@ -137,19 +137,42 @@ fn the_table_is_bounded() {
     assert_eq!(names.lately.len(), LATELY);
 }
 
+/// Whatever one user writes, the names of another mean what they meant, in all tables.
+#[test]
+fn nobody_makes_the_names_of_others_forgotten() {
+    let mut names = names();
+    let by = |uid| Writer { session: 10, uid };
+    let (anns, gone) = (Key { by: by(1), ..key(b"a", 10) }, Key { by: by(1), ..key(b"gone", 10) });
+    set(&mut names, anns.clone(), 1_000_000);
+    names.open(gone.clone(), P, 1_000_001);
+    names.close(gone.clone(), 1_000_001, shown());
+    names.send_back((1, 7), Some((1, b"a".to_vec())), 1000);
+    for n in 0..2 * REMEMBERED as u64 {
+        let bobs = Key { by: by(2), ..key(format!("f{n}").as_bytes(), 10) };
+        names.open(bobs.clone(), P, n);
+        names.close(bobs.clone(), n, shown());
+        set(&mut names, bobs, n);
+        names.send_back((2, 100 + n as u32), None, 1000);
+    }
+    assert_eq!((names.written.len(), names.lately.len(), names.sent_back.len()), (REMEMBERED, LATELY, SENT_BACK));
+    assert_eq!(seq(&names, &anns), Some(1_000_000));
+    assert_eq!(names.named_lately(Node::Unfinished(1_000_001)), Some((1, b"gone".to_vec())));
+    assert!(names.is_sent_back(7, 1, b"a", 1000));
+}
+
 #[test]
 fn a_thread_that_is_sent_back_finds_nothing_until_it_has_created() {
     let mut names = names();
-    names.send_back(5, Some((1, b"a".to_vec())), 1000);
+    names.send_back((0, 5), Some((1, b"a".to_vec())), 1000);
     assert!(names.did_not_look(5, &(1, b"a".to_vec())) && !names.did_not_look(5, &(1, b"b".to_vec())));
     let is = |names: &mut BareNames, tid, name: &[u8], now| names.is_sent_back(tid, 1, name, now);
     let (last, over) = (1000 + SENT_BACK_MS - 1, 1000 + SENT_BACK_MS);
     assert!(is(&mut names, 5, b"a", last) && !is(&mut names, 6, b"a", last) && !is(&mut names, 5, b"b", last));
     assert!(!is(&mut names, 5, b"a", over) && !names.did_not_look(5, &(1, b"a".to_vec())));
-    names.send_back(6, None, 1000);
+    names.send_back((0, 6), None, 1000);
     assert!((0..SENT_BACK_LOOKUPS).all(|_| is(&mut names, 6, b"b", 1000)));
     assert!(!is(&mut names, 6, b"b", 1000), "it does not create it");
-    names.send_back(5, None, 1000);
+    names.send_back((0, 5), None, 1000);
     names.arrived(5);
     assert!(!is(&mut names, 5, b"a", 1000));
 }

@@ -234,7 +234,7 @@ impl View {
         let mut names = self.names.lock();
         let key = names.forget_message(seq).map(|key| (key.queue, key.name));
         let name = key.or_else(|| names.named_lately(Node::Message(seq, via)));
-        names.send_back(caller.pid, name, clock::now_ms());
+        names.send_back((caller.uid, caller.pid), name, clock::now_ms());
         Err(Error::Stale)
     }
 

@@ -198,6 +198,11 @@ pub fn groups(tid: u32) -> Vec<u32> {
     field(&text, "Groups").unwrap_or_default().split_ascii_whitespace().filter_map(|gid| gid.parse().ok()).collect()
 }
 
+/// The user who has started the thread's process, or whatever became of it since.
+pub fn real_user(tid: u32) -> Option<u32> {
+    field(&status(tid)?, "Uid")?.split_ascii_whitespace().next()?.parse().ok()
+}
+
 /// The permission bits that the thread's process takes from what it creates.
 pub fn umask(tid: u32) -> Option<u32> {
     u32::from_str_radix(field(&status(tid)?, "Umask")?, 8).ok()

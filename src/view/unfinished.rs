@@ -75,7 +75,7 @@ impl View {
                 let mut names = self.names.lock();
                 let name = name.map(|(_, _, queue, name)| (queue, name));
                 let name = name.or_else(|| names.named_lately(Node::Unfinished(id)));
-                names.send_back(caller.pid, name, clock::now_ms());
+                names.send_back((caller.uid, caller.pid), name, clock::now_ms());
                 Err(Error::Stale)
             }
         }
@@ -164,7 +164,7 @@ impl View {
             if flags.writes() || flags.truncates() {
                 let again = name.as_ref().is_some_and(|name| names.did_not_look(caller.pid, name));
                 if !again {
-                    names.send_back(caller.pid, name, clock::now_ms());
+                    names.send_back((caller.uid, caller.pid), name, clock::now_ms());
                     return Err(Error::Stale);
                 }
             }

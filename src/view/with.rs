@@ -4,10 +4,11 @@
 //! up. The kernel tells when it has forgotten one, and forgets it at once when nobody uses it ([`Attributes::name_valid`]): so
 //! the table holds those in use, however many deduplication ids producers name.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::fair::FairMap;
 use crate::queue::words::attributes_of;
 
 use super::access::Caller;
@@ -15,16 +16,16 @@ use super::lookup::Found;
 use super::xattr::Pairs;
 use super::{Attributes, Node, View};
 
-/// So many directories are known at a time. When more are in use, the oldest are forgotten: who is in one is told
-/// [`Error::Stale`], and the kernel looks its path up again.
+/// So many directories are known at a time. When more are in use, those are forgotten of whoever uses most, the oldest first:
+/// who is in one is told [`Error::Stale`], and the kernel looks its path up again.
 const KNOWN: usize = 65_536;
 
 /// The directories that the kernel knows.
-#[derive(Default)]
 pub(super) struct Givens {
     /// The newest number; none is used twice.
     last: u64,
-    by_number: BTreeMap<u64, Given>,
+    /// By who looked them up first.
+    by_number: FairMap<u64, Given>,
     by_name: HashMap<(u64, Arc<[u8]>), u64>,
 }
 
@@ -35,33 +36,34 @@ struct Given {
     told: u64,
 }
 
+impl Default for Givens {
+    fn default() -> Self {
+        Self { last: 0, by_number: FairMap::new(KNOWN), by_name: HashMap::new() }
+    }
+}
+
 impl Givens {
-    /// The kernel is told of the directory of that name.
-    fn tell(&mut self, queue: u64, name: &[u8]) -> u64 {
+    /// The kernel is told of the directory of that name, because the user `uid` looks it up.
+    fn tell(&mut self, uid: u32, queue: u64, name: &[u8]) -> u64 {
         let key = (queue, Arc::from(name));
-        let number = match self.by_name.get(&key) {
-            Some(number) => *number,
-            None => {
-                self.last += 1;
-                self.by_number.insert(self.last, Given { queue, name: key.1.clone(), told: 0 });
-                self.by_name.insert(key, self.last);
-                self.last
+        if let Some(number) = self.by_name.get(&key) {
+            if let Some(given) = self.by_number.get_mut(*number) {
+                given.told += 1;
             }
-        };
-        if let Some(given) = self.by_number.get_mut(&number) {
-            given.told += 1;
+            return *number;
         }
-        if self.by_number.len() > KNOWN
-            && let Some((&oldest, _)) = self.by_number.first_key_value()
-        {
-            self.remove(oldest);
+        self.last += 1;
+        let given = Given { queue, name: key.1.clone(), told: 1 };
+        self.by_name.insert(key, self.last);
+        if let Some((_, Given { queue, name, .. })) = self.by_number.insert(uid, self.last, given) {
+            self.by_name.remove(&(queue, name));
         }
-        number
+        self.last
     }
 
     /// The kernel has forgotten so many times that it was told.
     fn forget(&mut self, number: u64, times: u64) {
-        let Some(given) = self.by_number.get_mut(&number) else { return };
+        let Some(given) = self.by_number.get_mut(number) else { return };
         given.told = given.told.saturating_sub(times);
         if given.told == 0 {
             self.remove(number);
@@ -69,13 +71,13 @@ impl Givens {
     }
 
     fn remove(&mut self, number: u64) {
-        if let Some(Given { queue, name, .. }) = self.by_number.remove(&number) {
+        if let Some(Given { queue, name, .. }) = self.by_number.remove(number) {
             self.by_name.remove(&(queue, name));
         }
     }
 
     fn get(&self, number: u64) -> Result<(u64, Arc<[u8]>)> {
-        self.by_number.get(&number).map(|given| (given.queue, given.name.clone())).ok_or(Error::Stale)
+        self.by_number.get(number).map(|given| (given.queue, given.name.clone())).ok_or(Error::Stale)
     }
 }
 
@@ -87,12 +89,12 @@ pub(super) fn is_draft_given(name: &[u8]) -> bool {
 
 impl View {
     /// Looks up a directory of properties.
-    pub(super) fn lookup_given(&self, queue: u64, name: &[u8]) -> Result<Attributes> {
+    pub(super) fn lookup_given(&self, caller: &Caller, queue: u64, name: &[u8]) -> Result<Attributes> {
         if let Err(error) = attributes_of(name) {
             tracing::info!(queue = self.store.label(queue), %error, "not a directory of properties");
             return Err(error);
         }
-        let number = self.givens.lock().tell(queue, name);
+        let number = self.givens.lock().tell(caller.uid, queue, name);
         self.attributes(Node::Given(number)).inspect_err(|_| self.givens.lock().forget(number, 1))
     }
 
@@ -140,25 +142,26 @@ mod tests {
     #[test]
     fn a_directory_has_one_number_until_the_kernel_has_forgotten_it() {
         let mut givens = Givens::default();
-        let first = givens.tell(7, b"priority=9");
-        assert_eq!(givens.tell(7, b"priority=9"), first);
-        assert_ne!(givens.tell(8, b"priority=9"), first);
+        let first = givens.tell(1, 7, b"priority=9");
+        assert_eq!(givens.tell(1, 7, b"priority=9"), first);
+        assert_ne!(givens.tell(1, 8, b"priority=9"), first);
         givens.forget(first, 1);
         assert_eq!(givens.get(first).unwrap(), (7, Arc::from(&b"priority=9"[..])));
         givens.forget(first, 1);
         assert!(matches!(givens.get(first), Err(Error::Stale)));
-        let again = givens.tell(7, b"priority=9");
+        let again = givens.tell(1, 7, b"priority=9");
         assert!(again > first + 1, "no number is used twice");
         givens.forget(first, 1);
         assert!(givens.get(again).is_ok());
     }
 
     #[test]
-    fn the_table_is_bounded_and_forgets_the_oldest() {
+    fn the_table_is_bounded_and_nobody_fills_it_for_others() {
         let mut givens = Givens::default();
-        let numbers: Vec<u64> = (0..KNOWN + 5).map(|n| givens.tell(1, format!("id={n}").as_bytes())).collect();
+        let other = givens.tell(2, 1, b"priority=9");
+        let numbers: Vec<u64> = (0..KNOWN + 4).map(|n| givens.tell(1, 1, format!("id={n}").as_bytes())).collect();
         assert_eq!((givens.by_number.len(), givens.by_name.len()), (KNOWN, KNOWN));
         assert!(numbers[..5].iter().all(|number| givens.get(*number).is_err()));
-        assert!(numbers[5..].iter().all(|number| givens.get(*number).is_ok()));
+        assert!(numbers[5..].iter().chain([&other]).all(|number| givens.get(*number).is_ok()));
     }
 }

@@ -2,7 +2,8 @@
 //! resolving to the newest message that the session wrote under it, until that message is gone or the session writes the
 //! name again."
 
-use crate::common::{Mount, listing, producers};
+use crate::common::{Mount, listing, producers, wait_until};
+use crate::users::{BOB, ann, mount};
 
 /// "`echo hi > q/a; cat q/a; rm q/a` typed at a prompt [...] work".
 #[test]
@@ -176,4 +177,17 @@ print(sum(int(os.read(r, 20)) for r in readers))
 "#;
     assert_eq!(m.python(program).ok(), "400\n");
     assert_eq!(m.bodies(&q), [""; 0]);
+}
+
+/// Whatever other users write under names of their own meanwhile, more than are remembered in all.
+#[test]
+fn nobody_makes_the_bare_names_of_others_forgotten() {
+    let (m, q) = mount(0o777);
+    m.set(&q, "durability=async");
+    m.sh("mkfifo $T/go; chmod 666 $T/go").ok();
+    let producer = m.spawn_as(BOB, BOB, "echo hi > q/mine; read -r l < $T/go; cat q/mine");
+    wait_until(|| m.stats(&q)["ready"] == 1);
+    ann(&m, "python3 -c 'for n in range(17000): open(\"q/f%d\" % n, \"w\").close()'").ok();
+    m.sh("echo > $T/go").ok();
+    assert_eq!(producer.finish().ok(), "hi\n");
 }

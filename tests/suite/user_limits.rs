@@ -137,6 +137,37 @@ mapped.close()
     checked(&mut m);
 }
 
+/// Marks and other attributes of a queue are its owner's bytes, whoever sets them, and go with it: when it is given away, or removed.
+#[test]
+fn what_is_long_about_a_queue_is_its_owners() {
+    let (mut m, q) = limited("user_bytes=300000");
+    let python = |text: &str| format!("python3 -c 'import os\n{text}'");
+    let set = |path: &str, name: &str| python(&format!("os.setxattr(\"{path}\", \"user.{name}\", bytes(60000))"));
+    ann(&m, "mkdir q/mine; chmod 777 q/mine; mkdir q/mine/.mq/batch/b").ok();
+    for name in ["mark.a", "mark.b", "x"] {
+        ann(&m, &set("q/mine", name)).ok();
+    }
+    bob(&m, &set("q/mine", "mark.c")).ok();
+    ann(&m, &set("q/mine", "mark.d")).fails(OVER);
+    ann(&m, &set("q/mine", "mark.a")).ok();
+    ann(&m, &set("q/mine/.mq/batch/b", "mark.a")).fails(OVER);
+    ann(&m, "head -c 100000 /dev/zero > q/a").fails(OVER);
+    m.kill9_and_remount();
+    ann(&m, &set("q/mine", "mark.d")).fails(OVER);
+    ann(&m, "setfattr -x user.mark.c q/mine; setfattr -x user.x q/mine").ok();
+    // What a batch makes of a mark costs no more than the mark that there was.
+    ann(&m, &set("q/mine/.mq/batch/b", "mark.a")).ok();
+    ann(&m, "mv q/mine/.mq/batch/b q/mine/").ok();
+    ann(&m, &set("q/mine", "mark.c")).ok();
+    ann(&m, &set("q/mine", "mark.d")).ok();
+    ann(&m, &set("q/mine", "mark.e")).fails(OVER);
+    chown(q.join("mine"), Some(BOB), None).unwrap();
+    ann(&m, "head -c 200000 /dev/zero > q/a").ok();
+    bob(&m, "head -c 100000 /dev/zero > q/b").fails(OVER);
+    bob(&m, "rmdir q/mine && head -c 200000 /dev/zero > q/b").ok();
+    checked(&mut m);
+}
+
 /// 100,000 queues and drafts, and any number of bytes, unless somebody says otherwise; 0 is no limit, and nonsense is refused.
 #[test]
 fn limits_are_set_at_the_mount() {

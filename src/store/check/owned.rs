@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use crate::error::Result;
+use crate::queue::mark::Says;
 use crate::store::db::Family;
 use crate::store::record;
 use crate::store::users::{self, Owned};
@@ -21,6 +22,16 @@ impl Check<'_> {
             if db.get(Family::Meta, &keys::queue(*id))?.is_some() {
                 owned.entry(known.record.uid).or_default().add(Owned::queue(&known.record));
             }
+        }
+        for says in [Says::Is, Says::Was] {
+            let prefix = keys::all_marks(says);
+            db.scan(Family::Meta, &prefix, &prefix, |key, value| {
+                let (holder, name) = keys::parse_mark(key).unwrap_or_default();
+                if let Some(holder) = self.queues.get(&holder) {
+                    owned.entry(holder.record.uid).or_default().add(Owned::mark(name, value));
+                }
+                Ok(true)
+            })?;
         }
         db.scan(Family::Meta, keys::DRAFTS, keys::DRAFTS, |key, value| {
             if let (Some(id), Ok(draft)) = (keys::last_number(key), record::decode_draft(value)) {
