@@ -26,7 +26,7 @@
 //! All others are leaves: nothing that is handed in is called while one of them is held, and nothing else is locked but a budget of
 //! memory, to which what is dropped gives back. They are plain mutexes. Those are, in the view, the directories of `.mq/with`, deliveries that the kernel knows,
 //! the table of those who wait (which so may be locked under any other), the arrivals, threads that were sent back, texts that
-//! were told lately, tasks that are handed over, lists of threads, budgets; in the store, the deadlines, blocks of bodies that were read lately,
+//! were told lately, batches that are staged, tasks that are handed over, lists of threads, budgets; in the store, the deadlines, blocks of bodies that were read lately,
 //! removals of body files, bodies that could not be synced, what is handed to the sync thread, what was noted of its syncs,
 //! what was purged before, when watched messages left; and the alarm.
 //!

@@ -316,9 +316,20 @@ impl fuser::Filesystem for Filesystem {
         self.view.fsync(fh.0, req.pid(), Box::new(move |result| empty(reply, result)));
     }
 
-    fn opendir(&self, req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+    fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         self.begin(req);
-        reply.opened(FileHandle(0), FopenFlags::empty());
+        match node(ino).and_then(|node| self.view.open_directory(&caller(req), node)) {
+            Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn releasedir(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+        self.begin(req);
+        reply.ok();
+        if fh.0 != 0 {
+            self.view.release(fh.0);
+        }
     }
 
     fn readdir(&self, req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {

@@ -29,6 +29,11 @@ pub const DEEPEST: usize = 256;
 /// The name of a queue's control directory, the only reserved name.
 pub const CONTROL: &[u8] = b".mq";
 
+/// What the names begin with of drafts and batches that last only as long as somebody has them open; a dot may be before it.
+const STAGED: &[u8] = b"put-";
+/// The random hexadecimal digits that end them.
+const STAGED_DIGITS: usize = 32;
+
 const DIGITS: usize = 16;
 
 /// The longest name of a directory entry.
@@ -52,6 +57,18 @@ pub enum Name<'a> {
     },
     /// Any other name: a producer's bare name (or a queue).
     Plain(&'a [u8]),
+}
+
+/// Whether a draft or batch of that name goes with its last close, unless it has been published: what `mqfs put` stages is called so,
+/// and nobody else's programs call anything so by chance.
+pub fn is_staged(name: &[u8]) -> bool {
+    let digits = name.strip_prefix(b".").unwrap_or(name).strip_prefix(STAGED).unwrap_or_default();
+    digits.len() == STAGED_DIGITS && digits.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// Such a name, with these digits.
+pub fn staged_name(random: u128) -> String {
+    format!("put-{random:032x}")
 }
 
 /// Tells what `name` asks for.
@@ -180,6 +197,18 @@ mod tests {
     use proptest::prelude::*;
 
     const LARGEST: u64 = 9_999_999_999_999_999;
+
+    #[test]
+    fn what_is_staged_has_a_name_that_is_nobody_elses() {
+        let name = staged_name(0xabc << 64 | 7);
+        assert_eq!(name.len(), 36);
+        assert!(is_staged(name.as_bytes()) && is_staged(format!(".{name}").as_bytes()));
+        for other in
+            [format!("{name}0"), format!("..{name}"), name.replace('7', "g"), name.to_uppercase(), "put-".into()]
+        {
+            assert!(!is_staged(other.as_bytes()), "{other}");
+        }
+    }
 
     #[test]
     fn names_are_told_apart() {

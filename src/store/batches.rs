@@ -58,7 +58,7 @@ impl Store {
     pub fn make_batch(&self, new: NewQueue<'_>) -> Result<u64> {
         let now = clock::now_ms();
         let mut state = self.lock();
-        let due = draft_due(&state.queue(&self.db, new.parent)?.config, now);
+        let due = draft_due(&state.queue(&self.db, new.parent)?.config, new.name, now);
         if self.batch_named(new.parent, new.name)?.is_some() {
             return Err(Error::Exists);
         }
@@ -178,7 +178,7 @@ impl Store {
         let mut state = self.lock();
         let config = self.config_of(&mut state, id)?;
         let changed = state.queue(&self.db, id)?.counters.changed;
-        Ok(draft_due(&config, changed))
+        Ok(draft_due(&config, &self.queue_record(id)?.name, changed))
     }
 
     /// Looks at a batch again at `at`, instead of at `due`.

@@ -8,6 +8,7 @@ use std::fs::File;
 use crate::error::{Error, Result};
 use crate::queue::config::QueueConfig;
 use crate::queue::mark::Settles;
+use crate::queue::name::is_staged;
 use crate::queue::properties::ms;
 
 use super::batches::BATCH_MAX;
@@ -24,6 +25,10 @@ use super::{Enqueued, NewBody, Onto, Store};
 
 /// While a draft is written, at most so many bytes are charged before they are there.
 const CHARGED_AHEAD: u64 = 1 << 20;
+
+/// What is [staged](is_staged) goes with its last close; and after so long, in milliseconds, when nobody has it open and nobody was
+/// there to see that: the program that made it was killed before it had opened it, or the mount went away under both.
+pub const STAGED_MS: u64 = 60_000;
 
 /// What becomes of a draft that is published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +58,7 @@ impl Store {
         let mut state = self.lock();
         let holder = state.queue(&self.db, record.queue)?;
         let in_batch = holder.record.batch;
-        record.due = if in_batch { 0 } else { draft_due(&holder.config, record.created) };
+        record.due = if in_batch { 0 } else { draft_due(&holder.config, &record.name, record.created) };
         if self.drafts_name_taken(&mut state, record.queue, &record.name, seen)? {
             return Err(Error::Exists);
         }
@@ -242,7 +247,7 @@ impl Store {
         self.drop_draft(&mut state, &mut batch, id, &before)?;
         batch.put(Family::Meta, &keys::draft_size(id), &charged.to_be_bytes());
         self.count_draft(&mut state, &after, charged)?;
-        after.due = self.due_elsewhere(&mut state, &before, queue, now)?;
+        after.due = self.due_elsewhere(&mut state, &before, (queue, name), now)?;
         put_draft(&mut batch, id, &after, in_batch);
         state.commit(&self.db, batch, now)?;
         drop(state);
@@ -257,12 +262,19 @@ impl Store {
 
     /// When a draft is removed that goes to another place. A file of a batch has no end of its own, so that no batch loses
     /// some of its files.
-    fn due_elsewhere(&self, state: &mut State, draft: &DraftRecord, queue: u64, now: u64) -> Result<u64> {
+    fn due_elsewhere(
+        &self,
+        state: &mut State,
+        draft: &DraftRecord,
+        (queue, name): (u64, &[u8]),
+        now: u64,
+    ) -> Result<u64> {
         let leaves_batch = state.queue(&self.db, draft.queue)?.record.batch;
         let target = state.queue(&self.db, queue)?;
-        Ok(match (leaves_batch, target.record.batch) {
+        let renamed = is_staged(&draft.name) || is_staged(name);
+        Ok(match (leaves_batch || renamed, target.record.batch) {
             (_, true) => 0,
-            (true, false) => draft_due(&target.config, now),
+            (true, false) => draft_due(&target.config, name, now),
             (false, false) => draft.due,
         })
     }
@@ -330,9 +342,11 @@ impl Store {
     }
 }
 
-/// When a draft that is made now in a queue is removed, in milliseconds since the epoch; 0: never.
-pub(super) fn draft_due(config: &QueueConfig, now: u64) -> u64 {
-    if config.draft_ttl.is_zero() { 0 } else { now.saturating_add(ms(config.draft_ttl)) }
+/// When a draft or batch of that name that is made or changed now in a queue is removed, in milliseconds since the epoch; 0: never.
+pub(super) fn draft_due(config: &QueueConfig, name: &[u8], now: u64) -> u64 {
+    let staged = if is_staged(name) { STAGED_MS } else { 0 };
+    let ttl = [ms(config.draft_ttl), staged].into_iter().filter(|ttl| *ttl > 0).min();
+    ttl.map_or(0, |ttl| now.saturating_add(ttl))
 }
 
 fn put_draft(batch: &mut Batch<'_>, id: u64, record: &DraftRecord, in_batch: bool) {

@@ -92,7 +92,7 @@ pub use dead_letters::{DEAD_HEADERS, DeadReason};
 pub use deadlines::{Due, Wake};
 pub use deaths::{DEATHS, LONGEST_ERROR, short};
 pub use departures::Departures;
-pub use drafts::Published;
+pub use drafts::{Published, STAGED_MS};
 pub use duplicates::Enqueued;
 pub use enqueue::NewBody;
 pub use kept::{Holder, Onto};

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::on_behalf;
 use crate::queue::config::Durability;
 use crate::queue::mark::Settles;
-use crate::queue::name::{Name, check_entry_name, check_queue_name, classify};
+use crate::queue::name::{Name, check_entry_name, check_queue_name, classify, is_staged};
 use crate::store::record::NewMessage;
 use crate::store::sums::Sums;
 use crate::store::{BatchFile, Done, Due, INLINE_MAX, MarkRights, Need, NewBody, Onto, ROOT, Room, Seen};
@@ -240,6 +240,7 @@ impl View {
 
     fn end_enqueuing(self: &Arc<Self>, order: &Order, result: Result<(Vec<u64>, Durability)>, done: Done) {
         self.enqueued.lock().remove(&order.batch);
+        self.left_alone(order.batch);
         let (left, durability) = match result {
             Ok(enqueued) => enqueued,
             Err(error) => return done(Err(self.rejected(order.target, error))),
@@ -396,11 +397,15 @@ impl View {
             Err(error) => return Err(error),
         };
         let (batch, owner) = (self.store.label(due.id), self.owner_of(due.id));
+        let staged = is_staged(&self.store.queue_record(due.id)?.name);
         let dropped = if at > now { None } else { self.drop_idle_batch(due.id, now)? };
         let Some(files) = dropped else {
             return self.store.postpone_batch(due, at.max(now + LOOK_AGAIN_MS));
         };
-        on_behalf::of(owner, || tracing::warn!(batch, files, "draft_ttl: batch removed"));
+        on_behalf::of(owner, || match staged {
+            true => tracing::info!(batch, files, "a staged batch was left lying: removed"),
+            false => tracing::warn!(batch, files, "draft_ttl: batch removed"),
+        });
         self.store.drop_deadline(due)
     }
 
@@ -422,12 +427,16 @@ impl View {
         Ok(files)
     }
 
-    /// Drops a batch unless a file of it is open, or it is being enqueued; gives how many files it had.
-    fn drop_idle_batch(&self, batch: u64, now: u64) -> Result<Option<u64>> {
+    /// Drops a batch unless a file of it is open, or the directory that somebody stages it in, or it is being enqueued; gives how many
+    /// files it had.
+    pub(super) fn drop_idle_batch(&self, batch: u64, now: u64) -> Result<Option<u64>> {
         // Nobody opens a file while these are held.
         let (drafts, enqueued) = (self.drafts.lock(), self.enqueued.lock());
         let files = self.store.batch_files(batch)?;
-        if enqueued.contains(&batch) || files.iter().any(|(draft, _)| drafts.contains_key(draft)) {
+        if enqueued.contains(&batch)
+            || self.staged.is_open(batch)
+            || files.iter().any(|(draft, _)| drafts.contains_key(draft))
+        {
             return Ok(None);
         }
         let dropped = self.store.drop_batch(batch, now)?;

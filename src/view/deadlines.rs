@@ -6,9 +6,10 @@ use std::sync::atomic::Ordering;
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::on_behalf;
+use crate::queue::name::is_staged;
 use crate::queue::state::State;
 use crate::store::record::MessageRecord;
-use crate::store::{Altered, DeadlineKind, Due, Of, Wake};
+use crate::store::{Altered, DeadlineKind, Due, Of, STAGED_MS, Wake};
 
 use super::handles::Lease;
 use super::{View, process};
@@ -257,13 +258,18 @@ impl View {
         let used = self.drafts.lock();
         if used.contains_key(&due.id) {
             let ttl = self.store.config(draft.queue)?.draft_ttl;
-            let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1000);
+            let least = if is_staged(&draft.name) && ttl.is_zero() { STAGED_MS } else { 1000 };
+            let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(least);
             return self.store.postpone_draft(due.id, now.saturating_add(ttl));
         }
         self.store.expire_draft(due.id, due.at, now)?;
         drop(used);
         on_behalf::of(Some(draft.uid), || {
-            tracing::warn!(queue = self.store.label(draft.queue), name = %String::from_utf8_lossy(&draft.name), "draft_ttl: draft removed");
+            let (queue, name) = (self.store.label(draft.queue), String::from_utf8_lossy(&draft.name));
+            match is_staged(&draft.name) {
+                true => tracing::info!(queue, %name, "a staged draft was left lying: removed"),
+                false => tracing::warn!(queue, %name, "draft_ttl: draft removed"),
+            }
         });
         Ok(())
     }

@@ -94,6 +94,11 @@ impl DraftUse {
     fn idle(&self) -> bool {
         self.opens == 0 && self.publishing.is_none()
     }
+
+    /// What its record said when it was opened last, without attributes.
+    pub fn record(&self) -> Option<&DraftRecord> {
+        self.last.as_ref().map(|(_, record)| record)
+    }
 }
 
 impl Target {
@@ -250,7 +255,7 @@ impl View {
 
     /// An open file on a draft was closed for the last time.
     pub(super) fn release_draft(self: &Arc<Self>, id: u64, writes: bool) {
-        let (target, last_writer) = {
+        let (target, last_writer, queue) = {
             let mut drafts = self.drafts.lock();
             let Entry::Occupied(mut entry) = drafts.entry(id) else { return };
             let used = entry.get_mut();
@@ -258,14 +263,16 @@ impl View {
             used.writes -= u32::from(writes);
             let last_writer = writes && used.writes == 0;
             let target = used.publishing.clone().filter(|target| last_writer && target.then == Published::Gone);
+            let queue = used.record().map(|record| record.queue);
             if used.idle() {
-                entry.remove();
+                self.drop_staged_draft(id, &entry.remove());
             }
-            (target, last_writer)
+            (target, last_writer, queue)
         };
         if last_writer {
             self.settle_draft(id);
         }
+        queue.into_iter().for_each(|queue| self.left_alone(queue));
         let Some(target) = target else { return };
         let draft = self.store.draft(id);
         let (owner, queue, name) = draft.map_or_else(
@@ -448,7 +455,7 @@ impl View {
             if let Entry::Occupied(mut used) = drafts.entry(id) {
                 used.get_mut().publishing = None;
                 if used.get().idle() {
-                    used.remove();
+                    view.drop_staged_draft(id, &used.remove());
                 }
             }
             drop(drafts);

@@ -50,6 +50,8 @@ pub enum Handle {
         /// It was opened for writing.
         writes: bool,
     },
+    /// The directory of a batch that goes with its last close.
+    Batch(u64),
     /// A control file, as it was when it was opened.
     Text {
         /// What is read.
@@ -476,6 +478,7 @@ impl Handles {
             Handle::Reader(_)
             | Handle::Onlooker { .. }
             | Handle::Gone
+            | Handle::Batch(_)
             | Handle::Text { .. }
             | Handle::Take(_)
             | Handle::LineReader(_)

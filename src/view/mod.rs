@@ -50,6 +50,7 @@ mod rename;
 mod rendering;
 mod setattr;
 mod settled;
+mod staged;
 mod staging;
 mod stats;
 mod survey;
@@ -94,6 +95,7 @@ use locking::Locking;
 use look::Look;
 use names::BareNames;
 use offload::{By, Call, Offload, once};
+use staged::Staged;
 use telling::Telling;
 use waiters::Waiters;
 use with::Givens;
@@ -126,6 +128,8 @@ pub struct View {
     /// What names mean to the sessions that gave them.
     names: Ranked<BareNames, { locks::NAMES }>,
     locking: Locking,
+    /// Batches that go with their last close.
+    staged: Staged,
     givens: Mutex<Givens>,
     deliveries: Mutex<Deliveries>,
     /// Messages on their way into queues that keep names.
@@ -184,6 +188,7 @@ impl View {
             enqueued: Ranked::default(),
             names,
             locking: Locking::default(),
+            staged: Staged::default(),
             givens: Mutex::default(),
             deliveries: Mutex::default(),
             arrivals: Arrivals::new(&alarm),

@@ -89,6 +89,7 @@ impl View {
                 with(window(text.as_bytes(), offset, size));
             }
             Handle::Take(_) | Handle::LineReader(_) => return Err(Error::NotSupported),
+            Handle::Batch(_) => return Err(Error::IsDirectory),
             Handle::Purge(_) | Handle::Nack(_) => return Err(Error::NotPermitted("it is only written to")),
         }
         Ok(())
@@ -148,6 +149,7 @@ impl View {
                 Handle::Reader(_)
                 | Handle::Onlooker { .. }
                 | Handle::Gone
+                | Handle::Batch(_)
                 | Handle::Text { .. }
                 | Handle::Backup(_)
                 | Handle::Take(_)
@@ -215,6 +217,7 @@ impl View {
         match open {
             Handle::Writer(id) => self.release_message(*id),
             Handle::Draft { id, writes, .. } => self.release_draft(*id, *writes),
+            Handle::Batch(batch) => self.release_batch(*batch),
             Handle::Reader(reader) => {
                 if let Hold::Lease(lease) = *reader.hold.lock() {
                     self.release_lease(reader.seq, &lease);

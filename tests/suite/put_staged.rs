@@ -14,6 +14,8 @@ const WAYS: [&str; 3] = [
     "exec $T/mqfs put --batch -n m q < <(echo half; read -r l < $T/go)",
 ];
 
+const MQFS: &str = env!("CARGO_BIN_EXE_mqfs");
+
 fn mounted(mode: u32) -> (Mount, PathBuf) {
     let (m, q) = mount(mode);
     // The program may lie where others cannot go.
@@ -92,18 +94,112 @@ fn what_waits_for_room_is_nobody_elses() {
     assert_eq!(mode(only(&q)), 0o644);
 }
 
-/// "What is left by a killed put [...] expires as documented": with `draft_ttl`.
+/// What a killed put has staged goes with it, and nothing is enqueued: while it writes, and while it waits for room.
 #[test]
-fn what_a_killed_put_leaves_expires() {
+fn what_a_killed_put_has_staged_goes_with_it() {
     let (m, q) = mounted(0o777);
-    m.set(&q, "draft_ttl=1s");
+    let left = || ["drafts", "batches"].map(|what| m.stats(&q)[what].as_u64().unwrap());
     for way in WAYS {
         let mut running = m.spawn_as(ANN, ANN, way);
         wait_for_staged(&q, &mut running);
         running.signal(libc::SIGKILL);
         wait_until(|| !running.is_running());
-        wait_until(|| staged(&q).is_none());
+        wait_until(|| left() == [0, 0]);
         m.sh("echo > $T/go").ok();
     }
-    assert_eq!(m.stats("q")["enqueued_total"], 0);
+    m.set(&q, "max_messages=1\noverflow=block");
+    m.sh("echo first > q/first").ok();
+    for batch in ["", "--batch"] {
+        let refused = || m.stats("q")["rejected_total"].as_u64().unwrap();
+        let before = refused();
+        let mut running = m.spawn_as(ANN, ANN, &format!("exec $T/mqfs put {batch} q /etc/passwd"));
+        wait_until(|| refused() >= before + 2 || !running.is_running());
+        running.signal(libc::SIGKILL);
+        wait_until(|| !running.is_running());
+        wait_until(|| left() == [0, 0]);
+    }
+    assert_eq!(m.stats("q")["enqueued_total"], 1);
+    assert_eq!(m.body_files().len(), 0);
+}
+
+/// The calls of put that change something, or after which something is open. Those that this system has not got are left out.
+const CALLS: [&str; 11] = [
+    "openat",
+    "close",
+    "write",
+    "?mkdir",
+    "mkdirat",
+    "fchmod",
+    "?fchmodat",
+    "?fchmodat2",
+    "?rename",
+    "?renameat",
+    "renameat2",
+];
+
+/// However far it had come: all is enqueued, or nothing, and no file is left of it.
+#[test]
+fn put_may_be_killed_at_any_call() {
+    let m = Mount::with_clock("+0");
+    let q = m.queue("q");
+    m.sh("echo one > $T/1; head -c 100000 /dev/zero > $T/2").ok();
+    let (mut killed, mut ahead) = (0, 0);
+    for (batch, files) in [("", 1), ("--batch", 2)] {
+        for call in CALLS {
+            for when in 1.. {
+                let trace =
+                    format!("strace -f -qq -o /dev/null -e trace={call} -e inject={call}:signal=KILL:when={when}");
+                let ran = m.sh(&format!("cd $T; {trace} {} put {batch} $M/q {}", MQFS, &"1 2"[..2 * files - 1]));
+                let all = m.stats("q")["ready"].as_u64().unwrap();
+                assert!(all == 0 || all == files as u64, "{batch} {call} {when}: {all} of {files}");
+                m.sh("rm -f q/[0-9]*").ok();
+                if ran.status.success() {
+                    break;
+                }
+                killed += 1;
+                // A batch without files waits for its deadline.
+                ahead += 61;
+                m.set_clock(&format!("+{ahead}s"));
+                wait_until(|| ["drafts", "batches"].iter().all(|what| m.stats("q")[*what] == 0));
+            }
+        }
+    }
+    assert!(killed > 30, "{killed}");
+    assert_eq!((listing(&q), m.body_files()), (vec![], vec![]));
+}
+
+/// What nobody is there to see closed, because the mount went away before, has a minute.
+#[test]
+fn what_was_staged_when_the_mount_went_away_goes() {
+    let mut m = Mount::with_clock("+0");
+    m.queue("q");
+    m.sh("mkfifo $T/go").ok();
+    let producers: Vec<Running> = ["", "--batch"]
+        .map(|batch| m.spawn(&format!("exec {MQFS} put {batch} -n m q < <(echo half; read -r l < $T/go)")))
+        .into();
+    wait_until(|| ["drafts", "batches"].iter().all(|what| m.stats("q")[*what] == 1));
+    m.kill9();
+    drop(producers);
+    m.start();
+    assert_eq!((m.stats("q")["drafts"].as_u64(), m.stats("q")["batches"].as_u64()), (Some(1), Some(1)));
+    m.set_clock("+2m");
+    wait_until(|| ["drafts", "batches"].iter().all(|what| m.stats("q")[*what] == 0));
+}
+
+/// Whoever looks at it does not make it go, nor does a purge of drafts.
+#[test]
+fn what_is_staged_stays_while_it_is_used() {
+    let (m, q) = mounted(0o777);
+    for way in WAYS {
+        let mut running = m.spawn_as(ANN, ANN, way);
+        let file = wait_for_staged(&q, &mut running);
+        m.sh(&format!(
+            "cat '{0}' > /dev/null; ls \"$(dirname '{0}')\" > /dev/null; echo drafts > q/.mq/purge",
+            file.display()
+        ))
+        .ok();
+        m.sh("echo > $T/go").ok();
+        running.finish().ok();
+        fs::remove_file(only(&q)).unwrap();
+    }
 }

@@ -1,4 +1,5 @@
-//! Files on their way into a queue. What does not get there is removed.
+//! Files on their way into a queue. What does not get there is removed; and by the mount when this process cannot do it: their names
+//! ([`staged_name`]) tell it that they go with their last close, so something of each is open until it is published.
 
 use std::ffi::OsStr;
 use std::fs::{DirBuilder, File, Permissions};
@@ -15,7 +16,7 @@ use super::super::exit::Failure;
 use super::super::interrupt;
 use super::source::Source;
 use super::{Attributes, Queue};
-use crate::queue::name::{Name, classify};
+use crate::queue::name::{Name, classify, staged_name};
 
 /// Bytes read at once.
 const CHUNK: usize = 1 << 20;
@@ -27,8 +28,8 @@ const STAGED: u32 = 0o600;
 fn unique<T>(try_with: impl Fn(&str) -> io::Result<T>) -> io::Result<T> {
     loop {
         // The standard library seeds each of them from the system's source of random numbers.
-        let [high, low] = [(); 2].map(|()| RandomState::new().hash_one(std::process::id()));
-        match try_with(&format!("put-{high:016x}{low:016x}")) {
+        let [high, low] = [(); 2].map(|()| u128::from(RandomState::new().hash_one(std::process::id())));
+        match try_with(&staged_name(high << 64 | low)) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             made => return made,
         }
@@ -41,6 +42,9 @@ pub struct Draft {
     name: Vec<u8>,
     /// The mode of the message.
     mode: u32,
+    published: bool,
+    /// Open, so that it stays.
+    _held: File,
 }
 
 impl Draft {
@@ -53,14 +57,17 @@ impl Draft {
             create(&path).map(|file| (path, file))
         });
         let (path, to) = made.map_err(refused)?;
-        let draft = Draft { path, name: source.name.clone(), mode };
+        // One that cannot be written by: a draft that is renamed while it can be is enqueued only when it is closed.
+        let held = rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+        let held = held.map_err(|errno| refused(errno.into()))?.into();
+        let draft = Draft { path, name: source.name.clone(), mode, published: false, _held: held };
         fill(&to, attributes, queue, source)?;
         close(to).map_err(refused)?;
         Ok(draft)
     }
 
     /// Gives it its name, which enqueues it.
-    pub fn publish(self, queue: &Queue) -> io::Result<()> {
+    pub fn publish(mut self, queue: &Queue) -> io::Result<()> {
         let to = queue.entrance.join(OsStr::from_bytes(&published(&self.name)));
         // Where names are kept, a message that has this one would be replaced.
         let flags = if queue.keeps_names { RenameFlags::NOREPLACE } else { RenameFlags::empty() };
@@ -71,7 +78,7 @@ impl Draft {
                 let _ = self.set_mode(STAGED);
             })
         })?;
-        std::mem::forget(self);
+        self.published = true;
         Ok(())
     }
 
@@ -82,13 +89,18 @@ impl Draft {
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
+        if !self.published {
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 
 /// A batch that is removed, with what is in it, unless it is published.
 pub struct Batch {
     path: PathBuf,
+    published: bool,
+    /// Open, so that it stays.
+    _held: File,
 }
 
 impl Batch {
@@ -98,7 +110,10 @@ impl Batch {
             let path = queue.path.join(".mq/batch").join(name);
             DirBuilder::new().mode(0o700).create(&path).map(|()| path)
         })?;
-        Ok(Batch { path })
+        let held = File::open(&path).inspect_err(|_| {
+            let _ = std::fs::remove_dir(&path);
+        });
+        Ok(Batch { _held: held?, path, published: false })
     }
 
     /// Writes a file, the one of that number. Numbers before the names keep the order; they are not part of the names.
@@ -115,17 +130,19 @@ impl Batch {
     }
 
     /// Moves it into the queue, which enqueues all its files.
-    pub fn publish(self, queue: &Queue) -> io::Result<()> {
+    pub fn publish(mut self, queue: &Queue) -> io::Result<()> {
         let to = queue.path.join(self.path.file_name().unwrap_or_default());
         queue.enqueue(|| rustix::fs::rename(&self.path, &to))?;
-        std::mem::forget(self);
+        self.published = true;
         Ok(())
     }
 }
 
 impl Drop for Batch {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.path);
+        if !self.published {
+            let _ = std::fs::remove_dir_all(&self.path);
+        }
     }
 }
 
