@@ -19,8 +19,8 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, SocketFlags, SocketType,
 };
-use rustix::process::DumpableBehavior;
 
+use super::confine;
 use super::daemon;
 use super::fusermount;
 use super::mount::{self, MountError};
@@ -116,8 +116,7 @@ impl Work<'_> {
         rustix::process::chdir("/")?;
         daemon::leave_standard_streams()?;
         daemon::close_all_but(&[self.socket.as_raw_fd()]);
-        // What it starts as another program decides that for itself.
-        rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+        confine::confine_helper(self.point)?;
         // At end of file, and also if reading fails, it is time to look.
         while let Ok((order, _)) = receive(&self.socket)
             && let Some((&order, more)) = order.split_first()

@@ -151,12 +151,41 @@ fn an_ordinary_users_mount_goes_however_its_process_does() {
          as_user ./mqfs mount store mnt; kill -TERM $(pid); gone
          as_user ./mqfs mount store mnt; kill -9 $(pid); gone
          as_user ./mqfs mount store mnt; p=$(pid); read -r helper < /proc/$p/task/$p/children || true
-         tr -d '\\0' < /proc/$helper/environ | wc -c; kill -STOP $p
+         look $helper; ls /proc/$helper/fd | wc -l; kill -STOP $p
          as_user timeout -k 1 100 ./mqfs umount --force mnt; gone
          while [ -e /proc/$p ] || [ -e /proc/$helper ]; do :; done"
     );
     let ran = as_user(&place, &script);
-    assert_eq!(ran.succeeded().stdout, "0\n", "{ran:?}");
+    // It starts fusermount3, which gets its privileges only if nothing is said against that.
+    let lines: Vec<&str> = ran.succeeded().stdout.lines().collect();
+    let none = ["Amb", "Eff", "Inh", "Prm"].map(|name| format!("Cap{name}:\t0000000000000000"));
+    let more = ["NoNewPrivs:\t0", "Seccomp:\t0", "0", "Max core file size 0 0 bytes ", "4"];
+    assert_eq!(lines, none.iter().map(String::as_str).chain(more).collect::<Vec<_>>(), "{ran:?}");
+}
+
+/// The helper of root's `auto_unmount` unmounts, and can do nothing else.
+#[test]
+fn roots_helper_keeps_what_unmounting_takes() {
+    let place = Place::new();
+    let mount = "exec 7> lockfile; export SECRET=abc; $MQFS mount store mnt -o auto_unmount --log-file log";
+    place.sh(mount).succeeded();
+    let daemon = place.daemon();
+    let children = fs::read_to_string(daemon.proc(&format!("task/{}/children", daemon.0))).unwrap();
+    let helper = Process(children.trim().parse().unwrap());
+    until(|| threads(helper)[0]["Seccomp"] == "2");
+    let threads = threads(helper);
+    assert_eq!(threads.len(), 1);
+    let set = |name: &str| u64::from_str_radix(&threads[0][name], 16).unwrap();
+    assert_eq!(["CapEff", "CapPrm", "CapBnd"].map(set), [SYS_ADMIN; 3]);
+    assert_eq!(["CapInh", "CapAmb"].map(set), [0; 2]);
+    assert_eq!(threads[0]["NoNewPrivs"], "1");
+    let left = fs::read(helper.proc("environ")).unwrap();
+    assert!(left.iter().all(|byte| *byte == 0));
+    let open: Vec<_> = helper.descriptors().into_iter().filter(|file| !file.ends_with("null")).collect();
+    assert!(open.len() == 1 && open[0].to_string_lossy().starts_with("socket:"), "{open:?}");
+    daemon.kill(libc::SIGKILL);
+    until(|| !is_mounted(&place.mnt()));
+    helper.ends();
 }
 
 /// A call that is not in the list fails with ENOSYS, is told of once, and ends nothing. Here a tracer makes mqfs ask for it.

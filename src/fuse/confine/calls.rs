@@ -4,7 +4,10 @@
 //! the list fails with ENOSYS until it is added, and the library makes the older one.
 
 /// Calls, and what they are for.
-pub const CALLS: &[(&str, &[libc::c_long])] = &[
+pub type Calls = &'static [(&'static str, &'static [libc::c_long])];
+
+/// Those of the serving process.
+pub const CALLS: Calls = &[
     ("the FUSE device, files of the store and of /proc", FILES),
     ("names that the architecture has besides those that take a directory", NAMES),
     ("memory", MEMORY),
@@ -16,6 +19,37 @@ pub const CALLS: &[(&str, &[libc::c_long])] = &[
     // What a transport takes that reads requests by io_uring (io_uring_setup, io_uring_enter, io_uring_register) is to be
     // a list of its own here. Mind that it makes further calls possible that no filter sees: see
     // IORING_REGISTER_RESTRICTIONS.
+];
+
+/// Those of the helper of a mount of root's: it waits for the serving process to end, and takes the mount off.
+pub const OF_HELPER: Calls = &[
+    ("the serving process's end of the socket", &[libc::SYS_recvmsg, libc::SYS_sendmsg, libc::SYS_close]),
+    (
+        "what is mounted at its mount point",
+        &[
+            libc::SYS_openat,
+            libc::SYS_read,
+            libc::SYS_lseek,
+            libc::SYS_fstat,
+            libc::SYS_statx,
+            libc::SYS_statfs,
+            libc::SYS_umount2,
+        ],
+    ),
+    (
+        "memory",
+        &[
+            libc::SYS_brk,
+            libc::SYS_mmap,
+            libc::SYS_munmap,
+            libc::SYS_mremap,
+            libc::SYS_madvise,
+            libc::SYS_mprotect,
+            libc::SYS_futex,
+        ],
+    ),
+    ("time", &[libc::SYS_clock_gettime, libc::SYS_clock_nanosleep, libc::SYS_nanosleep, libc::SYS_restart_syscall]),
+    ("its end", &[libc::SYS_exit_group, libc::SYS_exit, libc::SYS_rt_sigreturn]),
 ];
 
 const FILES: &[libc::c_long] = &[
@@ -210,7 +244,7 @@ mod tests {
             libc::SYS_symlinkat,
             libc::SYS_seccomp,
         ];
-        for (of, calls) in CALLS {
+        for (of, calls) in CALLS.iter().chain(OF_HELPER) {
             for call in *calls {
                 assert!(!never.contains(call), "{of}: {call}");
             }

@@ -27,22 +27,33 @@ pub fn may_mount() -> bool {
 /// One that runs as root owns its store and needs no more. Where the store, the mount point or the log belongs to
 /// somebody else, what it takes to get there is kept as well.
 pub fn reduce(reach: Reach<'_>) -> io::Result<()> {
+    let kept = reduce_to(KEPT, || reach.needed())?;
+    if kept.intersects(CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH) {
+        tracing::info!("the store, the mount point or the log is another user's: permissions do not hold for mqfs");
+    }
+    Ok(())
+}
+
+/// The same of what it takes to take the mount off at `point`.
+pub fn reduce_to_unmounting(point: &Path) -> io::Result<()> {
+    reduce_to(MOUNT, || needed_to_get_to(point)).map(drop)
+}
+
+/// Leaves this thread those of `kept`, and then those of `more`, that it has.
+fn reduce_to(kept: CapabilitySet, more: impl FnOnce() -> CapabilitySet) -> io::Result<CapabilitySet> {
     let held = capabilities(None)?.permitted;
     let set = |effective, permitted| {
         set_capabilities(None, CapabilitySets { effective, permitted, inheritable: CapabilitySet::empty() })
     };
-    let mut kept = held & KEPT;
+    let mut kept = held & kept;
     set(kept, held)?;
-    kept |= held & reach.needed();
+    kept |= held & more();
     set(kept | held & BOUND, held)?;
     bound(kept);
     // Kernels before 4.3 have no such set.
     let _ = rustix::thread::clear_ambient_capability_set();
     set(kept, kept)?;
-    if kept.intersects(CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH) {
-        tracing::info!("the store, the mount point or the log is another user's: permissions do not hold for mqfs");
-    }
-    Ok(())
+    Ok(kept)
 }
 
 /// Takes all but `kept` out of the bounding set. An ordinary user may not, and has nothing to gain there: `no_new_privs`
@@ -62,15 +73,20 @@ fn bound(kept: CapabilitySet) {
 impl Reach<'_> {
     /// What it takes to get at what has to be reached, as far as the effective capabilities do not do.
     fn needed(&self) -> CapabilitySet {
-        let mut needed = CapabilitySet::empty();
-        if rustix::fs::stat(self.point).err() == Some(Errno::ACCESS) {
-            needed |= CapabilitySet::DAC_READ_SEARCH;
-        }
+        let mut needed = needed_to_get_to(self.point);
         let log = self.log.and_then(Path::parent);
         if !log.is_none_or(is_writable) || !is_store_writable(self.store) {
             needed |= CapabilitySet::DAC_OVERRIDE;
         }
         needed
+    }
+}
+
+/// What it takes to find a path.
+fn needed_to_get_to(path: &Path) -> CapabilitySet {
+    match rustix::fs::stat(path) {
+        Err(Errno::ACCESS) => CapabilitySet::DAC_READ_SEARCH,
+        _ => CapabilitySet::empty(),
     }
 }
 

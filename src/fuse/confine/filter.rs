@@ -5,7 +5,7 @@
 
 use std::io;
 
-use super::calls::CALLS;
+use super::calls::Calls;
 
 /// What to do about a call that is not in the list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,13 +31,13 @@ const ARCH: u32 = std::mem::offset_of!(libc::seccomp_data, arch) as u32;
 /// The number of a call that a tracer (strace) has called off: the kernel makes none.
 const CALLED_OFF: u32 = u32::MAX;
 
-/// Sets the filter for this thread and those that it makes; gives what the kernel answers: with a `flags` that asks for
+/// Sets the filter for this thread and those that it makes, which lets through these calls; gives what the kernel answers: with a `flags` that asks for
 /// one, the listener.
-pub fn set(unknown: Unknown, flags: libc::c_ulong) -> io::Result<libc::c_int> {
+pub fn set(calls: Calls, unknown: Unknown, flags: libc::c_ulong) -> io::Result<libc::c_int> {
     if ARCHITECTURE == 0 {
         return Err(io::Error::other("no list of the system calls of this architecture"));
     }
-    let mut program = program(unknown);
+    let mut program = program(calls, unknown);
     let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
     // Whatever this process reads is its own, so what the kernel does about speculation for those who run the code of
     // others, and which older kernels do for all that have a filter, would only make it slower.
@@ -48,7 +48,7 @@ pub fn set(unknown: Unknown, flags: libc::c_ulong) -> io::Result<libc::c_int> {
     if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(answer as libc::c_int) }
 }
 
-fn program(unknown: Unknown) -> Vec<libc::sock_filter> {
+fn program(calls: Calls, unknown: Unknown) -> Vec<libc::sock_filter> {
     const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
     const IF_EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
     const ANSWER: u32 = libc::BPF_RET | libc::BPF_K;
@@ -61,7 +61,7 @@ fn program(unknown: Unknown) -> Vec<libc::sock_filter> {
         Unknown::Fails => fails,
         Unknown::IsAsked => libc::SECCOMP_RET_USER_NOTIF,
     };
-    let known = CALLS.iter().flat_map(|(_, calls)| calls.iter().map(|&call| call as u32)).chain([CALLED_OFF]);
+    let known = calls.iter().flat_map(|(_, calls)| calls.iter().map(|&call| call as u32)).chain([CALLED_OFF]);
     let count = known.clone().count();
     let mut program = vec![
         step(LOAD, 0, 0, ARCH),
@@ -77,6 +77,7 @@ fn program(unknown: Unknown) -> Vec<libc::sock_filter> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::calls::{CALLS, OF_HELPER};
     use super::*;
 
     /// What the program answers to a call.
@@ -95,11 +96,17 @@ mod tests {
 
     #[test]
     fn every_call_of_the_list_is_let_through_and_no_other() {
-        let known: Vec<u32> = CALLS.iter().flat_map(|(_, calls)| calls.iter().map(|&call| call as u32)).collect();
+        for calls in [CALLS, OF_HELPER] {
+            lets_through(calls);
+        }
+    }
+
+    fn lets_through(calls: Calls) {
+        let known: Vec<u32> = calls.iter().flat_map(|(_, calls)| calls.iter().map(|&call| call as u32)).collect();
         assert!(known.len() < 255, "jumps are too long");
         let fails = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
         for (unknown, otherwise) in [(Unknown::Fails, fails), (Unknown::IsAsked, libc::SECCOMP_RET_USER_NOTIF)] {
-            let program = program(unknown);
+            let program = program(calls, unknown);
             for call in (0..1000).chain([CALLED_OFF, 1 << 30]) {
                 let let_through = known.contains(&call) || call == CALLED_OFF;
                 let expected = if let_through { libc::SECCOMP_RET_ALLOW } else { otherwise };

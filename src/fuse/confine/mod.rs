@@ -48,6 +48,24 @@ pub fn give_up_privileges(reach: Reach<'_>) -> io::Result<()> {
     Ok(())
 }
 
+/// Leaves the helper of a mount, which takes it off at `point`, what it needs for that. To be called while the process has a single
+/// thread.
+///
+/// That of an ordinary user's mount has no capabilities, and keeps its system calls: it mounts and unmounts by starting fusermount3,
+/// which gets its own privileges only without `no_new_privs`, and without that or a capability the kernel takes no filter.
+pub fn confine_helper(point: &Path) -> io::Result<()> {
+    // Nobody but root may look into the memory, or take the descriptors. What it starts as another program decides for itself.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    if !may_mount() {
+        return Ok(());
+    }
+    capabilities::reduce_to_unmounting(point)?;
+    rustix::thread::set_no_new_privs(true)?;
+    // Where there are no filters, it is without one, as the serving process is, which tells of that.
+    let _ = filter::set(calls::OF_HELPER, filter::Unknown::Fails, 0);
+    Ok(())
+}
+
 /// From now on this thread and those that it makes can make the system calls only that mqfs is known to make. Starts the
 /// thread that tells of others. To be called after [`give_up_privileges`], while there is no other thread.
 pub fn filter_calls() {

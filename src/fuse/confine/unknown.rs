@@ -19,6 +19,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
+use super::calls::CALLS;
 use super::filter::{Unknown, set};
 
 /// The log tells of so many different calls, and of each once: whoever makes them can make them often.
@@ -29,14 +30,14 @@ pub fn watch() -> io::Result<()> {
     let (ready, is_ready) = channel();
     let (listeners, listener) = channel();
     thread::Builder::new().name("calls".to_owned()).spawn(move || {
-        let filtered = set(Unknown::Fails, 0).map(drop);
+        let filtered = set(CALLS, Unknown::Fails, 0).map(drop);
         let works = filtered.is_ok();
         if ready.send(filtered).is_ok() && works {
             answer_all(&listener);
         }
     })?;
     is_ready.recv().map_err(io::Error::other)??;
-    match set(Unknown::IsAsked, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER) {
+    match set(CALLS, Unknown::IsAsked, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER) {
         Ok(number) => {
             // SAFETY: the kernel has just made it, and nobody else has it.
             let listener = unsafe { OwnedFd::from_raw_fd(number) };
@@ -46,7 +47,7 @@ pub fn watch() -> io::Result<()> {
         // An older kernel, or somebody outside is asked already.
         Err(error) => {
             tracing::info!(%error, "system calls that mqfs does not know of fail, and are not told of");
-            set(Unknown::Fails, 0)?;
+            set(CALLS, Unknown::Fails, 0)?;
         }
     }
     Ok(())
