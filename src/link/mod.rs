@@ -6,7 +6,8 @@
 //! - [`url`], [`settings`], [`secret`]: what is to be linked, and how;
 //! - [`envelope`], [`properties`], [`overflow`]: a message between the two worlds, and the one table of what becomes what;
 //! - [`local`]: the queue as files: claim, read, acknowledge, give back; batches and marks;
-//! - [`peer`]: what a broker offers to the loops, a short list of whole operations; [`amqp`] is the one there is;
+//! - [`peer`]: what a broker offers to the loops, a short list of whole operations; [`systems`] names those that offer it;
+//! - [`mark`]: what is left in the queue to know after any crash what came in;
 //! - [`net`]: the one place where asynchronous code runs, and where TLS is set up;
 //! - [`run`]: the two loops, `--check` and `--show`; [`status`]: what a link tells of itself.
 
@@ -25,5 +26,6 @@ pub mod run;
 pub mod secret;
 pub mod settings;
 pub mod status;
+pub mod systems;
 pub mod trouble;
 pub mod url;

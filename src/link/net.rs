@@ -15,9 +15,11 @@ use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto};
 
+use super::secret;
+use super::settings::Settings;
 use super::trouble::{Kind, Trouble};
 use super::url::{Host, Target};
 
@@ -76,22 +78,52 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 /// A connection, encrypted or not.
 pub type Stream = Pin<Box<dyn Io>>;
 
-/// The configuration of TLS: which certificates are trusted. Nothing is without it, and there is none without verification.
-pub fn tls(target: &Target, ca: Option<&Path>) -> Result<Option<Arc<ClientConfig>>, Trouble> {
+/// The configuration of TLS: which certificates are trusted, and which one is shown. Nothing for a URL without it, and there is none
+/// without verification.
+pub fn tls(target: &Target, settings: &Settings) -> Result<Option<Arc<ClientConfig>>, Trouble> {
     if !target.tls {
         return Ok(None);
     }
+    let provider = Arc::new(crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let wrong = |error| Trouble::new(Kind::Local, format_args!("TLS: {error}"));
+    let config = config.map_err(wrong)?.with_root_certificates(roots(settings.tls_ca.as_deref())?);
+    let config = match (&settings.tls_cert, &settings.tls_key) {
+        (Some(certificate), Some(key)) => {
+            let chain = certificates("tls_cert", certificate)?;
+            config.with_client_auth_cert(chain, private_key(key)?).map_err(wrong)?
+        }
+        (None, None) => config.with_no_client_auth(),
+        _ => return Err(Trouble::usage("`tls_cert` and `tls_key` belong together")),
+    };
+    Ok(Some(Arc::new(config)))
+}
+
+/// The certificates of a file that a setting names, at least one.
+fn certificates(setting: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, Trouble> {
+    let refused = |why: &dyn std::fmt::Display| Trouble::usage(format_args!("{setting} {}: {why}", path.display()));
+    let all = CertificateDer::pem_file_iter(path).map_err(|error| refused(&error))?;
+    let all = all.collect::<Result<Vec<_>, _>>().map_err(|error| refused(&error))?;
+    if all.is_empty() {
+        return Err(refused(&"there is no certificate in it"));
+    }
+    Ok(all)
+}
+
+/// The key of the certificate that is shown; nobody else may be able to read it.
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Trouble> {
+    let refused = |why: &dyn std::fmt::Display| Trouble::usage(format_args!("tls_key {}: {why}", path.display()));
+    let text = secret::read(path).map_err(|why| refused(&why))?;
+    PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|error| refused(&error))
+}
+
+fn roots(ca: Option<&Path>) -> Result<RootCertStore, Trouble> {
     let mut roots = RootCertStore::empty();
     match ca {
         Some(path) => {
-            let refused = |why: String| Trouble::usage(format_args!("tls_ca {}: {why}", path.display()));
-            let all = CertificateDer::pem_file_iter(path).map_err(|error| refused(error.to_string()))?;
-            for certificate in all {
-                let certificate = certificate.map_err(|error| refused(error.to_string()))?;
-                roots.add(certificate).map_err(|error| refused(error.to_string()))?;
-            }
-            if roots.is_empty() {
-                return Err(refused("there is no certificate in it".to_owned()));
+            for certificate in certificates("tls_ca", path)? {
+                let refused = |error| Trouble::usage(format_args!("tls_ca {}: {error}", path.display()));
+                roots.add(certificate).map_err(refused)?;
             }
         }
         None => {
@@ -104,10 +136,7 @@ pub fn tls(target: &Target, ca: Option<&Path>) -> Result<Option<Arc<ClientConfig
             }
         }
     }
-    let provider = Arc::new(crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let config = config.map_err(|error| Trouble::new(Kind::Local, format_args!("TLS: {error}")))?;
-    Ok(Some(Arc::new(config.with_root_certificates(roots).with_no_client_auth())))
+    Ok(roots)
 }
 
 /// Connects to a host, with TLS if there is a configuration.

@@ -14,6 +14,17 @@ pub fn render(headers: &[(String, Vec<u8>)]) -> String {
     Value::Object(object).to_string()
 }
 
+/// Reads them again. `None` when it is something else.
+pub fn parse(text: &str) -> Option<Vec<(String, Vec<u8>)>> {
+    let object: Map<String, Value> = serde_json::from_str(text).ok()?;
+    let bytes = |value: Value| match value {
+        Value::String(text) => Some(text.into_bytes()),
+        Value::Object(object) => STANDARD.decode(object.get("base64")?.as_str()?).ok(),
+        _ => None,
+    };
+    object.into_iter().map(|(name, value)| Some((name, bytes(value)?))).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -22,5 +33,9 @@ mod tests {
     fn bytes_are_told_from_text() {
         let headers = [("a".to_owned(), b"x".to_vec()), ("b".to_owned(), b"\xff".to_vec())];
         assert_eq!(render(&headers), r#"{"a":"x","b":{"base64":"/w=="}}"#);
+        assert_eq!(parse(&render(&headers)).unwrap(), headers);
+        for other in ["", "[]", r#"{"a":1}"#, r#"{"a":{"base64":"?"}}"#] {
+            assert_eq!(parse(other), None);
+        }
     }
 }

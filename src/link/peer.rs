@@ -1,18 +1,19 @@
 //! What a broker offers to the loops: a short list of whole operations, the same of every system.
+//!
+//! A system is a [`System`], named in [`super::systems`] and nowhere else. Its operations wait for the broker; what is asynchronous goes
+//! on in the thread of [`Net`].
 
 use std::sync::mpsc::Receiver as Waiting;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::envelope::Envelope;
+use super::mark::{At, Positions};
 use super::net::Net;
 use super::secret::Secret;
 use super::settings::Settings;
 use super::trouble::Trouble;
-use super::url::{System, Target};
-
-#[cfg(feature = "link-amqp")]
-use super::amqp;
+use super::url::Target;
 
 /// What the broker said to a message that was sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,53 +70,48 @@ pub struct Ends<'a> {
     pub name: &'a str,
 }
 
-/// A connection by which messages are sent.
-pub enum Sender {
-    /// To RabbitMQ.
-    #[cfg(feature = "link-amqp")]
-    Amqp(amqp::sender::Sender),
+/// A kind of broker.
+pub trait System: std::fmt::Debug + Sync {
+    /// Refuses what a URL says that makes no sense in this direction, before anything is connected.
+    fn check(&self, target: &Target, out: bool) -> Result<(), Trouble>;
+
+    /// What comes has a place in a log that can be read again from any place: the mark is [`Positions`]. Otherwise it comes from a
+    /// queue, and the mark remembers identities.
+    fn is_log(&self) -> bool {
+        false
+    }
+
+    /// Connects, logs in, and looks that what messages go to is there.
+    fn sender(&self, net: &Net, ends: Ends<'_>) -> Result<Box<dyn Sender>, Trouble>;
+
+    /// Connects, logs in, and asks for messages. Of a log: from where the mark says, or, when there is none, from where the URL says.
+    /// A log that has not what follows the mark, or is another one of that name, is refused with [`Kind::Gap`](super::trouble::Kind),
+    /// unless the URL says where to go on (see [`super::mark::Start`]).
+    fn receiver(&self, net: &Net, ends: Ends<'_>, mark: Option<&Positions>) -> Result<Box<dyn Receiver>, Trouble>;
+
+    /// Connects, logs in, and looks that everything is there, without asking for a message; says line by line what there is to say of
+    /// it.
+    fn look(&self, net: &Net, ends: Ends<'_>, out: bool) -> Result<Vec<String>, Trouble>;
+
+    /// What is promised, line by line.
+    fn promises(&self, ends: Ends<'_>, out: bool) -> Vec<String>;
 }
 
-impl Sender {
-    /// Connects, logs in, and looks that what messages go to is there.
-    pub fn connect(net: &Net, ends: Ends<'_>) -> Result<Sender, Trouble> {
-        match ends.target.system {
-            #[cfg(feature = "link-amqp")]
-            System::Amqp => amqp::sender::Sender::connect(net, ends).map(Sender::Amqp),
-        }
-    }
-
+/// A connection by which messages are sent.
+pub trait Sender {
     /// Sends messages in this order. What became of them is told once, when the broker has answered to all, or never will.
-    pub fn send(&self, net: &Net, messages: Vec<Arc<Envelope>>) -> Waiting<Sent> {
-        match self {
-            #[cfg(feature = "link-amqp")]
-            Sender::Amqp(sender) => sender.send(net, messages),
-        }
-    }
+    fn send(&self, net: &Net, messages: Vec<Arc<Envelope>>) -> Waiting<Sent>;
 
-    /// What the broker says of itself.
-    pub fn condition(&self) -> &Condition {
-        match self {
-            #[cfg(feature = "link-amqp")]
-            Sender::Amqp(sender) => &sender.condition,
-        }
+    /// Why the broker takes nothing for now, if it has said so.
+    fn blocked(&self) -> Option<String> {
+        None
     }
 
     /// Whether the connection stands, as far as is known.
-    pub fn is_connected(&self) -> bool {
-        match self {
-            #[cfg(feature = "link-amqp")]
-            Sender::Amqp(sender) => sender.is_connected(),
-        }
-    }
+    fn is_connected(&self) -> bool;
 
     /// Takes leave of the broker.
-    pub fn close(self, net: &Net) {
-        match self {
-            #[cfg(feature = "link-amqp")]
-            Sender::Amqp(sender) => sender.close(net),
-        }
-    }
+    fn close(self: Box<Self>, net: &Net);
 }
 
 /// A message that came.
@@ -125,85 +121,39 @@ pub struct Came {
     pub envelope: Envelope,
     /// What the broker is told when it is done with; later ones are larger.
     pub receipt: u64,
+    /// Its place, if it comes from a log. In each partition places come in order.
+    pub at: Option<At>,
+}
+
+/// Where a log is read from.
+#[derive(Debug)]
+pub struct Begins {
+    /// What the mark is to be before the first message.
+    pub mark: Positions,
+    /// What there is to tell of it, such as what is missing before it.
+    pub told: Option<String>,
 }
 
 /// A connection by which messages come.
-pub enum Receiver {
-    /// From RabbitMQ.
-    #[cfg(feature = "link-amqp")]
-    Amqp(amqp::receiver::Receiver),
-}
-
-impl Receiver {
-    /// Connects, logs in, and asks for messages.
-    pub fn connect(net: &Net, ends: Ends<'_>) -> Result<Receiver, Trouble> {
-        match ends.target.system {
-            #[cfg(feature = "link-amqp")]
-            System::Amqp => amqp::receiver::Receiver::connect(net, ends).map(Receiver::Amqp),
-        }
+pub trait Receiver {
+    /// Of a log: where it is read from. Asked once, before the first message is.
+    fn begins(&mut self) -> Option<Begins> {
+        None
     }
 
     /// The next message, if one comes in time.
-    pub fn next(&mut self, limit: Duration) -> Result<Option<Came>, Trouble> {
-        match self {
-            #[cfg(feature = "link-amqp")]
-            Receiver::Amqp(receiver) => receiver.next(limit),
-        }
-    }
+    fn next(&mut self, limit: Duration) -> Result<Option<Came>, Trouble>;
 
-    /// Tells the broker that all up to this receipt are done with, and waits until it has heard it.
-    pub fn done(&mut self, net: &Net, receipt: u64) -> Result<(), Trouble> {
-        match self {
-            #[cfg(feature = "link-amqp")]
-            Receiver::Amqp(receiver) => receiver.done(net, receipt),
-        }
-    }
+    /// Tells the broker that all up to this receipt are done with, and waits until it has heard it. Of a log, the mark in the queue is
+    /// `mark` by now.
+    fn done(&mut self, net: &Net, receipt: u64, mark: Option<&Positions>) -> Result<(), Trouble>;
 
     /// Tells the broker to give up one message.
-    pub fn reject(&mut self, net: &Net, receipt: u64) -> Result<(), Trouble> {
-        match self {
-            #[cfg(feature = "link-amqp")]
-            Receiver::Amqp(receiver) => receiver.reject(net, receipt),
-        }
-    }
+    fn reject(&mut self, net: &Net, receipt: u64) -> Result<(), Trouble>;
 
     /// How many messages the broker has that have not come yet.
-    pub fn remaining(&self, net: &Net) -> Result<u64, Trouble> {
-        match self {
-            #[cfg(feature = "link-amqp")]
-            Receiver::Amqp(receiver) => receiver.remaining(net),
-        }
-    }
+    fn remaining(&self, net: &Net) -> Result<u64, Trouble>;
 
     /// Takes leave of the broker: what is not done with it will deliver again.
-    pub fn close(self, net: &Net) {
-        match self {
-            #[cfg(feature = "link-amqp")]
-            Receiver::Amqp(receiver) => receiver.close(net),
-        }
-    }
-}
-
-/// Refuses parameters of a URL that make no sense in this direction, before anything is connected.
-pub fn check(target: &Target, out: bool) -> Result<(), Trouble> {
-    match target.system {
-        #[cfg(feature = "link-amqp")]
-        System::Amqp => amqp::address::Address::of(target, out).map(drop),
-    }
-}
-
-/// Connects, logs in, and looks that what messages come from is there, without asking for any.
-pub fn look(net: &Net, ends: Ends<'_>) -> Result<(), Trouble> {
-    match ends.target.system {
-        #[cfg(feature = "link-amqp")]
-        System::Amqp => amqp::receiver::look(net, ends),
-    }
-}
-
-/// What is promised, line by line.
-pub fn promises(ends: Ends<'_>, out: bool) -> Vec<String> {
-    match ends.target.system {
-        #[cfg(feature = "link-amqp")]
-        System::Amqp => amqp::promises(ends, out),
-    }
+    fn close(self: Box<Self>, net: &Net);
 }

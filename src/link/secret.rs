@@ -14,17 +14,40 @@ const LONGEST: u64 = 64 * 1024;
 
 /// Who logs in, and how.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret {
-    /// The user.
-    pub user: String,
-    /// The password.
-    pub password: String,
+pub enum Secret {
+    /// By a password.
+    Password {
+        /// The user.
+        user: String,
+        /// The password.
+        password: String,
+    },
+    /// By a word that says it all.
+    Token(String),
+    /// By a key of NATS: its seed.
+    Nkey(String),
+}
+
+impl Secret {
+    /// User and password, for a system that knows nothing else.
+    pub fn password(&self) -> Result<(&str, &str), Trouble> {
+        match self {
+            Secret::Password { user, password } => Ok((user, password)),
+            Secret::Token(_) | Secret::Nkey(_) => {
+                Err(Trouble::usage("the secret: this system wants the lines `user = ...` and `password = ...`"))
+            }
+        }
+    }
 }
 
 // A password is in no message of this program, not even in one for its developers.
 impl std::fmt::Debug for Secret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Secret({})", self.user)
+        match self {
+            Secret::Password { user, .. } => write!(f, "Secret({user})"),
+            Secret::Token(_) => f.write_str("Secret(a token)"),
+            Secret::Nkey(_) => f.write_str("Secret(a key)"),
+        }
     }
 }
 
@@ -41,13 +64,14 @@ pub fn of(settings: &Settings, target: &Target) -> Result<Option<Secret>, Troubl
     let secret = parse(&text, target.user.as_deref()).map_err(refused)?;
     if !target.tls && !settings.plaintext && target.hosts.iter().any(|host| !host.is_loopback()) {
         return Err(Trouble::usage(
-            "the password would go unencrypted to another machine: use amqps, or say `plaintext = yes`",
+            "the password would go unencrypted to another machine: use a URL with TLS, or say `plaintext = yes`",
         ));
     }
     Ok(Some(secret))
 }
 
-fn read(path: &Path) -> Result<String, String> {
+/// Reads a file that nobody else may be able to read.
+pub fn read(path: &Path) -> Result<String, String> {
     let file = File::open(path).map_err(|error| error.to_string())?;
     let seen = file.metadata().map_err(|error| error.to_string())?;
     if !seen.is_file() {
@@ -67,20 +91,23 @@ fn read(path: &Path) -> Result<String, String> {
 }
 
 fn parse(text: &str, user_of_url: Option<&str>) -> Result<Secret, String> {
-    let (mut user, mut password) = (user_of_url.map(str::to_owned), None);
+    const KEYS: [&str; 4] = ["user", "password", "token", "nkey"];
+    let mut values: [Option<String>; KEYS.len()] = Default::default();
     for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
         // A line that makes no sense may be a password: it is not repeated.
         let (key, value) = line.split_once('=').ok_or("a line is not `key = value`")?;
-        match key.trim() {
-            "user" => user = Some(value.trim().to_owned()),
-            "password" => password = Some(value.trim().to_owned()),
-            _ => return Err("a key is unknown: known are user, password".to_owned()),
-        }
+        let known = KEYS.iter().position(|known| *known == key.trim());
+        let known = known.ok_or_else(|| format!("a key is unknown: known are {}", KEYS.join(", ")))?;
+        values[known] = Some(value.trim().to_owned());
     }
-    match (user, password) {
-        (Some(user), Some(password)) => Ok(Secret { user, password }),
-        (None, _) => Err("it has no line `user = ...`".to_owned()),
-        (_, None) => Err("it has no line `password = ...`".to_owned()),
+    let [user, password, token, nkey] = values;
+    match (user.or_else(|| user_of_url.map(str::to_owned)), password, token, nkey) {
+        (Some(user), Some(password), None, None) => Ok(Secret::Password { user, password }),
+        (_, None, Some(token), None) => Ok(Secret::Token(token)),
+        (_, None, None, Some(seed)) => Ok(Secret::Nkey(seed)),
+        (None, _, None, None) => Err("it has no line `user = ...`".to_owned()),
+        (_, None, None, None) => Err("it has no line `password = ...`".to_owned()),
+        _ => Err("one of password, token and nkey is enough".to_owned()),
     }
 }
 
@@ -91,10 +118,15 @@ mod tests {
     #[test]
     fn lines_are_read_and_never_repeated() {
         let secret = parse("# for the broker\nuser = anna\npassword = a=b c\n", None).unwrap();
-        assert_eq!((secret.user.as_str(), secret.password.as_str()), ("anna", "a=b c"));
+        assert_eq!(secret.password().unwrap(), ("anna", "a=b c"));
         assert_eq!(format!("{secret:?}"), "Secret(anna)");
-        assert_eq!(parse("password=x", Some("url")).unwrap().user, "url");
-        for text in ["sesame", "passwort = sesame", "user = sesame", "password = sesame"] {
+        assert_eq!(parse("password=x", Some("url")).unwrap().password().unwrap(), ("url", "x"));
+        let token = parse("token = sesame", Some("url")).unwrap();
+        assert_eq!((format!("{token:?}"), token.password().is_err()), ("Secret(a token)".to_owned(), true));
+        assert_eq!(parse("nkey = SU", None).unwrap(), Secret::Nkey("SU".to_owned()));
+        for text in
+            ["sesame", "passwort = sesame", "user = sesame", "password = sesame", "token = sesame\nnkey = sesame"]
+        {
             let why = parse(text, None).expect_err(text);
             assert!(!why.contains("sesame"), "{why}");
         }

@@ -88,6 +88,10 @@ pub struct Settings {
     pub largest: u64,
     /// A file with the certificates that are trusted, instead of the system's.
     pub tls_ca: Option<PathBuf>,
+    /// A file with the certificate that is shown to the broker, and those that it is signed by.
+    pub tls_cert: Option<PathBuf>,
+    /// A file with its key.
+    pub tls_key: Option<PathBuf>,
     /// A password may go over a connection that is not encrypted, to another machine.
     pub plaintext: bool,
 }
@@ -114,13 +118,15 @@ impl Default for Settings {
             hold: Duration::from_secs(600),
             largest: 128 << 20,
             tls_ca: None,
+            tls_cert: None,
+            tls_key: None,
             plaintext: false,
         }
     }
 }
 
 /// Every key, in the order of the manual.
-pub const KEYS: [&str; 19] = [
+pub const KEYS: &[&str] = &[
     "from",
     "to",
     "name",
@@ -139,6 +145,8 @@ pub const KEYS: [&str; 19] = [
     "hold",
     "largest",
     "tls_ca",
+    "tls_cert",
+    "tls_key",
     "plaintext",
 ];
 
@@ -181,6 +189,8 @@ impl Settings {
             "hold" => self.hold = time(key, value)?,
             "largest" => self.largest = bytes(key, value)?,
             "tls_ca" => self.tls_ca = Some(value.into()),
+            "tls_cert" => self.tls_cert = Some(value.into()),
+            "tls_key" => self.tls_key = Some(value.into()),
             "plaintext" => self.plaintext = word(key, value, &[("yes", true), ("no", false)])?,
             _ => return Err(format!("unknown key `{key}`: known are {}", KEYS.join(", "))),
         }
@@ -266,7 +276,7 @@ mod tests {
         let text = "# a comment\n\nfrom = /srv/mq/orders\nto=amqp://h?queue=q\nname = orders\nsecret = /x\nwindow = 10\n\
                     window_bytes = 2M\nbatch = 7\nlinger = 1s\norder = strict\nrefused = dead\npoison = save:/var/poison\n\
                     dedup = header:id\nremember = 9\nretry = 1s..2m\nconfirm_timeout = 5s\nhold = 1m\nlargest = 1G\ntls_ca = /ca\n\
-                    plaintext = yes\n";
+                    tls_cert = /cert\ntls_key = /key\nplaintext = yes\n";
         settings.apply(text).unwrap();
         let expected = Settings {
             from: Some("/srv/mq/orders".into()),
@@ -288,6 +298,8 @@ mod tests {
             hold: Duration::from_secs(60),
             largest: 1 << 30,
             tls_ca: Some("/ca".into()),
+            tls_cert: Some("/cert".into()),
+            tls_key: Some("/key".into()),
             plaintext: true,
         };
         assert_eq!(settings, expected);

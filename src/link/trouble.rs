@@ -16,6 +16,8 @@ pub enum Kind {
     Refusing,
     /// A message that cannot be taken in, and nobody has said what to do with such ones.
     Poison,
+    /// A log has not what follows the mark, or is another one: something would be missed, and somebody has to decide.
+    Gap,
     /// Something else on this machine.
     Local,
 }

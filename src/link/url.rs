@@ -3,29 +3,18 @@
 use percent_encoding::percent_decode_str;
 use url::Url;
 
-/// A broker's kind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum System {
-    /// RabbitMQ, by AMQP 0-9-1.
-    Amqp,
+/// How a URL begins, and what that means.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Scheme {
+    /// What is before `://`.
+    pub name: &'static str,
+    /// Whether the connection is encrypted, and the broker's certificate verified.
+    pub tls: bool,
+    /// The port when the URL names none; 0 when it has to.
+    pub port: u16,
+    /// Whether a host follows; else it is a path of this machine.
+    pub hosts: bool,
 }
-
-/// What a scheme means.
-struct Scheme {
-    name: &'static str,
-    system: System,
-    tls: bool,
-    port: u16,
-    /// This program was built with it.
-    built: bool,
-}
-
-const AMQP: bool = cfg!(feature = "link-amqp");
-
-const SCHEMES: [Scheme; 2] = [
-    Scheme { name: "amqp", system: System::Amqp, tls: false, port: 5672, built: AMQP },
-    Scheme { name: "amqps", system: System::Amqp, tls: true, port: 5671, built: AMQP },
-];
 
 /// A machine, or one of several that are as good.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,11 +37,11 @@ impl Host {
 pub struct Target {
     /// The URL as it was given; it has no password in it.
     pub text: String,
-    /// The broker's kind.
-    pub system: System,
+    /// What it begins with.
+    pub scheme: &'static str,
     /// Whether the connection is encrypted, and the broker's certificate verified.
     pub tls: bool,
-    /// Where it is, at least one.
+    /// Where it is, at least one; none when it is a path.
     pub hosts: Vec<Host>,
     /// Who logs in, if the URL says so.
     pub user: Option<String>,
@@ -84,10 +73,14 @@ pub fn is_url(word: &str) -> bool {
     })
 }
 
-/// Reads a URL. What it says about one that it refuses has no password in it.
-pub fn parse(text: &str) -> Result<Target, String> {
-    let (scheme, rest) = text.split_once("://").ok_or("it is not a URL")?;
-    let scheme = known_scheme(&scheme.to_ascii_lowercase())?;
+/// What a word that is meant to be a URL begins with, in small letters.
+pub fn scheme_of(text: &str) -> Option<String> {
+    text.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase())
+}
+
+/// Reads a URL of a scheme. What it says about one that it refuses has no password in it.
+pub fn parse(text: &str, scheme: &'static Scheme) -> Result<Target, String> {
+    let (_, rest) = text.split_once("://").ok_or("it is not a URL")?;
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, tail) = rest.split_at(end);
     let (user, machines) = match authority.rsplit_once('@') {
@@ -100,7 +93,11 @@ pub fn parse(text: &str) -> Result<Target, String> {
                 .to_owned(),
         );
     }
-    let hosts = machines.split(',').map(|machine| host(scheme, machine)).collect::<Result<Vec<_>, _>>()?;
+    let hosts = match scheme.hosts {
+        true => machines.split(',').map(|machine| host(scheme, machine)).collect::<Result<Vec<_>, _>>()?,
+        false if authority.is_empty() => Vec::new(),
+        false => return Err(format!("{}:// is followed by a path, and by no host", scheme.name)),
+    };
     let whole = Url::parse(&format!("{}://host{tail}", scheme.name)).map_err(|error| error.to_string())?;
     if whole.fragment().is_some() {
         return Err("it has a fragment (#), which means nothing here".to_owned());
@@ -114,18 +111,7 @@ pub fn parse(text: &str) -> Result<Target, String> {
     }
     let path = whole.path().strip_prefix('/').filter(|path| !path.is_empty()).map(decoded).transpose()?;
     let user = user.filter(|user| !user.is_empty()).map(decoded).transpose()?;
-    Ok(Target { text: text.to_owned(), system: scheme.system, tls: scheme.tls, hosts, user, path, parameters })
-}
-
-fn known_scheme(name: &str) -> Result<&'static Scheme, String> {
-    match SCHEMES.iter().find(|scheme| scheme.name == name) {
-        Some(scheme) if scheme.built => Ok(scheme),
-        Some(_) => Err(format!("this mqfs was built without what `{name}` needs")),
-        None => {
-            let known: Vec<&str> = SCHEMES.iter().filter(|scheme| scheme.built).map(|scheme| scheme.name).collect();
-            Err(format!("`{name}` is no system that can be linked: known are {}", known.join(", ")))
-        }
-    }
+    Ok(Target { text: text.to_owned(), scheme: scheme.name, tls: scheme.tls, hosts, user, path, parameters })
 }
 
 fn host(scheme: &Scheme, machine: &str) -> Result<Host, String> {
@@ -133,7 +119,10 @@ fn host(scheme: &Scheme, machine: &str) -> Result<Host, String> {
     let url = Url::parse(&format!("{}://{machine}", scheme.name)).map_err(|error| refused(&error.to_string()))?;
     let name = url.host_str().filter(|name| !name.is_empty()).ok_or_else(|| refused("there is none"))?;
     let name = name.trim_start_matches('[').trim_end_matches(']').to_owned();
-    Ok(Host { name, port: url.port().unwrap_or(scheme.port) })
+    match url.port().unwrap_or(scheme.port) {
+        0 => Err(refused("it has no port")),
+        port => Ok(Host { name, port }),
+    }
 }
 
 fn decoded(text: &str) -> Result<String, String> {
@@ -145,37 +134,47 @@ fn decoded(text: &str) -> Result<String, String> {
 mod tests {
     use super::*;
 
-    #[cfg(feature = "link-amqp")]
+    const SOME: Scheme = Scheme { name: "some", tls: true, port: 5671, hosts: true };
+    const PORT: Scheme = Scheme { name: "port", tls: false, port: 0, hosts: true };
+    const PATH: Scheme = Scheme { name: "path", tls: false, port: 0, hosts: false };
+
+    fn parse(text: &str) -> Result<Target, String> {
+        super::parse(text, &SOME)
+    }
+
     #[test]
     fn a_url_has_hosts_a_path_and_parameters() {
         let target =
-            parse("amqps://anna@mq1.example,mq2.example:5999,[::1]/a%2fb?exchange=new%20orders&key=%group").unwrap();
-        assert_eq!((target.system, target.tls), (System::Amqp, true));
+            parse("some://anna@mq1.example,mq2.example:5999,[::1]/a%2fb?exchange=new%20orders&key=%group").unwrap();
+        assert_eq!((target.scheme, target.tls), ("some", true));
         let hosts: Vec<(&str, u16)> = target.hosts.iter().map(|host| (host.name.as_str(), host.port)).collect();
         assert_eq!(hosts, [("mq1.example", 5671), ("mq2.example", 5999), ("::1", 5671)]);
         assert_eq!((target.user.as_deref(), target.path.as_deref()), (Some("anna"), Some("a/b")));
         assert_eq!((target.parameter("exchange"), target.parameter("key")), (Some("new orders"), Some("%group")));
-        assert_eq!(parse("amqp://h").unwrap().path, None);
-        assert_eq!(parse("amqp://h/").unwrap().path, None);
+        assert_eq!(parse("some://h").unwrap().path, None);
+        assert_eq!(parse("some://h/").unwrap().path, None);
+        assert_eq!(super::parse("port://*:7", &PORT).unwrap().hosts, [Host { name: "*".to_owned(), port: 7 }]);
+        let path = super::parse("path:///run/x%20y?topic=t", &PATH).unwrap();
+        assert_eq!((path.path.as_deref(), path.hosts.len()), (Some("run/x y"), 0));
     }
 
-    #[cfg(feature = "link-amqp")]
     #[test]
     fn what_makes_no_sense_is_refused_and_a_password_is_not_repeated() {
         for (text, told) in [
-            ("amqp://u:sesame@h/?queue=q", "password"),
-            ("kafka://h/t", "no system that can be linked"),
-            ("amqp://?queue=q", "not a host"),
-            ("amqp://h:port/", "not a host"),
-            ("amqp://h,/", "not a host"),
-            ("amqp://h/?queue=a&queue=b", "twice"),
-            ("amqp://h/#x", "fragment"),
-            ("amqp://h/%ff", "UTF-8"),
+            ("some://u:sesame@h/?queue=q", "password"),
+            ("some://?queue=q", "not a host"),
+            ("some://h:port/", "not a host"),
+            ("some://h,/", "not a host"),
+            ("some://h/?queue=a&queue=b", "twice"),
+            ("some://h/#x", "fragment"),
+            ("some://h/%ff", "UTF-8"),
         ] {
             let why = parse(text).expect_err(text);
             assert!(why.contains(told) && !why.contains("sesame"), "{text}: {why}");
         }
-        assert!(parse("amqp://h?q=1").unwrap().expect_parameters(&["queue"]).is_err());
+        assert!(parse("some://h?q=1").unwrap().expect_parameters(&["queue"]).is_err());
+        assert!(super::parse("port://h", &PORT).unwrap_err().contains("no port"));
+        assert!(super::parse("path://h/x", &PATH).unwrap_err().contains("no host"));
     }
 
     #[test]

@@ -17,7 +17,7 @@ fn what_makes_no_sense_is_refused() {
         (&["amqp://h?queue=a", "amqp://h?queue=b"], "two URLs"),
         (&["q", "amqp://h"], "names no queue"),
         (&["amqp://h?exchange=e", "q"], "come from a queue"),
-        (&["q", "kafka://h/t"], "no system that can be linked"),
+        (&["q", "carrier-pigeon://h/t"], "no system that can be linked"),
         (&["-o", "windw=1", "q", "amqp://h?queue=q"], "unknown key"),
         (&["-o", "window=0", "q", "amqp://h?queue=q"], "from 1 to 4096"),
         (&["a", "b", "c"], "FROM and TO"),

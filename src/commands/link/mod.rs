@@ -89,7 +89,7 @@ fn failure(trouble: Trouble) -> Failure {
     let exit = match trouble.kind {
         Kind::Usage => Exit::Usage,
         Kind::Queue => Exit::Queue,
-        Kind::Away | Kind::Refusing | Kind::Poison => Exit::Peer,
+        Kind::Away | Kind::Refusing | Kind::Poison | Kind::Gap => Exit::Peer,
         Kind::Local => Exit::Failure,
     };
     Failure::new(exit, trouble)

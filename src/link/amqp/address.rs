@@ -112,11 +112,11 @@ impl fmt::Display for Address {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::url;
+    use super::super::super::systems;
     use super::*;
 
     fn of(text: &str, out: bool) -> Result<Address, String> {
-        Address::of(&url::parse(text).unwrap(), out).map_err(|trouble| trouble.text)
+        Address::of(&systems::parse(text).unwrap().0, out).map_err(|trouble| trouble.text)
     }
 
     #[test]

@@ -8,7 +8,7 @@ use async_rs::{Runtime, Tokio};
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::types::{AMQPValue, FieldTable, LongString};
-use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
+use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo, SASLMechanism};
 use lapin::{AsyncTcpStream, Channel, Connection, ConnectionProperties, Error, ErrorKind, ExchangeKind};
 use tokio_rustls::rustls::ClientConfig;
 use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
@@ -33,7 +33,7 @@ pub async fn open(
     address: &Address,
     tls: Option<Arc<ClientConfig>>,
 ) -> Result<(Connection, Channel), Trouble> {
-    if let (None, Some(user)) = (&ends.secret, &ends.target.user)
+    if let (None, None, Some(user)) = (&ends.secret, &ends.settings.tls_cert, &ends.target.user)
         && user != GUEST
     {
         return Err(Trouble::usage(format_args!("there is no password of {user}: say secret = FILE")));
@@ -60,19 +60,19 @@ async fn open_at(
     tls: Option<Arc<ClientConfig>>,
 ) -> Result<(Connection, Channel), Trouble> {
     let stream = net::connect(host, tls).await?;
-    let (user, password) = match ends.secret {
-        Some(secret) => (secret.user.clone(), secret.password.clone()),
-        None => (GUEST.to_owned(), GUEST.to_owned()),
-    };
+    let (user, password) = ends.secret.map_or(Ok((GUEST, GUEST)), |secret| secret.password())?;
+    // A certificate that is shown says who it is, where there is no password.
+    let by_certificate = ends.secret.is_none() && ends.settings.tls_cert.is_some();
+    let auth_mechanism = by_certificate.then_some(SASLMechanism::External);
     let uri = AMQPUri {
         scheme: AMQPScheme::AMQP,
         authority: AMQPAuthority {
-            userinfo: AMQPUserInfo { username: user, password },
+            userinfo: AMQPUserInfo { username: user.to_owned(), password: password.to_owned() },
             host: host.name.clone(),
             port: host.port,
         },
         vhost: address.vhost.clone(),
-        query: AMQPQueryString { heartbeat: Some(HEARTBEAT), ..AMQPQueryString::default() },
+        query: AMQPQueryString { heartbeat: Some(HEARTBEAT), auth_mechanism, ..AMQPQueryString::default() },
     };
     let properties = ConnectionProperties::default()
         .with_connection_name(LongString::from(format!("mqfs link {}", ends.name)))
@@ -156,6 +156,16 @@ pub fn is_objection(error: &Error) -> bool {
         }
         _ => false,
     }
+}
+
+/// Connects, logs in, and looks that everything is there.
+pub fn look(net: &Net, ends: Ends<'_>, out: bool) -> Result<(), Trouble> {
+    let address = Address::of(ends.target, out)?;
+    let tls = net::tls(ends.target, ends.settings)?;
+    let limit = ANSWER * ends.target.hosts.len() as u32;
+    let (connection, _) = net.wait(limit, open(ends, &address, tls))??;
+    close(net, &connection);
+    Ok(())
 }
 
 /// Takes leave: waits a moment for the broker to say goodbye.

@@ -11,12 +11,42 @@ pub mod map;
 pub mod receiver;
 pub mod sender;
 
-use super::peer::Ends;
+use super::mark::Positions;
+use super::net::Net;
+use super::peer::{self, Ends, System};
 use super::settings::{Dedup, Order, Poison, Refused};
+use super::trouble::Trouble;
+use super::url::Target;
 use address::Address;
 
-/// What is promised, line by line.
-pub fn promises(ends: Ends<'_>, out: bool) -> Vec<String> {
+/// RabbitMQ, and others that speak AMQP 0-9-1.
+#[derive(Debug)]
+pub struct Amqp;
+
+impl System for Amqp {
+    fn check(&self, target: &Target, out: bool) -> Result<(), Trouble> {
+        Address::of(target, out).map(drop)
+    }
+
+    fn sender(&self, net: &Net, ends: Ends<'_>) -> Result<Box<dyn peer::Sender>, Trouble> {
+        Ok(Box::new(sender::Sender::connect(net, ends)?))
+    }
+
+    fn receiver(&self, net: &Net, ends: Ends<'_>, _: Option<&Positions>) -> Result<Box<dyn peer::Receiver>, Trouble> {
+        Ok(Box::new(receiver::Receiver::connect(net, ends)?))
+    }
+
+    fn look(&self, net: &Net, ends: Ends<'_>, out: bool) -> Result<Vec<String>, Trouble> {
+        connection::look(net, ends, out)?;
+        Ok(vec![format!("broker: {} is there", Address::of(ends.target, out)?)])
+    }
+
+    fn promises(&self, ends: Ends<'_>, out: bool) -> Vec<String> {
+        promises(ends, out)
+    }
+}
+
+fn promises(ends: Ends<'_>, out: bool) -> Vec<String> {
     let Ok(address) = Address::of(ends.target, out) else { return Vec::new() };
     let settings = ends.settings;
     let mut lines = Vec::new();

@@ -11,8 +11,9 @@ use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, Basi
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection};
 
+use super::super::mark::Positions;
 use super::super::net::{self, Net};
-use super::super::peer::{Came, Ends};
+use super::super::peer::{self, Came, Ends};
 use super::super::trouble::Trouble;
 use super::super::url::Host;
 use super::address::Address;
@@ -33,7 +34,7 @@ impl Receiver {
     /// Connects, and consumes.
     pub fn connect(net: &Net, ends: Ends<'_>) -> Result<Receiver, Trouble> {
         let address = Address::of(ends.target, false)?;
-        let tls = net::tls(ends.target, ends.settings.tls_ca.as_deref())?;
+        let tls = net::tls(ends.target, ends.settings)?;
         let limit = connection::ANSWER * ends.target.hosts.len() as u32;
         let queue = address.queue.clone().unwrap_or_default();
         // One batch is being enqueued while the next one comes.
@@ -61,9 +62,10 @@ impl Receiver {
         });
         Ok(Receiver { connection, channel, host, queue, prefetch, came })
     }
+}
 
-    /// The next message, if one comes in time.
-    pub fn next(&mut self, limit: Duration) -> Result<Option<Came>, Trouble> {
+impl peer::Receiver for Receiver {
+    fn next(&mut self, limit: Duration) -> Result<Option<Came>, Trouble> {
         let delivery = match self.came.recv_timeout(limit) {
             Ok(came) => came?,
             Err(RecvTimeoutError::Timeout) if self.connection.status().connected() => return Ok(None),
@@ -74,11 +76,11 @@ impl Receiver {
         envelope.source.push(("exchange", text(&delivery.exchange)));
         envelope.source.push(("key", text(&delivery.routing_key)));
         envelope.source.extend(delivery.redelivered.then(|| ("redelivered", b"1".to_vec())));
-        Ok(Some(Came { envelope, receipt: delivery.delivery_tag }))
+        Ok(Some(Came { envelope, receipt: delivery.delivery_tag, at: None }))
     }
 
-    /// Acknowledges all up to a delivery. The answer to what is asked next comes when the broker has dealt with it.
-    pub fn done(&mut self, net: &Net, receipt: u64) -> Result<(), Trouble> {
+    fn done(&mut self, net: &Net, receipt: u64, _: Option<&Positions>) -> Result<(), Trouble> {
+        // The answer to what is asked next comes when the broker has dealt with it.
         let options = BasicAckOptions { multiple: true };
         let telling = async {
             self.channel.basic_ack(receipt, options).await?;
@@ -87,30 +89,17 @@ impl Receiver {
         net.wait(connection::ANSWER, telling)?.map_err(|error| connection::trouble(&self.host, &error))
     }
 
-    /// Has the broker give a message up.
-    pub fn reject(&mut self, net: &Net, receipt: u64) -> Result<(), Trouble> {
+    fn reject(&mut self, net: &Net, receipt: u64) -> Result<(), Trouble> {
         let rejecting = self.channel.basic_reject(receipt, BasicRejectOptions { requeue: false });
         net.wait(connection::ANSWER, rejecting)?.map_err(|error| connection::trouble(&self.host, &error))
     }
 
-    /// How many messages wait in the queue.
-    pub fn remaining(&self, net: &Net) -> Result<u64, Trouble> {
+    fn remaining(&self, net: &Net) -> Result<u64, Trouble> {
         let asking = connection::waiting(&self.channel, &self.queue);
         net.wait(connection::ANSWER, asking)?.map_err(|error| connection::trouble(&self.host, &error))
     }
 
-    /// Takes leave of the broker.
-    pub fn close(self, net: &Net) {
+    fn close(self: Box<Self>, net: &Net) {
         connection::close(net, &self.connection);
     }
-}
-
-/// Connects, logs in, and looks that the queue is there.
-pub fn look(net: &Net, ends: Ends<'_>) -> Result<(), Trouble> {
-    let address = Address::of(ends.target, false)?;
-    let tls = net::tls(ends.target, ends.settings.tls_ca.as_deref())?;
-    let limit = connection::ANSWER * ends.target.hosts.len() as u32;
-    let (connection, _) = net.wait(limit, connection::open(ends, &address, tls))??;
-    connection::close(net, &connection);
-    Ok(())
 }

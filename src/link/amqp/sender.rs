@@ -12,7 +12,7 @@ use lapin::{Channel, Confirmation, Connection, Error, Event, PublisherConfirm};
 
 use super::super::envelope::Envelope;
 use super::super::net::{self, Net};
-use super::super::peer::{Condition, Ends, Outcome, Sent};
+use super::super::peer::{self, Condition, Ends, Outcome, Sent};
 use super::super::trouble::Trouble;
 use super::super::url::Host;
 use super::address::Address;
@@ -24,15 +24,14 @@ pub struct Sender {
     channel: Channel,
     address: Arc<Address>,
     host: Host,
-    /// What the broker says of itself.
-    pub condition: Condition,
+    condition: Condition,
 }
 
 impl Sender {
     /// Connects, and looks that the exchange or queue is there.
     pub fn connect(net: &Net, ends: Ends<'_>) -> Result<Sender, Trouble> {
         let address = Address::of(ends.target, true)?;
-        let tls = net::tls(ends.target, ends.settings.tls_ca.as_deref())?;
+        let tls = net::tls(ends.target, ends.settings)?;
         let limit = connection::ANSWER * ends.target.hosts.len() as u32;
         let condition = Condition::default();
         let opening = async {
@@ -56,9 +55,10 @@ impl Sender {
         });
         Ok(Sender { connection, channel, address: Arc::new(address), host, condition })
     }
+}
 
-    /// Sends messages in this order.
-    pub fn send(&self, net: &Net, messages: Vec<Arc<Envelope>>) -> Waiting<Sent> {
+impl peer::Sender for Sender {
+    fn send(&self, net: &Net, messages: Vec<Arc<Envelope>>) -> Waiting<Sent> {
         let (tell, told) = mpsc::channel();
         let (channel, address, host) = (self.channel.clone(), self.address.clone(), self.host.clone());
         net.handle().spawn(async move {
@@ -72,13 +72,15 @@ impl Sender {
         told
     }
 
-    /// Whether connection and channel stand.
-    pub fn is_connected(&self) -> bool {
+    fn blocked(&self) -> Option<String> {
+        self.condition.blocked()
+    }
+
+    fn is_connected(&self) -> bool {
         self.connection.status().connected() && self.channel.status().connected()
     }
 
-    /// Takes leave of the broker.
-    pub fn close(self, net: &Net) {
+    fn close(self: Box<Self>, net: &Net) {
         connection::close(net, &self.connection);
     }
 }

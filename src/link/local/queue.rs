@@ -66,6 +66,11 @@ impl Queue {
         }
     }
 
+    /// Sets an attribute of the queue.
+    pub fn set_attribute(&self, name: &str, value: &[u8]) -> io::Result<()> {
+        Ok(rustix::fs::fsetxattr(&self.directory, name, value, XattrFlags::empty())?)
+    }
+
     /// An attribute of the queue that is text; empty when it cannot be had.
     pub fn text(&self, name: &str) -> String {
         let value = self.attribute(name).ok().flatten().unwrap_or_default();

@@ -2,7 +2,6 @@
 
 use super::super::local::queue::Queue;
 use super::super::net::Net;
-use super::super::peer::{self, Sender};
 use super::super::trouble::{Kind, Trouble};
 use super::Link;
 
@@ -26,19 +25,14 @@ pub fn run(link: &Link, line: &mut dyn FnMut(&str)) -> Result<(), Trouble> {
         ));
     }
     let net = Net::start()?;
-    let there = if link.out {
-        Sender::connect(&net, link.ends())?.close(&net);
-        "exchange or queue is there"
-    } else {
-        // Asking for messages would have the broker count a delivery of each that it takes back.
-        peer::look(&net, link.ends())?;
-        "what messages come from is there"
-    };
-    line(&format!("broker: connected to {}, logged in, {there}", link.target.text));
+    // Asking for messages would have a broker count a delivery of each that it takes back.
+    let found = link.system.look(&net, link.ends(), link.out)?;
+    line(&format!("broker: connected to {}, logged in", link.target.text));
+    found.iter().for_each(|found| line(found));
     line(match link.target.tls {
         true => "broker: encrypted, and its certificate is verified",
         false => "broker: not encrypted",
     });
-    peer::promises(link.ends(), link.out).iter().for_each(|promise| line(promise));
+    link.system.promises(link.ends(), link.out).iter().for_each(|promise| line(promise));
     Ok(())
 }

@@ -2,26 +2,24 @@
 //! acknowledged to the broker.
 //!
 //! Whatever crashes, the mark tells what is in the queue: what comes again and is known is acknowledged and not enqueued. What is
-//! enqueued and what the mark says cannot differ, as both are one rename.
+//! enqueued and what the mark says cannot differ, as both are one rename. A log is read from where the mark says.
 
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::super::backoff::{Backoff, chance, random};
+use super::super::backoff::random;
 use super::super::local::batch::{Batch, Mark};
 use super::super::local::queue::{Queue, is_mount_gone};
-use super::super::mark::Remembered;
+use super::super::mark::{Identity, Known, Positions, Remembered};
 use super::super::net::Net;
-use super::super::peer::{Came, Receiver};
+use super::super::peer::{Begins, Came, Ends, Receiver};
 use super::super::properties;
 use super::super::settings::{Dedup, Poison};
 use super::super::status::State;
 use super::super::trouble::{Kind, Trouble};
-use super::stop::Stop;
-use super::{Link, Voice, poison};
+use super::poison;
+use super::session::{Session, TICK};
 
-/// How often it is looked what there is to tell, while nothing comes.
-const TICK: Duration = Duration::from_secs(1);
 /// With nothing for so long, and nothing at the broker, a queue there is empty.
 const EMPTY: Duration = Duration::from_millis(300);
 
@@ -51,40 +49,32 @@ impl From<Trouble> for Ended {
 }
 
 struct Intake<'a, 'b> {
-    link: &'a Link,
-    net: &'a Net,
-    until_empty: bool,
-    stop: Stop<'a>,
-    voice: &'a mut Voice<'b>,
+    session: Session<'a, 'b>,
     queue: Queue,
     /// The name of the mark.
     mark: String,
     /// What the queue's mark is.
     was: Vec<u8>,
-    remembered: Remembered,
-    backoff: Backoff,
-    connected: u64,
+    /// What it says is in the queue; nothing before it was read, and of a log that has not begun.
+    known: Option<Known>,
 }
 
 /// What has come and is not acknowledged.
 #[derive(Default)]
 struct Gathered {
     batch: Option<Batch>,
-    /// The identities of what is in the batch.
-    fresh: Vec<String>,
+    /// What is in the batch, or done with otherwise.
+    fresh: Vec<Identity>,
     /// What is acknowledged when it is enqueued.
     receipt: Option<u64>,
     since: Option<Instant>,
 }
 
 /// Runs the loop.
-pub fn run(link: &Link, net: &Net, until_empty: bool, stop: Stop<'_>, voice: &mut Voice<'_>) -> Result<(), Trouble> {
-    let queue = Queue::open(&link.queue)?;
-    let backoff = Backoff::new(link.settings.retry_first, link.settings.retry_longest);
-    let remembered = Remembered::new([0, 0], 0);
-    let mark = format!("link-{}", link.name);
-    let (was, connected) = (Vec::new(), 0);
-    Intake { link, net, until_empty, stop, voice, queue, mark, was, remembered, backoff, connected }.run()
+pub fn run(session: Session<'_, '_>) -> Result<(), Trouble> {
+    let queue = Queue::open(&session.link.queue)?;
+    let mark = format!("link-{}", session.link.name);
+    Intake { session, queue, mark, was: Vec::new(), known: None }.run()
 }
 
 impl Intake<'_, '_> {
@@ -94,17 +84,12 @@ impl Intake<'_, '_> {
                 return Ok(());
             }
             let Some(mut receiver) = self.connect()? else { return Ok(()) };
-            let ended = self.serve(&mut receiver);
-            receiver.close(self.net);
+            let ended = self.serve(&mut *receiver);
+            receiver.close(self.session.net);
             match ended? {
                 Served::End => return Ok(()),
-                Served::Full => {}
-                Served::Lost(trouble) => {
-                    self.fail(&trouble)?;
-                    if self.pause() {
-                        return Ok(());
-                    }
-                }
+                Served::Lost(trouble) if self.session.fail(&trouble)? => return Ok(()),
+                Served::Lost(_) | Served::Full => {}
             }
         }
     }
@@ -115,15 +100,15 @@ impl Intake<'_, '_> {
         loop {
             match self.look() {
                 Ok(None) => return Ok(true),
-                Ok(Some(why)) => self.voice.trouble(State::Holding, &why),
+                Ok(Some(why)) => self.session.voice.trouble(State::Holding, &why),
                 Err(error) if is_mount_gone(&error) => {
                     let why = format!("{}: the mount is gone", self.queue.path().display());
-                    self.voice.trouble(State::Holding, &why);
+                    self.session.voice.trouble(State::Holding, &why);
                     let _ = self.queue.reopen();
                 }
                 Err(error) => return Err(self.queue.trouble(&error)),
             }
-            if self.stop.wait(TICK / 4, None) > 0 {
+            if self.session.stop.wait(TICK / 4, None) > 0 {
                 return Ok(false);
             }
         }
@@ -131,7 +116,7 @@ impl Intake<'_, '_> {
 
     /// Why the queue takes nothing, if it does not.
     fn look(&mut self) -> io::Result<Option<String>> {
-        Batch::sweep(&self.queue, &self.link.name)?;
+        Batch::sweep(&self.queue, &self.session.link.name)?;
         self.read_mark()?;
         if matches!(self.queue.text("user.mq.paused").as_str(), "in" | "both") {
             return Ok(Some("the queue is paused".to_owned()));
@@ -141,53 +126,57 @@ impl Intake<'_, '_> {
         Ok(full.then(|| "the queue is full".to_owned()))
     }
 
+    /// The attribute of the queue that is the mark.
+    fn attribute(&self) -> String {
+        format!("user.mark.{}", self.mark)
+    }
+
     fn read_mark(&mut self) -> io::Result<()> {
-        self.was = self.queue.attribute(&format!("user.mark.{}", self.mark))?.unwrap_or_default();
-        let capacity = self.link.settings.remember;
-        let read = Remembered::parse(&self.was, capacity);
-        self.remembered = read.unwrap_or_else(|| Remembered::new([random(), random()], capacity));
+        self.was = self.queue.attribute(&self.attribute())?.unwrap_or_default();
+        let link = self.session.link;
+        self.known = match link.system.is_log() {
+            true if self.was.is_empty() => None,
+            // A mark of another kind is of no log that there is.
+            true => {
+                let positions = Positions::parse(&self.was);
+                Some(Known::Positions(positions.unwrap_or_else(|| Positions::new("none", "none"))))
+            }
+            false => {
+                let capacity = link.settings.remember;
+                let read = Remembered::parse(&self.was, capacity);
+                Some(Known::Identities(read.unwrap_or_else(|| Remembered::new([random(), random()], capacity))))
+            }
+        };
         Ok(())
     }
 
-    fn connect(&mut self) -> Result<Option<Receiver>, Trouble> {
-        loop {
-            if self.stop.asked() > 0 {
-                return Ok(None);
-            }
-            match Receiver::connect(self.net, self.link.ends()) {
-                Ok(receiver) => {
-                    self.connected += 1;
-                    self.voice.status.now.reconnects = self.connected - 1;
-                    self.voice.well();
-                    return Ok(Some(receiver));
-                }
-                Err(trouble) if super::is_final(&trouble) || self.until_empty => return Err(trouble),
-                Err(trouble) => {
-                    self.fail(&trouble)?;
-                    if self.pause() {
-                        return Ok(None);
-                    }
-                }
-            }
-        }
+    fn connect(&mut self) -> Result<Option<Box<dyn Receiver>>, Trouble> {
+        let (system, known) = (self.session.link.system, &self.known);
+        let open = |net: &Net, ends: Ends<'_>| system.receiver(net, ends, known.as_ref().and_then(Known::positions));
+        self.session.connect(open)
     }
 
-    fn fail(&mut self, trouble: &Trouble) -> Result<(), Trouble> {
-        match trouble.kind {
-            Kind::Away => self.voice.trouble(State::Connecting, &trouble.text),
-            Kind::Refusing => self.voice.trouble(State::Failing, &trouble.text),
-            _ => return Err(trouble.clone()),
+    /// Of a log, says in the mark at once where the link begins: what comes next would be another place after a crash.
+    fn begin(&mut self, begins: Begins) -> Result<(), Ended> {
+        begins.told.iter().for_each(|told| self.session.voice.say(told));
+        let mark = begins.mark.render().into_bytes();
+        if mark != self.was {
+            self.move_on(None, &mark, false)?;
+            self.was = mark;
         }
+        self.known = Some(Known::Positions(begins.mark));
         Ok(())
     }
 
-    /// Waits before the next try; tells whether the link is to end instead.
-    fn pause(&mut self) -> bool {
-        let wait = self.backoff.wait(chance());
-        self.stop.wait(wait, None) > 0
+    /// Moves the mark without enqueuing anything.
+    fn move_mark(&self, is: &[u8]) -> io::Result<()> {
+        if self.queue.attribute(&self.attribute())?.unwrap_or_default() != self.was {
+            return Err(io::Error::from_raw_os_error(libc::ESTALE));
+        }
+        self.queue.set_attribute(&self.attribute(), is)
     }
 
-    fn serve(&mut self, receiver: &mut Receiver) -> Result<Served, Trouble> {
+    fn serve(&mut self, receiver: &mut dyn Receiver) -> Result<Served, Trouble> {
         let mut gathered = Gathered::default();
         let ended = self.gather(receiver, &mut gathered);
         // What is left of it was not acknowledged, and comes again.
@@ -200,21 +189,32 @@ impl Intake<'_, '_> {
         }
     }
 
-    fn gather(&mut self, receiver: &mut Receiver, gathered: &mut Gathered) -> Result<Served, Ended> {
-        let settings = &self.link.settings;
+    fn gather(&mut self, receiver: &mut dyn Receiver, gathered: &mut Gathered) -> Result<Served, Ended> {
+        let settings = &self.session.link.settings;
+        receiver.begins().map_or(Ok(()), |begins| self.begin(begins))?;
         loop {
-            if self.stop.asked() > 0 {
+            if self.session.stop.asked() > 0 {
                 self.enqueue(receiver, gathered)?;
                 return Ok(Served::End);
             }
-            self.voice.status.now.in_flight = gathered.batch.as_ref().map_or(0, Batch::files) as u64;
-            self.voice.status.refresh();
+            self.session.voice.status.now.in_flight = gathered.batch.as_ref().map_or(0, Batch::files) as u64;
+            self.session.voice.status.refresh();
             let left = gathered.since.map(|since| settings.linger.saturating_sub(since.elapsed()));
-            let limit = left.unwrap_or(if self.until_empty { EMPTY } else { TICK });
-            match receiver.next(limit)? {
+            let limit = left.unwrap_or(if self.session.until_empty { EMPTY } else { TICK });
+            let came = match receiver.next(limit) {
+                Err(trouble) if self.session.link.system.is_log() => {
+                    // What is missing when it is asked for again, as nothing is kept for ever, is here.
+                    self.store(gathered)?;
+                    return Err(trouble.into());
+                }
+                came => came?,
+            };
+            match came {
                 Some(came) => self.take(receiver, gathered, came)?,
                 None if gathered.since.is_some() => self.enqueue(receiver, gathered)?,
-                None if self.until_empty && receiver.remaining(self.net)? == 0 => return Ok(Served::End),
+                None if self.session.until_empty && receiver.remaining(self.session.net)? == 0 => {
+                    return Ok(Served::End);
+                }
                 None => {}
             }
             let batch = gathered.batch.as_ref();
@@ -228,18 +228,18 @@ impl Intake<'_, '_> {
     }
 
     /// Takes one message in, or knows that it is in the queue already.
-    fn take(&mut self, receiver: &mut Receiver, gathered: &mut Gathered, came: Came) -> Result<(), Ended> {
+    fn take(&mut self, receiver: &mut dyn Receiver, gathered: &mut Gathered, came: Came) -> Result<(), Ended> {
         let identity = self.identity(&came);
-        let known = identity.as_ref().is_some_and(|id| self.remembered.has(id) || gathered.fresh.contains(id));
-        if known {
-            self.voice.status.now.duplicates += 1;
+        let known = |id| self.known.as_ref().is_some_and(|known| known.has(id)) || gathered.fresh.contains(id);
+        if identity.as_ref().is_some_and(known) {
+            self.session.voice.status.now.duplicates += 1;
             gathered.note(&came);
             return Ok(());
         }
         let dedup = !matches!(self.queue.text("user.mq.dedup_window").as_str(), "" | "0s");
         let arrival = match properties::incoming(&came.envelope, dedup) {
             Ok(arrival) => arrival,
-            Err(why) => return self.refuse(receiver, gathered, came, &why),
+            Err(why) => return self.refuse(receiver, gathered, came, identity, &why),
         };
         if gathered.batch.as_ref().is_some_and(|batch| batch.is_full_for(&arrival)) {
             self.enqueue(receiver, gathered)?;
@@ -255,7 +255,7 @@ impl Intake<'_, '_> {
             match added {
                 Ok(()) => break,
                 Err(error) if is_poison(&error) => {
-                    return self.refuse(receiver, gathered, came, &error.to_string());
+                    return self.refuse(receiver, gathered, came, identity, &error.to_string());
                 }
                 Err(error) => self.hold(&mut held, &error)?,
             }
@@ -266,77 +266,106 @@ impl Intake<'_, '_> {
     }
 
     fn new_batch(&self) -> io::Result<Batch> {
-        Batch::new(&self.queue, &self.link.name, self.queue.text("user.mq.names") == "keep")
+        Batch::new(&self.queue, &self.session.link.name, self.queue.text("user.mq.names") == "keep")
     }
 
     /// What tells a message from others.
-    fn identity(&self, came: &Came) -> Option<String> {
-        match &self.link.settings.dedup {
+    fn identity(&self, came: &Came) -> Option<Identity> {
+        if let Some(at) = came.at {
+            return Some(Identity::At(at));
+        }
+        let named = match &self.session.link.settings.dedup {
             Dedup::None => None,
             Dedup::MessageId => Some(came.envelope.id.clone()).filter(|id| !id.is_empty()),
             Dedup::Header(name) => came.envelope.header(name).map(|id| String::from_utf8_lossy(id).into_owned()),
-        }
+        };
+        named.map(Identity::Named)
     }
 
     /// Enqueues what has been gathered, and tells the broker.
-    fn enqueue(&mut self, receiver: &mut Receiver, gathered: &mut Gathered) -> Result<(), Ended> {
+    fn enqueue(&mut self, receiver: &mut dyn Receiver, gathered: &mut Gathered) -> Result<(), Ended> {
+        self.store(gathered)?;
+        if let Some(receipt) = gathered.receipt.take() {
+            receiver.done(self.session.net, receipt, self.known.as_ref().and_then(Known::positions))?;
+        }
+        self.session.worked();
+        Ok(())
+    }
+
+    /// Enqueues what has been gathered.
+    fn store(&mut self, gathered: &mut Gathered) -> Result<(), Ended> {
         let files = gathered.batch.as_ref().map_or(0, Batch::files);
         // Read anew each time: whoever changes it is to be heeded from then on.
         let sync = self.queue.text("user.mq.durability") == "async";
-        let mut remembered = self.remembered.clone();
-        gathered.fresh.iter().for_each(|id| remembered.add(id));
-        let is = remembered.render();
-        let mut held = None;
-        while let Some(batch) = gathered.batch.as_ref().filter(|_| files > 0) {
-            let mark = Mark { name: &self.mark, was: &self.was, is: &is, sync };
-            match batch.enqueue(&self.queue, &mark) {
-                Ok(()) => {
-                    gathered.batch = None;
-                    self.was = is.clone();
-                    self.remembered = remembered.clone();
-                    self.voice.status.succeeded(files);
-                }
-                Err(error) if error.raw_os_error() == Some(libc::ESTALE) => {
-                    let text = format!("the mark {} was moved by somebody else: beginning anew from there", self.mark);
-                    return Err(Ended::By(Served::Lost(Trouble::away(text))));
-                }
-                Err(error) => self.hold(&mut held, &error)?,
-            }
+        let mut known = self.known.clone();
+        known.iter_mut().for_each(|known| gathered.fresh.iter().for_each(|identity| known.add(identity)));
+        let is = known.as_ref().map(Known::render).unwrap_or_default();
+        // All of them were saved, or rejected: in a log the link goes on behind them.
+        let only_moves = files == 0 && self.session.link.system.is_log() && is != self.was;
+        if files > 0 || only_moves {
+            self.move_on(gathered.batch.as_ref().filter(|_| files > 0), &is, sync)?;
+            gathered.batch = None;
+            self.was = is;
+            self.known = known;
+            self.session.voice.status.succeeded(files);
         }
         gathered.fresh.clear();
         gathered.since = None;
-        if let Some(receipt) = gathered.receipt.take() {
-            receiver.done(self.net, receipt)?;
-        }
-        self.backoff.reset();
         Ok(())
+    }
+
+    /// Moves the mark, with a batch or without one, however long that takes.
+    fn move_on(&mut self, batch: Option<&Batch>, is: &[u8], sync: bool) -> Result<(), Ended> {
+        let mut held = None;
+        loop {
+            let mark = Mark { name: &self.mark, was: &self.was, is, sync };
+            let moved = match batch {
+                Some(batch) => batch.enqueue(&self.queue, &mark),
+                None => self.move_mark(is),
+            };
+            match moved {
+                Ok(()) => return Ok(()),
+                Err(error) => self.hold(&mut held, &error)?,
+            }
+        }
     }
 
     /// The queue has refused something that it may take later: waits before the next try. `held` is since when.
     fn hold(&mut self, held: &mut Option<Instant>, error: &io::Error) -> Result<(), Ended> {
         let why = match error.raw_os_error() {
+            Some(libc::ESTALE) => {
+                let text = format!("the mark {} was moved by somebody else: beginning anew from there", self.mark);
+                return Err(Ended::By(Served::Lost(Trouble::away(text))));
+            }
             Some(libc::EDQUOT) => "the queue is full".to_owned(),
             Some(libc::EAGAIN) => "the queue is paused".to_owned(),
             Some(libc::ENOSPC | libc::EEXIST | libc::EBUSY | libc::EIO | libc::EROFS) => error.to_string(),
             _ if is_mount_gone(error) => return Err(Ended::By(Served::Lost(Trouble::away("the mount is gone")))),
             _ => return Err(Ended::Final(self.queue.trouble(error))),
         };
-        self.voice.trouble(State::Holding, &why);
-        if held.get_or_insert_with(Instant::now).elapsed() >= self.link.settings.hold {
+        self.session.voice.trouble(State::Holding, &why);
+        if held.get_or_insert_with(Instant::now).elapsed() >= self.session.link.settings.hold {
             return Err(Ended::By(Served::Full));
         }
-        if self.pause() {
+        if self.session.pause() {
             return Err(Ended::By(Served::End));
         }
-        self.voice.status.refresh();
+        self.session.voice.status.refresh();
         Ok(())
     }
 
     /// A message that cannot be taken in, whatever is tried.
-    fn refuse(&mut self, receiver: &mut Receiver, gathered: &mut Gathered, came: Came, why: &str) -> Result<(), Ended> {
-        self.voice.status.now.refused += 1;
+    fn refuse(
+        &mut self,
+        receiver: &mut dyn Receiver,
+        gathered: &mut Gathered,
+        came: Came,
+        identity: Option<Identity>,
+        why: &str,
+    ) -> Result<(), Ended> {
+        self.session.voice.status.now.refused += 1;
         let id = &came.envelope.id;
-        match &self.link.settings.poison {
+        match &self.session.link.settings.poison {
             Poison::Stop => {
                 self.enqueue(receiver, gathered)?;
                 let text = format!("message {id}: {why}; it stays with the broker (see `poison`)");
@@ -345,13 +374,18 @@ impl Intake<'_, '_> {
             Poison::Save(directory) => {
                 let saved = poison::save(directory, &came.envelope, why);
                 let name = saved.map_err(|error| Ended::Final(Trouble::file(directory, &error)))?;
-                self.voice.say(&format!("message {id}: {why}; saved as {name}"));
+                self.session.voice.say(&format!("message {id}: {why}; saved as {name}"));
+                gathered.fresh.extend(identity.filter(|identity| matches!(identity, Identity::At(_))));
                 gathered.note(&came);
                 Ok(())
             }
             Poison::Reject => {
-                self.voice.say(&format!("message {id}: {why}; rejected"));
-                Ok(receiver.reject(self.net, came.receipt)?)
+                self.session.voice.say(&format!("message {id}: {why}; rejected"));
+                receiver.reject(self.session.net, came.receipt)?;
+                // In a log the link goes on behind it.
+                gathered.fresh.extend(identity.filter(|identity| matches!(identity, Identity::At(_))));
+                gathered.since.get_or_insert_with(Instant::now);
+                Ok(())
             }
         }
     }

@@ -4,19 +4,22 @@ pub mod check;
 pub mod into;
 pub mod out;
 pub mod poison;
+pub mod session;
 pub mod show;
 pub mod stop;
 
 use std::path::{Path, PathBuf};
 
 use super::net::Net;
-use super::peer::{self, Ends};
+use super::peer::{Ends, System};
 use super::secret::{self, Secret};
 use super::settings::{self, Settings};
 use super::status::{Snapshot, State, Status};
-use super::trouble::{Kind, Trouble};
+use super::systems;
+use super::trouble::Trouble;
 use super::url::{self, Target};
 use crate::clock;
+use session::Session;
 use stop::Stop;
 
 /// What links what.
@@ -30,6 +33,8 @@ pub struct Link {
     pub out: bool,
     /// The broker.
     pub target: Target,
+    /// What kind of broker it is.
+    pub system: &'static dyn System,
     /// Who logs in there.
     pub secret: Option<Secret>,
     /// How.
@@ -51,11 +56,12 @@ impl Link {
             }
         };
         // What was given is not repeated when it is refused: there may be a password in it.
-        let target = url::parse(&broker).map_err(|why| Trouble::usage(format_args!("the URL: {why}")))?;
-        peer::check(&target, out)?;
+        let parsed = systems::parse(&broker).map_err(|why| Trouble::usage(format_args!("the URL: {why}")));
+        let (target, system) = parsed?;
+        system.check(&target, out)?;
         let secret = secret::of(&settings, &target)?;
         let name = settings.name.clone().unwrap_or_else(|| default_name(Path::new(&queue), &target, out));
-        Ok(Link { name, queue: queue.into(), out, target, secret, settings })
+        Ok(Link { name, queue: queue.into(), out, target, system, secret, settings })
     }
 
     /// What is connected to what.
@@ -89,9 +95,10 @@ impl Link {
         let net = Net::start()?;
         let status = Status::take(self.snapshot())?;
         let mut voice = Voice { status, tell, told: None };
+        let session = Session::new(self, &net, until_empty, stop, &mut voice);
         let ended = match self.out {
-            true => out::run(self, &net, until_empty, stop, &mut voice),
-            false => into::run(self, &net, until_empty, stop, &mut voice),
+            true => out::run(session),
+            false => into::run(session),
         };
         if let Err(trouble) = &ended {
             voice.status.set(State::Failing, &trouble.text);
@@ -105,8 +112,9 @@ fn default_name(queue: &Path, target: &Target, out: bool) -> String {
     let queue = queue.file_name().unwrap_or_default().to_string_lossy();
     let there = ["exchange", "queue", "stream", "durable"].iter().find_map(|key| target.parameter(key));
     let there = there.or(target.path.as_deref()).unwrap_or_default();
+    let host = target.hosts.first().map_or("", |host| &host.name);
     let direction = if out { "to" } else { "from" };
-    let text = format!("{queue}-{direction}-{}-{there}", target.hosts[0].name);
+    let text = format!("{queue}-{direction}-{}-{there}", host);
     let sound = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' };
     let name: String = text.chars().map(sound).take(100).collect();
     settings::name(&name).unwrap_or_else(|_| "link".to_owned())
@@ -147,9 +155,4 @@ impl Voice<'_> {
             (self.tell)("running");
         }
     }
-}
-
-/// Whether a queue cannot be used because of what is wrong there, and not because of its mount.
-pub fn is_final(trouble: &Trouble) -> bool {
-    matches!(trouble.kind, Kind::Usage | Kind::Queue | Kind::Local | Kind::Poison)
 }

@@ -9,23 +9,18 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver as Waiting, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use super::super::backoff::{Backoff, chance};
 use super::super::envelope::Envelope;
 use super::super::local::outgoing::{self, Claimed, Claims, Nack};
 use super::super::local::queue::{Queue, is_mount_gone};
-use super::super::net::Net;
 use super::super::peer::{Outcome, Sender, Sent};
 use super::super::properties;
 use super::super::settings::{Order, Refused};
 use super::super::status::State;
 use super::super::trouble::{Kind, Trouble};
-use super::stop::Stop;
-use super::{Link, Voice};
+use super::session::{Session, TICK};
 use crate::clock;
 
-/// How often it is looked what there is to tell, while nothing happens.
-const TICK: Duration = Duration::from_secs(1);
-/// The same while an answer of the broker is waited for.
+/// How often it is looked what there is to tell while an answer of the broker is waited for.
 const SHORT_TICK: Duration = Duration::from_millis(100);
 /// How long the broker may take to confirm what is under way when the link is asked to end.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -47,11 +42,7 @@ enum Served {
 }
 
 struct Out<'a, 'b> {
-    link: &'a Link,
-    net: &'a Net,
-    until_empty: bool,
-    stop: Stop<'a>,
-    voice: &'a mut Voice<'b>,
+    session: Session<'a, 'b>,
     queue: Queue,
     claims: Claims,
     origin: String,
@@ -60,32 +51,14 @@ struct Out<'a, 'b> {
     confirmed: Vec<OsString>,
     /// What is under way is sent one at a time, to find the one that the broker objects to.
     singly: bool,
-    backoff: Backoff,
-    connected: u64,
 }
 
 /// Runs the loop.
-pub fn run(link: &Link, net: &Net, until_empty: bool, stop: Stop<'_>, voice: &mut Voice<'_>) -> Result<(), Trouble> {
-    let queue = Queue::open(&link.queue)?;
+pub fn run(session: Session<'_, '_>) -> Result<(), Trouble> {
+    let queue = Queue::open(&session.link.queue)?;
     let origin = queue.origin().map_err(|error| queue.trouble(&error))?;
-    let backoff = Backoff::new(link.settings.retry_first, link.settings.retry_longest);
     let (claims, flights, confirmed) = (Claims::default(), Vec::new(), Vec::new());
-    let (singly, connected) = (false, 0);
-    let mut out = Out {
-        link,
-        net,
-        until_empty,
-        stop,
-        voice,
-        queue,
-        claims,
-        origin,
-        flights,
-        confirmed,
-        singly,
-        backoff,
-        connected,
-    };
+    let mut out = Out { session, queue, claims, origin, flights, confirmed, singly: false };
     out.give_back_of_the_last_run();
     let ended = out.run();
     out.give_back();
@@ -94,81 +67,38 @@ pub fn run(link: &Link, net: &Net, until_empty: bool, stop: Stop<'_>, voice: &mu
 
 impl Out<'_, '_> {
     fn run(&mut self) -> Result<(), Trouble> {
-        if self.link.settings.order == Order::Strict && !self.wait_for_others() {
+        if self.session.link.settings.order == Order::Strict && !self.wait_for_others() {
             return Ok(());
         }
-        while let Some(sender) = self.connect()? {
-            let served = self.serve(&sender);
-            sender.close(self.net);
+        let system = self.session.link.system;
+        while let Some(sender) = self.session.connect(|net, ends| system.sender(net, ends))? {
+            let served = self.serve(&*sender);
+            sender.close(self.session.net);
             match served? {
                 Served::End => return Ok(()),
-                Served::Objected => {}
-                Served::Lost(trouble) => {
-                    self.fail(&trouble)?;
-                    if self.pause() {
-                        return Ok(());
-                    }
-                }
+                Served::Lost(trouble) if self.session.fail(&trouble)? => return Ok(()),
+                Served::Lost(_) | Served::Objected => {}
             }
         }
         Ok(())
     }
 
-    /// Connects, however long that takes; nothing when the link is to end.
-    fn connect(&mut self) -> Result<Option<Sender>, Trouble> {
+    fn serve(&mut self, sender: &dyn Sender) -> Result<Served, Trouble> {
         loop {
-            if self.stop.asked() > 0 {
-                return Ok(None);
-            }
-            match Sender::connect(self.net, self.link.ends()) {
-                Ok(sender) => {
-                    self.connected += 1;
-                    self.voice.status.now.reconnects = self.connected - 1;
-                    self.voice.well();
-                    return Ok(Some(sender));
-                }
-                Err(trouble) if super::is_final(&trouble) || self.until_empty => return Err(trouble),
-                Err(trouble) => {
-                    self.fail(&trouble)?;
-                    if self.pause() {
-                        return Ok(None);
-                    }
-                }
-            }
-        }
-    }
-
-    fn fail(&mut self, trouble: &Trouble) -> Result<(), Trouble> {
-        match trouble.kind {
-            Kind::Away => self.voice.trouble(State::Connecting, &trouble.text),
-            Kind::Refusing => self.voice.trouble(State::Failing, &trouble.text),
-            _ => return Err(trouble.clone()),
-        }
-        Ok(())
-    }
-
-    /// Waits before the next try; tells whether the link is to end instead.
-    fn pause(&mut self) -> bool {
-        let wait = self.backoff.wait(chance());
-        self.stop.wait(wait, None) > 0
-    }
-
-    fn serve(&mut self, sender: &Sender) -> Result<Served, Trouble> {
-        loop {
-            let asked = self.stop.asked() > 0;
+            let asked = self.session.stop.asked() > 0;
             if !asked && !self.singly {
                 self.fill()?;
             }
-            self.voice.status.now.in_flight = self.flights.len() as u64;
-            self.voice.status.refresh();
+            self.session.voice.status.now.in_flight = self.flights.len() as u64;
+            self.session.voice.status.refresh();
             if self.flights.is_empty() && std::mem::take(&mut self.singly) {
                 continue;
             }
             if self.flights.is_empty() {
-                if asked || self.until_empty {
+                if asked || self.session.until_empty {
                     return Ok(Served::End);
                 }
-                self.stop.wait(TICK, self.claims.fd());
+                self.session.stop.wait(TICK, self.claims.fd());
                 if !sender.is_connected() {
                     return Ok(Served::Lost(Trouble::away("the connection is lost")));
                 }
@@ -176,10 +106,10 @@ impl Out<'_, '_> {
             }
             let count = if self.singly { 1 } else { self.flights.len() };
             let messages = self.flights[..count].iter().map(|flight| flight.envelope.clone()).collect();
-            let sent = sender.send(self.net, messages);
+            let sent = sender.send(self.session.net, messages);
             match self.answer(sender, &sent) {
                 Some(Sent::Answered(outcomes)) => {
-                    self.backoff.reset();
+                    self.session.worked();
                     if !self.settle(outcomes)? {
                         return Ok(Served::End);
                     }
@@ -200,7 +130,7 @@ impl Out<'_, '_> {
 
     /// Claims as long as there is room and something to claim.
     fn fill(&mut self) -> Result<(), Trouble> {
-        let settings = &self.link.settings;
+        let settings = &self.session.link.settings;
         let window = if settings.order == Order::Strict { 1 } else { settings.window };
         let mut bytes: u64 = self.flights.iter().map(|flight| flight.envelope.body.len() as u64).sum();
         while self.flights.len() < window && bytes < settings.window_bytes {
@@ -226,7 +156,7 @@ impl Out<'_, '_> {
         loop {
             let Some(name) = self.claims.next(&self.queue)? else { return Ok(None) };
             let (mut claimed, attributes, size) = outgoing::open(&self.queue, name)?;
-            if size > self.link.settings.largest {
+            if size > self.session.link.settings.largest {
                 let why = format!("{size} bytes: more than `largest`");
                 self.give_up(&claimed, &why)?;
                 continue;
@@ -239,7 +169,7 @@ impl Out<'_, '_> {
                 }
                 // Damaged, perhaps; the next one may be well.
                 let said = format!("it cannot be read: {error}");
-                self.voice.say(&format!("{}: {said}", claimed.name.to_string_lossy()));
+                self.session.voice.say(&format!("{}: {said}", claimed.name.to_string_lossy()));
                 outgoing::nack(&self.queue, &claimed.name, Nack::Later, &said)?;
                 continue;
             }
@@ -248,13 +178,13 @@ impl Out<'_, '_> {
     }
 
     /// The broker's answer; nothing when the link is to end without it.
-    fn answer(&mut self, sender: &Sender, sent: &Waiting<Sent>) -> Option<Sent> {
+    fn answer(&mut self, sender: &dyn Sender, sent: &Waiting<Sent>) -> Option<Sent> {
         let (mut since, mut draining) = (Instant::now(), None);
         loop {
             match sent.recv_timeout(SHORT_TICK) {
                 Ok(sent) => {
-                    if self.voice.status.now.state == State::Blocked {
-                        self.voice.well();
+                    if self.session.voice.status.now.state == State::Blocked {
+                        self.session.voice.well();
                     }
                     return Some(sent);
                 }
@@ -263,24 +193,24 @@ impl Out<'_, '_> {
                 }
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            match self.stop.asked() {
+            match self.session.stop.asked() {
                 0 => {}
                 1 if draining.get_or_insert_with(Instant::now).elapsed() < DRAIN => {}
                 _ => return None,
             }
-            match sender.condition().blocked() {
+            match sender.blocked() {
                 // It will confirm when it is over. To connect again would only send everything twice.
                 Some(why) => {
-                    self.voice.trouble(State::Blocked, &format!("the broker takes nothing: {why}"));
+                    self.session.voice.trouble(State::Blocked, &format!("the broker takes nothing: {why}"));
                     since = Instant::now();
                 }
-                None if since.elapsed() > self.link.settings.confirm_timeout => {
-                    let text = format!("no confirm for {} s", self.link.settings.confirm_timeout.as_secs());
+                None if since.elapsed() > self.session.link.settings.confirm_timeout => {
+                    let text = format!("no confirm for {} s", self.session.link.settings.confirm_timeout.as_secs());
                     return Some(Sent::Lost(Trouble::away(text)));
                 }
                 None => {}
             }
-            self.voice.status.refresh();
+            self.session.voice.status.refresh();
         }
     }
 
@@ -296,18 +226,18 @@ impl Out<'_, '_> {
                     self.confirmed.push(flight.claimed.name);
                 }
                 Outcome::Later(why) => {
-                    self.voice.status.now.retried += 1;
+                    self.session.voice.status.now.retried += 1;
                     wait = Some(why);
                     self.flights.push(flight);
                 }
-                Outcome::Refused(why) if self.link.settings.order == Order::Strict => {
-                    self.voice.status.now.refused += 1;
+                Outcome::Refused(why) if self.session.link.settings.order == Order::Strict => {
+                    self.session.voice.status.now.refused += 1;
                     wait = Some(why);
                     self.flights.push(flight);
                 }
                 Outcome::Refused(why) => {
                     self.refuse(&flight.claimed, &why)?;
-                    if self.link.settings.refused == Refused::Stop {
+                    if self.session.link.settings.refused == Refused::Stop {
                         end = Some(Trouble::refusing(why));
                     }
                 }
@@ -316,18 +246,18 @@ impl Out<'_, '_> {
         }
         self.flights.extend(rest);
         self.acknowledge()?;
-        self.voice.status.succeeded(confirmed);
+        self.session.voice.status.succeeded(confirmed);
         if let Some(trouble) = end {
             return Err(trouble);
         }
         match wait {
             Some(why) => {
-                self.voice.trouble(State::Failing, &why);
-                if self.pause() {
+                self.session.voice.trouble(State::Failing, &why);
+                if self.session.pause() {
                     return Ok(false);
                 }
             }
-            None if self.voice.status.now.state == State::Failing => self.voice.well(),
+            None if self.session.voice.status.now.state == State::Failing => self.session.voice.well(),
             None => {}
         }
         Ok(true)
@@ -339,10 +269,10 @@ impl Out<'_, '_> {
             match outgoing::ack(&self.queue, name) {
                 Ok(()) => {}
                 // The claim is over: it is delivered again, and the broker gets it twice, under one identity.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => self.voice.status.now.duplicates += 1,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => self.session.voice.status.now.duplicates += 1,
                 Err(error) if is_mount_gone(&error) => {
                     self.wait_for_mount()?;
-                    if self.stop.asked() > 1 {
+                    if self.session.stop.asked() > 1 {
                         return Ok(());
                     }
                     continue;
@@ -355,19 +285,19 @@ impl Out<'_, '_> {
     }
 
     fn refuse(&mut self, claimed: &Claimed, why: &str) -> Result<(), Trouble> {
-        let how = match self.link.settings.refused {
+        let how = match self.session.link.settings.refused {
             Refused::Retry => Nack::Later,
             Refused::Dead => Nack::Dead,
             Refused::Stop => Nack::Uncounted,
         };
-        self.voice.status.now.refused += 1;
-        self.voice.say(&format!("{}: refused: {why}", claimed.name.to_string_lossy()));
+        self.session.voice.status.now.refused += 1;
+        self.session.voice.say(&format!("{}: refused: {why}", claimed.name.to_string_lossy()));
         self.retrying(|out| outgoing::nack(&out.queue, &claimed.name, how, why))
     }
 
     fn give_up(&mut self, claimed: &Claimed, why: &str) -> io::Result<()> {
-        self.voice.status.now.refused += 1;
-        self.voice.say(&format!("{}: a dead letter: {why}", claimed.name.to_string_lossy()));
+        self.session.voice.status.now.refused += 1;
+        self.session.voice.say(&format!("{}: a dead letter: {why}", claimed.name.to_string_lossy()));
         outgoing::nack(&self.queue, &claimed.name, Nack::Dead, why)
     }
 
@@ -377,7 +307,7 @@ impl Out<'_, '_> {
             match what(self) {
                 Ok(()) => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-                Err(error) if is_mount_gone(&error) && self.stop.asked() < 2 => self.wait_for_mount()?,
+                Err(error) if is_mount_gone(&error) && self.session.stop.asked() < 2 => self.wait_for_mount()?,
                 Err(error) => return Err(self.queue.trouble(&error)),
             }
         }
@@ -387,16 +317,16 @@ impl Out<'_, '_> {
     fn wait_for_mount(&mut self) -> Result<(), Trouble> {
         self.claims = Claims::default();
         let path = self.queue.path().display().to_string();
-        self.voice.trouble(State::Holding, &format!("{path}: the mount is gone"));
+        self.session.voice.trouble(State::Holding, &format!("{path}: the mount is gone"));
         loop {
             if self.queue.reopen().is_ok() {
-                self.voice.well();
+                self.session.voice.well();
                 return Ok(());
             }
-            if self.stop.wait(TICK / 2, None) > 0 {
+            if self.session.stop.wait(TICK / 2, None) > 0 {
                 return Err(Trouble::new(Kind::Queue, format_args!("{path}: the mount is gone")));
             }
-            self.voice.status.refresh();
+            self.session.voice.status.refresh();
         }
     }
 
@@ -407,10 +337,10 @@ impl Out<'_, '_> {
                 "0" | "" => return true,
                 claimed => {
                     let why = format!("{claimed} messages are claimed by others");
-                    self.voice.trouble(State::Holding, &why);
+                    self.session.voice.trouble(State::Holding, &why);
                 }
             }
-            if self.stop.wait(TICK / 4, None) > 0 {
+            if self.session.stop.wait(TICK / 4, None) > 0 {
                 return false;
             }
         }
@@ -425,7 +355,7 @@ impl Out<'_, '_> {
 
     /// Gives back what an earlier process of this link had claimed when it was killed, instead of waiting for its leases.
     fn give_back_of_the_last_run(&mut self) {
-        let Some(pid) = self.voice.status.previous else { return };
+        let Some(pid) = self.session.voice.status.previous else { return };
         if std::path::Path::new(&format!("/proc/{pid}")).exists() {
             return;
         }

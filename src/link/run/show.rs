@@ -12,7 +12,6 @@ use super::super::local::outgoing;
 use super::super::local::queue::Queue;
 use super::super::net::Net;
 use super::super::overflow;
-use super::super::peer::Receiver;
 use super::super::properties::{self, header_of};
 use super::super::trouble::Trouble;
 use super::Link;
@@ -71,7 +70,7 @@ fn sent(envelope: &Envelope, size: u64) -> String {
 
 fn into(link: &Link, count: usize, line: &mut dyn FnMut(&str)) -> Result<(), Trouble> {
     let net = Net::start()?;
-    let mut receiver = Receiver::connect(&net, link.ends())?;
+    let mut receiver = link.system.receiver(&net, link.ends(), None)?;
     for _ in 0..count {
         let Some(came) = receiver.next(PATIENCE)? else { break };
         let size = came.envelope.body.len() as u64;

@@ -1,12 +1,9 @@
-//! What a link that takes messages in leaves in the queue's mark, in the same step that enqueues them: so it knows after any crash
-//! what is in the queue.
-//!
-//! A broker gives messages back that were not acknowledged, or were and it forgot. The mark has the newest identities that were
-//! enqueued, so that those are known when they come again.
+//! The mark of what comes from a queue. A broker gives messages back that were not acknowledged, or were and it forgot. The mark has
+//! the newest identities that were enqueued, so that those are known when they come again.
 
 use std::collections::VecDeque;
 
-use super::digest::digest;
+use super::super::digest::digest;
 
 const IDENTITIES: &[u8] = b"mqfs-link identities 1\n";
 
