@@ -1,16 +1,14 @@
-//! A RabbitMQ of the tests' own: Debian's, in a directory, on ports and with an epmd of its own, all on loopback, ended by its pid.
+//! A RabbitMQ of the tests' own: Debian's, with an epmd of its own.
 
 #![allow(dead_code)]
 
 use std::fs;
-use std::net::{TcpListener, TcpStream};
-use std::os::unix::process::CommandExt;
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, Weak};
+use std::process::Command;
+use std::sync::{Mutex, OnceLock};
 
-use tempfile::TempDir;
-
+use crate::brokers::{Place, free_ports, make_certificates};
 use crate::common::wait_until;
 
 const BIN: &str = "/usr/lib/rabbitmq/bin";
@@ -19,10 +17,9 @@ pub const MOST_BYTES: usize = 100_000;
 
 /// A running server. Its queues are the tests' own by their names.
 pub struct Rabbit {
-    dir: TempDir,
+    place: Place,
     ports: Ports,
-    epmd: Child,
-    server: Mutex<Option<Child>>,
+    server: Mutex<Option<u32>>,
 }
 
 struct Ports {
@@ -32,57 +29,48 @@ struct Ports {
     epmd: u16,
 }
 
-/// The server that tests share which do nothing to it; it ends with the last of them that runs.
-pub fn shared() -> Arc<Rabbit> {
-    static SHARED: Mutex<Weak<Rabbit>> = Mutex::new(Weak::new());
-    let mut shared = SHARED.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    if let Some(rabbit) = shared.upgrade() {
-        return rabbit;
-    }
-    let rabbit = Arc::new(Rabbit::start());
-    *shared = Arc::downgrade(&rabbit);
-    rabbit
+/// The server that all tests share which do nothing to it.
+pub fn shared() -> &'static Rabbit {
+    static SHARED: OnceLock<Rabbit> = OnceLock::new();
+    SHARED.get_or_init(Rabbit::start)
 }
 
 impl Rabbit {
     /// Starts one.
     pub fn start() -> Rabbit {
-        let dir = tempfile::Builder::new().prefix("mqfs-test-rabbit-").tempdir().unwrap();
-        let at = |name: &str| dir.path().join(name);
+        let place = Place::new("rabbit");
         for name in ["home", "mnesia", "log"] {
-            fs::create_dir(at(name)).unwrap();
+            fs::create_dir(place.path(name)).unwrap();
         }
-        fs::write(at("plugins"), "[].\n").unwrap();
-        make_certificates(dir.path());
+        place.write("plugins", "[rabbitmq_auth_mechanism_ssl].\n");
+        make_certificates(place.dir());
         let [amqp, amqps, dist, epmd] = free_ports();
         let ports = Ports { amqp, amqps, dist, epmd };
-        let path = dir.path().display();
+        let path = place.dir().display();
         let config = format!(
             "listeners.tcp.1 = 127.0.0.1:{amqp}\nlisteners.ssl.1 = 127.0.0.1:{amqps}\n\
              ssl_options.cacertfile = {path}/ca.pem\nssl_options.certfile = {path}/cert.pem\n\
-             ssl_options.keyfile = {path}/key.pem\nvm_memory_high_watermark.absolute = 256MB\n\
+             ssl_options.keyfile = {path}/key.pem\nssl_options.verify = verify_peer\n\
+             ssl_options.fail_if_no_peer_cert = false\nssl_cert_login_from = common_name\n\
+             auth_mechanisms.1 = PLAIN\nauth_mechanisms.2 = AMQPLAIN\nauth_mechanisms.3 = EXTERNAL\n\
+             vm_memory_high_watermark.absolute = 256MB\n\
              disk_free_limit.absolute = 1MB\nlog.console = false\nmax_message_size = {MOST_BYTES}\n"
         );
-        fs::write(at("rabbitmq.conf"), config).unwrap();
+        place.write("rabbitmq.conf", &config);
         // Ours, so that nobody else's is used, and none is left.
-        let mut epmd = Command::new("epmd");
-        epmd.args(["-port", &ports.epmd.to_string(), "-address", "127.0.0.1"]);
-        let epmd = quiet(&mut epmd).spawn().expect("epmd (package erlang-base)");
-        let rabbit = Rabbit { dir, ports, epmd, server: Mutex::new(None) };
+        place.start(place.command("epmd").args(["-port", &ports.epmd.to_string(), "-address", "127.0.0.1"]));
+        let rabbit = Rabbit { place, ports, server: Mutex::new(None) };
         wait_until(|| TcpStream::connect(("127.0.0.1", rabbit.ports.epmd)).is_ok());
         rabbit.start_again();
         rabbit
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
+        self.place.path(name)
     }
 
     fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(format!("{BIN}/{program}"));
-        command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
-        // By which scripts/test finds what a test has left behind.
-        command.envs(std::env::var_os("TMPDIR").map(|dir| ("TMPDIR", dir)));
+        let mut command = self.place.command(format!("{BIN}/{program}"));
         for (name, value) in
             [("MNESIA_BASE", "mnesia"), ("LOG_BASE", "log"), ("CONFIG_FILE", "rabbitmq"), ("PID_FILE", "pid")]
         {
@@ -99,24 +87,20 @@ impl Rabbit {
 
     /// Starts it where it was killed, and waits until it answers.
     pub fn start_again(&self) {
-        let mut command = self.command("rabbitmq-server");
-        // A group of its own: the shell that starts it, and what it starts, end together.
-        let server = quiet(&mut command).process_group(0).spawn().expect("rabbitmq-server is not installed");
+        let server = self.place.start(&mut self.command("rabbitmq-server"));
         *self.server.lock().unwrap() = Some(server);
         wait_until(|| TcpStream::connect(("127.0.0.1", self.ports.amqp)).is_ok());
     }
 
     /// Kills it with SIGKILL.
     pub fn kill9(&self) {
-        let Some(mut server) = self.server.lock().unwrap().take() else { return };
-        let kill = |pid: i32| {
-            // SAFETY: a call without pointers; the process, or group, is a child's.
-            unsafe { libc::kill(pid, libc::SIGKILL) };
-        };
+        let Some(server) = self.server.lock().unwrap().take() else { return };
         let pid = fs::read_to_string(self.path("pid")).ok().and_then(|text| text.trim().parse::<i32>().ok());
-        pid.into_iter().for_each(kill);
-        kill(-(server.id() as i32));
-        let _ = server.wait();
+        if let Some(pid) = pid {
+            // SAFETY: a call without pointers; the server has written its own id.
+            unsafe { libc::kill(pid, libc::SIGKILL) };
+        }
+        self.place.signal(server, libc::SIGKILL);
         wait_until(|| pid.is_none_or(|pid| !Path::new(&format!("/proc/{pid}")).exists()));
         let _ = fs::remove_file(self.path("pid"));
     }
@@ -134,6 +118,11 @@ impl Rabbit {
     /// The certificate that its own is signed by.
     pub fn ca(&self) -> PathBuf {
         self.path("ca.pem")
+    }
+
+    /// A certificate of a client called guest, and its key.
+    pub fn client_certificate(&self) -> [PathBuf; 2] {
+        [self.path("client.pem"), self.path("client.key")]
     }
 
     /// Runs `rabbitmqctl`.
@@ -175,33 +164,4 @@ impl Rabbit {
             .map(|(id, body)| (id.to_owned(), body.to_owned()))
             .collect()
     }
-}
-
-impl Drop for Rabbit {
-    fn drop(&mut self) {
-        self.kill9();
-        let _ = self.epmd.kill();
-        let _ = self.epmd.wait();
-    }
-}
-
-fn quiet(command: &mut Command) -> &mut Command {
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null())
-}
-
-/// Ports that nobody has now.
-fn free_ports<const N: usize>() -> [u16; N] {
-    let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    listeners.map(|listener| listener.local_addr().unwrap().port())
-}
-
-/// A certificate of this machine, and the one that it is signed by.
-fn make_certificates(dir: &Path) {
-    let script = "set -e
-        openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=ca -keyout ca.key -out ca.pem
-        openssl req -newkey rsa:2048 -nodes -subj /CN=broker -keyout key.pem -out csr
-        printf 'subjectAltName=IP:127.0.0.1\\nbasicConstraints=CA:FALSE\\n' > ext
-        openssl x509 -req -in csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile ext -out cert.pem";
-    let out = Command::new("bash").args(["-c", script]).current_dir(dir).output().unwrap();
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
 }

@@ -134,7 +134,7 @@ fn a_queue_with_a_dedup_window_is_told_identities() {
     let q = m.queue_with("q", &["dedup_window=1h"]);
     fs::write(q.join(".mq/with/id=id-1/before"), "before").unwrap();
     rabbit.queue("window");
-    publish(&rabbit, "window", 3);
+    publish(rabbit, "window", 3);
     run(&m, &["--until-empty", &rabbit.url("?queue=window"), "q"]).ok();
     assert_eq!(m.bodies(&q), ["before", "m0", "m2"]);
 }
@@ -145,16 +145,16 @@ fn each_is_enqueued_once_and_in_order() {
     let (m, rabbit) = (Mount::new(), shared());
     let q = m.queue_with("q", &["durability=async"]);
     rabbit.queue("once");
-    publish(&rabbit, "once", 1000);
+    publish(rabbit, "once", 1000);
     let url = rabbit.url("?queue=once");
     run(&m, &["--until-empty", "-o", "batch=64", &url, "q"]).ok();
     assert_eq!(m.bodies(&q), (0..1000).map(|i| format!("m{i}")).collect::<Vec<_>>());
-    publish(&rabbit, "once", 1001);
+    publish(rabbit, "once", 1001);
     run(&m, &["--until-empty", "-o", "batch=64", &url, "q"]).ok();
     assert_each_once(&m, 1001);
     assert_eq!((&status(&m)["duplicates"], rabbit.waiting("once")), (&1000.into(), 0));
     // Nothing of the kind is asked for; then all are taken in.
-    publish(&rabbit, "once", 10);
+    publish(rabbit, "once", 10);
     run(&m, &["--until-empty", "-o", "dedup=none", &url, "q"]).ok();
     assert_eq!(m.bodies(&q).len(), 1011);
 }
@@ -176,7 +176,7 @@ fn a_queue_that_takes_nothing_is_waited_for() {
     let (m, rabbit) = (Mount::new(), shared());
     let q = m.queue_with("q", &["max_messages=5"]);
     rabbit.queue("full");
-    publish(&rabbit, "full", 8);
+    publish(rabbit, "full", 8);
     let url = rabbit.url("?queue=full");
     let link = start(&m, &[&SOON[..], &["-o", "batch=4", &url, "q"]].concat());
     wait_until(|| state(&m) == "holding");
@@ -187,7 +187,7 @@ fn a_queue_that_takes_nothing_is_waited_for() {
     m.sh("rm q/*").ok();
     wait_until(|| m.bodies(&q).len() == 4);
     m.set(&q, "max_messages=0\npaused=in");
-    publish(&rabbit, "full", 9);
+    publish(rabbit, "full", 9);
     wait_until(|| state(&m) == "holding");
     m.set(&q, "paused=no");
     wait_until(|| m.bodies(&q).len() == 5);
@@ -203,7 +203,7 @@ fn after_a_while_the_broker_has_its_messages_back() {
     let (m, rabbit) = (Mount::new(), shared());
     let q = m.queue_with("q", &["max_messages=2"]);
     rabbit.queue("hold");
-    publish(&rabbit, "hold", 3);
+    publish(rabbit, "hold", 3);
     let link =
         start(&m, &[&SOON[..], &["-o", "batch=3", "-o", "hold=200ms", &rabbit.url("?queue=hold"), "q"]].concat());
     // The queue does not seem full: a batch of three is what does not fit. So it is tried again, and again.
@@ -268,7 +268,7 @@ fn a_killed_link_doubles_and_loses_nothing() {
     let (m, rabbit) = (Mount::new(), shared());
     let q = m.queue_with("q", &["durability=async"]);
     rabbit.queue("killed-in");
-    publish(&rabbit, "killed-in", 1500);
+    publish(rabbit, "killed-in", 1500);
     let url = rabbit.url("?queue=killed-in");
     for _ in 0..5 {
         let link = start(&m, &["-o", "batch=40", "-o", "linger=5ms", &url, "q"]);
@@ -308,7 +308,7 @@ fn a_killed_mount_doubles_and_loses_nothing() {
     let (mut m, rabbit) = (Mount::new(), shared());
     let q = m.queue_with("q", &["durability=sync"]);
     rabbit.queue("mount-in");
-    publish(&rabbit, "mount-in", 600);
+    publish(rabbit, "mount-in", 600);
     let url = rabbit.url("?queue=mount-in");
     let link = start(&m, &[&SOON[..], &["-o", "batch=40", &url, "q"]].concat());
     wait_until(|| m.bodies(&q).len() > 80);
@@ -327,7 +327,7 @@ fn a_mark_that_was_moved_is_heeded() {
     let (m, rabbit) = (Mount::new(), shared());
     let q = m.queue("q");
     rabbit.queue("moved");
-    publish(&rabbit, "moved", 2);
+    publish(rabbit, "moved", 2);
     let url = rabbit.url("?queue=moved");
     let link = start(&m, &[&SOON[..], &["-o", "name=moved", &url, "q"]].concat());
     wait_until(|| m.bodies(&q).len() == 2);
@@ -335,7 +335,7 @@ fn a_mark_that_was_moved_is_heeded() {
     rabbit.python("ch.basic_publish('', 'moved', 'm2', P(message_id='id-2'))");
     wait_until(|| m.bodies(&q).len() == 3);
     // By the mark, these were never there.
-    publish(&rabbit, "moved", 2);
+    publish(rabbit, "moved", 2);
     wait_until(|| m.bodies(&q).len() == 5);
     link.signal(libc::SIGTERM);
     let ran = link.finish();
@@ -365,7 +365,7 @@ fn looking_changes_nothing() {
     let (m, rabbit) = (Mount::new(), shared());
     let q = m.queue("q");
     rabbit.queue("looking-in");
-    publish(&rabbit, "looking-in", 3);
+    publish(rabbit, "looking-in", 3);
     let url = rabbit.url("?queue=looking-in");
     let text = run(&m, &["--check", &url, "q"]).ok().to_owned();
     assert!(text.contains("exactly once for messages with a message-id"), "{text}");

@@ -405,3 +405,26 @@ fn the_mount_may_go_away_and_come_back() {
     assert_eq!(bodies.len(), 600);
     assert!(there.len() <= 640, "{} doubles", there.len() - 600);
 }
+
+/// A certificate that the link shows says who it is; a key that others can read is refused.
+#[test]
+fn a_client_certificate_logs_in() {
+    let (m, rabbit) = (Mount::new(), shared());
+    many(&m, 1);
+    rabbit.queue("external");
+    let [certificate, key] = rabbit.client_certificate();
+    let own = m.scratch().join("client.key");
+    fs::copy(&key, &own).unwrap();
+    let url = rabbit.tls_url("?queue=external").replace("amqps://", "amqps://guest@");
+    let [ca, certificate, key] = [("tls_ca", &rabbit.ca()), ("tls_cert", &certificate), ("tls_key", &own)]
+        .map(|(key, path)| format!("{key}={}", path.display()));
+    run(&m, &["--until-empty", "-o", &ca, "-o", &certificate, "q", &url]).fails("belong together");
+    let arguments = ["--until-empty", "-o", &ca, "-o", &certificate, "-o", &key, "q", &url];
+    fs::set_permissions(&own, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    let ran = run(&m, &arguments);
+    assert_eq!(ran.code(), Some(2), "{ran:?}");
+    ran.fails("chmod 0600");
+    fs::set_permissions(&own, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    run(&m, &arguments).ok();
+    assert_eq!(rabbit.waiting("external"), 1);
+}

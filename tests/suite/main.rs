@@ -2,6 +2,8 @@
 //! leases. They are one program, because to compile what they share, and to link RocksDB, a hundred times over took minutes.
 //! What changes its own process (limits), runs itself again, or is run by a script has a program of its own beside this folder.
 
+#[path = "../common/brokers.rs"]
+mod brokers;
 #[path = "../common/mod.rs"]
 mod common;
 #[path = "../common/consuming.rs"]
