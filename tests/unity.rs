@@ -35,6 +35,8 @@ struct Sources {
     dir: TempDir,
     cache: PathBuf,
     used: Vec<String>,
+    /// Where programs are looked for before the usual places.
+    first_in_path: Option<PathBuf>,
 }
 
 impl Sources {
@@ -44,7 +46,7 @@ impl Sources {
         fs::copy(crate_dir().join(LIST), dir.path().join(LIST)).unwrap();
         let used: Vec<String> =
             lines(dir.path().join(LIST)).into_iter().filter(|file| !unused.contains(file)).collect();
-        let sources = Self { cache: dir.path().join("cache"), dir, used };
+        let sources = Self { cache: dir.path().join("cache"), dir, used, first_in_path: None };
         for file in sources.used.iter().chain(&unused) {
             sources.write(file, &format!("int {}() {{ return 1; }}\n", function(file)));
         }
@@ -73,11 +75,14 @@ impl Sources {
     }
 
     fn run_with(&self, flags: &[&str], path: &str) -> Output {
+        let usual = std::env::var("PATH").unwrap();
+        let first = self.first_in_path.iter().map(|dir| format!("{}:", dir.display()));
         Command::new(fs::canonicalize("scripts/unity-c++").unwrap())
             .arg0("c++")
             .current_dir(&self.dir)
             .env_remove("TARGET")
             .env_remove("HOST")
+            .env("PATH", first.collect::<String>() + &usual)
             .env("XDG_CACHE_HOME", &self.cache)
             .args(["-Irocksdb", "-ffunction-sections", "-o", "out.o"])
             .args(flags)
@@ -242,6 +247,30 @@ fn builds_elsewhere_take_the_object_of_the_same_text_and_no_other() {
     sources.cache = "/proc/nowhere".into();
     succeeds(&sources.compile(&first));
     assert_eq!(sources.defined(), functions(&sources.used), "where nothing can be kept");
+}
+
+/// What made the object that was compiled last, as it says itself.
+fn maker(sources: &Sources) -> String {
+    let ran = Command::new("readelf").args(["-p", ".comment", "out.o"]).current_dir(&sources.dir).output().unwrap();
+    String::from_utf8_lossy(&ran.stdout).into_owned()
+}
+
+#[test]
+fn clang_compiles_the_units_where_it_can_and_the_usual_compiler_the_rest() {
+    let mut sources = Sources::new();
+    succeeds(&sources.compile(&sources.used[0]));
+    assert!(maker(&sources).contains("clang"), "{}", maker(&sources));
+    succeeds(&sources.compile(&sources.used[1]));
+    assert!(maker(&sources).contains("GCC") && !maker(&sources).contains("clang"), "{}", maker(&sources));
+
+    // There is one, but it has no C++ library, as happens.
+    let without = sources.dir.path().join("without");
+    fs::create_dir(&without).unwrap();
+    std::os::unix::fs::symlink("/bin/false", without.join("clang++")).unwrap();
+    sources.first_in_path = Some(without);
+    succeeds(&sources.compile(&sources.used[0]));
+    assert_eq!(sources.defined(), functions(&sources.used));
+    assert!(maker(&sources).contains("GCC") && !maker(&sources).contains("clang"), "{}", maker(&sources));
 }
 
 /// What Cargo is told to call, in this clone and with a space in its path.
