@@ -139,6 +139,22 @@ fn roots(ca: Option<&Path>) -> Result<RootCertStore, Trouble> {
     Ok(roots)
 }
 
+/// Opens something at the first host that lets us in. What the first says counts, unless another one is there and will not.
+pub async fn first<T>(hosts: &[Host], open: impl AsyncFn(&Host) -> Result<T, Trouble>) -> Result<T, Trouble> {
+    let mut trouble: Option<Trouble> = None;
+    for host in hosts {
+        match open(host).await {
+            Ok(opened) => return Ok(opened),
+            Err(next) => match &trouble {
+                Some(Trouble { kind: Kind::Refusing, .. }) => {}
+                Some(_) if next.kind != Kind::Refusing => {}
+                _ => trouble = Some(next),
+            },
+        }
+    }
+    Err(trouble.unwrap_or_else(|| Trouble::usage("there is no host")))
+}
+
 /// Connects to a host, with TLS if there is a configuration.
 pub async fn connect(host: &Host, tls: Option<Arc<ClientConfig>>) -> Result<Stream, Trouble> {
     let at = |why: &dyn std::fmt::Display| format!("{}:{}: {why}", host.name, host.port);

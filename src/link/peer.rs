@@ -36,8 +36,8 @@ pub enum Sent {
     /// The connection is of no use any more, and nothing is known of any of them: all are sent again.
     Lost(Trouble),
     /// The broker has ended the conversation because of one of them: they are sent again one at a time, and the one that does it
-    /// again is the one.
-    Objected(Trouble),
+    /// again is the one: this is what becomes of it then.
+    Objected(Outcome),
 }
 
 /// What a broker has said of itself, such as that it has no memory and takes nothing for now. Set by the thread of the network, read
@@ -109,6 +109,12 @@ pub trait Sender {
 
     /// Whether the connection stands, as far as is known.
     fn is_connected(&self) -> bool;
+
+    /// Whether what may have been sent before is sent again one at a time: a broker that knows it already may refuse all that it is
+    /// sent together with.
+    fn repeats_singly(&self) -> bool {
+        false
+    }
 
     /// Takes leave of the broker.
     fn close(self: Box<Self>, net: &Net);

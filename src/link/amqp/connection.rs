@@ -38,19 +38,7 @@ pub async fn open(
     {
         return Err(Trouble::usage(format_args!("there is no password of {user}: say secret = FILE")));
     }
-    let mut trouble = None;
-    for host in &ends.target.hosts {
-        match open_at(host, ends, address, tls.clone()).await {
-            Ok(opened) => return Ok(opened),
-            // What the first host says counts, unless another one is there and will not.
-            Err(next) => match &trouble {
-                Some(Trouble { kind: Kind::Refusing, .. }) => {}
-                Some(_) if next.kind != Kind::Refusing => {}
-                _ => trouble = Some(next),
-            },
-        }
-    }
-    Err(trouble.unwrap_or_else(|| Trouble::usage("there is no host")))
+    net::first(&ends.target.hosts, async |host| open_at(host, ends, address, tls.clone()).await).await
 }
 
 async fn open_at(

@@ -64,7 +64,9 @@ impl peer::Sender for Sender {
         net.handle().spawn(async move {
             let sent = match send(&channel, &address, &messages).await {
                 Ok(outcomes) => Sent::Answered(outcomes),
-                Err(error) if connection::is_objection(&error) => Sent::Objected(connection::trouble(&host, &error)),
+                Err(error) if connection::is_objection(&error) => {
+                    Sent::Objected(Outcome::Never(connection::trouble(&host, &error).text))
+                }
                 Err(error) => Sent::Lost(connection::trouble(&host, &error)),
             };
             let _ = tell.send(sent);

@@ -380,6 +380,8 @@ impl Intake<'_, '_> {
                 Ok(())
             }
             Poison::Reject => {
+                // Some brokers take it for all that came before, too.
+                self.enqueue(receiver, gathered)?;
                 self.session.voice.say(&format!("message {id}: {why}; rejected"));
                 receiver.reject(self.session.net, came.receipt)?;
                 // In a log the link goes on behind it.

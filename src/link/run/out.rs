@@ -114,9 +114,12 @@ impl Out<'_, '_> {
                         return Ok(Served::End);
                     }
                 }
-                Some(Sent::Lost(trouble)) => return Ok(Served::Lost(trouble)),
-                Some(Sent::Objected(trouble)) if count == 1 => {
-                    self.settle(vec![Outcome::Never(trouble.text)])?;
+                Some(Sent::Lost(trouble)) => {
+                    self.singly |= sender.repeats_singly();
+                    return Ok(Served::Lost(trouble));
+                }
+                Some(Sent::Objected(outcome)) if count == 1 => {
+                    self.settle(vec![outcome])?;
                     return Ok(Served::Objected);
                 }
                 Some(Sent::Objected(_)) => {
