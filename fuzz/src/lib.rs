@@ -14,6 +14,8 @@ mod error;
 #[path = "../../src/queue/mod.rs"]
 mod queue;
 
+#[cfg(feature = "link-stomp")]
+mod link;
 mod store;
 mod view;
 

@@ -5,6 +5,8 @@
 use std::time::Duration;
 
 use crate::clock::rfc3339;
+#[cfg(feature = "link-stomp")]
+use crate::link::stomp::frame::{Decoder, Frame, Limits};
 use crate::queue::config::{KEYS, QueueConfig};
 use crate::queue::delivery::Delivery;
 use crate::queue::duration;
@@ -30,6 +32,8 @@ pub const ALL: &[(&str, Property)] = &[
     ("names", names),
     ("nodes", nodes),
     ("lines", lines),
+    #[cfg(feature = "link-stomp")]
+    ("stomp_frame", stomp_frame),
 ];
 
 /// The largest sequence number that 16 digits write.
@@ -310,6 +314,46 @@ pub fn lines(input: &[u8]) {
     cut.shorten(count);
     assert_eq!(cut.lines.len(), all.min(count));
     assert!(data.starts_with(&cut.lines.concat()));
+}
+
+/// What a server of STOMP sends: frames within their limits, the same ones however the bytes are cut, and the same again when they
+/// are written anew; or none.
+#[cfg(feature = "link-stomp")]
+pub fn stomp_frame(input: &[u8]) {
+    let mut numbers = Numbers(input);
+    let piece = usize::from(numbers.byte()).max(1);
+    let limits = Limits { head: 300, headers: 8, body: 200 };
+    let decode = |bytes: &[u8], piece: usize| {
+        let (mut decoder, mut frames) = (Decoder::new(limits), Vec::new());
+        for piece in bytes.chunks(piece) {
+            decoder.feed(piece);
+            loop {
+                match decoder.take() {
+                    Ok(Some(frame)) => frames.push(frame),
+                    Ok(None) => break,
+                    Err(_) => return (frames, false),
+                }
+            }
+        }
+        (frames, true)
+    };
+    let (frames, sound) = decode(numbers.0, numbers.0.len().max(1));
+    let cut = decode(numbers.0, piece);
+    // What has come whole before what is no frame is taken in any case.
+    assert!(!sound || cut == (frames.clone(), true), "{frames:?} and {cut:?}");
+    for frame in frames {
+        assert!(frame.headers.len() <= limits.headers && frame.body.len() <= limits.body);
+        let mut bytes = Vec::new();
+        frame.encode(&mut bytes);
+        if matches!(frame.command.as_str(), "CONNECT" | "CONNECTED") {
+            continue; // without escapes not everything can be written
+        }
+        let roomy = Limits { head: 4 * limits.head, ..limits };
+        let mut decoder = Decoder::new(roomy);
+        decoder.feed(&bytes);
+        let again: Result<Option<Frame>, _> = decoder.take();
+        assert_eq!(again.ok().flatten().as_ref(), Some(&frame));
+    }
 }
 
 #[cfg(test)]

@@ -26,6 +26,8 @@ pub mod run;
 pub mod secret;
 pub mod settings;
 pub mod status;
+#[cfg(feature = "link-stomp")]
+pub mod stomp;
 pub mod systems;
 pub mod trouble;
 pub mod url;

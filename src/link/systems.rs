@@ -12,9 +12,22 @@ const AMQP: Built = Some(&super::amqp::Amqp);
 #[cfg(not(feature = "link-amqp"))]
 const AMQP: Built = None;
 
+#[cfg(feature = "link-stomp")]
+const ACTIVEMQ: Built = Some(&super::stomp::Stomp::ActiveMq);
+#[cfg(not(feature = "link-stomp"))]
+const ACTIVEMQ: Built = None;
+#[cfg(feature = "link-stomp")]
+const STOMP: Built = Some(&super::stomp::Stomp::Other);
+#[cfg(not(feature = "link-stomp"))]
+const STOMP: Built = None;
+
 static SCHEMES: &[(Scheme, Built)] = &[
     (Scheme { name: "amqp", tls: false, port: 5672, hosts: true }, AMQP),
     (Scheme { name: "amqps", tls: true, port: 5671, hosts: true }, AMQP),
+    (Scheme { name: "activemq", tls: false, port: 61613, hosts: true }, ACTIVEMQ),
+    (Scheme { name: "activemqs", tls: true, port: 61612, hosts: true }, ACTIVEMQ),
+    (Scheme { name: "stomp", tls: false, port: 61613, hosts: true }, STOMP),
+    (Scheme { name: "stomps", tls: true, port: 61614, hosts: true }, STOMP),
 ];
 
 /// Reads a URL; with the system that it is one of. What it says about one that it refuses has no password in it.

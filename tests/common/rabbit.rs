@@ -25,6 +25,7 @@ pub struct Rabbit {
 struct Ports {
     amqp: u16,
     amqps: u16,
+    stomp: u16,
     dist: u16,
     epmd: u16,
 }
@@ -42,10 +43,10 @@ impl Rabbit {
         for name in ["home", "mnesia", "log"] {
             fs::create_dir(place.path(name)).unwrap();
         }
-        place.write("plugins", "[rabbitmq_auth_mechanism_ssl].\n");
+        place.write("plugins", "[rabbitmq_auth_mechanism_ssl,rabbitmq_stomp].\n");
         make_certificates(place.dir());
-        let [amqp, amqps, dist, epmd] = free_ports();
-        let ports = Ports { amqp, amqps, dist, epmd };
+        let [amqp, amqps, stomp, dist, epmd] = free_ports();
+        let ports = Ports { amqp, amqps, stomp, dist, epmd };
         let path = place.dir().display();
         let config = format!(
             "listeners.tcp.1 = 127.0.0.1:{amqp}\nlisteners.ssl.1 = 127.0.0.1:{amqps}\n\
@@ -53,6 +54,7 @@ impl Rabbit {
              ssl_options.keyfile = {path}/key.pem\nssl_options.verify = verify_peer\n\
              ssl_options.fail_if_no_peer_cert = false\nssl_cert_login_from = common_name\n\
              auth_mechanisms.1 = PLAIN\nauth_mechanisms.2 = AMQPLAIN\nauth_mechanisms.3 = EXTERNAL\n\
+             stomp.listeners.tcp.1 = 127.0.0.1:{stomp}\nstomp.default_user = guest\nstomp.default_pass = guest\n\
              vm_memory_high_watermark.absolute = 256MB\n\
              disk_free_limit.absolute = 1MB\nlog.console = false\nmax_message_size = {MOST_BYTES}\n"
         );
@@ -113,6 +115,11 @@ impl Rabbit {
     /// `amqps://HOST` and what follows.
     pub fn tls_url(&self, rest: &str) -> String {
         format!("amqps://127.0.0.1:{}{rest}", self.ports.amqps)
+    }
+
+    /// `stomp://HOST` and what follows, with the user that it has when it is new.
+    pub fn stomp_url(&self, rest: &str) -> String {
+        format!("stomp://127.0.0.1:{}{rest}", self.ports.stomp)
     }
 
     /// The certificate that its own is signed by.

@@ -2,6 +2,8 @@
 //! leases. They are one program, because to compile what they share, and to link RocksDB, a hundred times over took minutes.
 //! What changes its own process (limits), runs itself again, or is run by a script has a program of its own beside this folder.
 
+#[path = "../common/activemq.rs"]
+mod activemq;
 #[path = "../common/brokers.rs"]
 mod brokers;
 #[path = "../common/mod.rs"]
@@ -16,6 +18,8 @@ mod extra;
 mod linking;
 #[path = "../common/manual.rs"]
 mod manual;
+#[path = "../common/maven.rs"]
+mod maven;
 #[path = "../common/place.rs"]
 mod place;
 #[path = "../common/rabbit.rs"]
@@ -86,6 +90,9 @@ mod lines_write;
 mod link_command;
 mod link_rabbit_in;
 mod link_rabbit_out;
+mod link_stomp_in;
+mod link_stomp_out;
+mod link_stomp_rabbit;
 mod listings;
 mod locking;
 mod logging;

@@ -110,7 +110,8 @@ impl Link {
 /// What a link is called when nobody says: by what it links, so that it is the same the next time.
 fn default_name(queue: &Path, target: &Target, out: bool) -> String {
     let queue = queue.file_name().unwrap_or_default().to_string_lossy();
-    let there = ["exchange", "queue", "stream", "durable"].iter().find_map(|key| target.parameter(key));
+    let there =
+        ["exchange", "queue", "topic", "destination", "stream", "durable"].iter().find_map(|key| target.parameter(key));
     let there = there.or(target.path.as_deref()).unwrap_or_default();
     let host = target.hosts.first().map_or("", |host| &host.name);
     let direction = if out { "to" } else { "from" };

@@ -1,0 +1,4 @@
+//! Of the links: what brokers say.
+
+#[path = "stomp.rs"]
+pub mod stomp;

@@ -1,0 +1,283 @@
+//! A connection to a server of STOMP: logged in, with heart-beats both ways.
+//!
+//! Two tasks have the two halves of the stream. What is read goes through a channel that holds so much and no more: then nothing is
+//! read, and the server has to wait.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
+use tokio_rustls::rustls::ClientConfig;
+
+use super::super::net::{self, Stream};
+use super::super::peer::{Condition, Ends};
+use super::super::trouble::Trouble;
+use super::super::url::Host;
+use super::address::{Address, is_activemq};
+use super::dialect::{self, Dialect};
+use super::frame::{Decoder, Frame, Limits};
+
+/// How long the server may take to answer when nothing is sent.
+pub const ANSWER: Duration = Duration::from_secs(20);
+/// Each side says something at least so often, in milliseconds; one that is silent for twice as long is gone.
+const HEARTBEAT: u64 = 15_000;
+/// A server that reads nothing for so long takes nothing for now.
+const STALLED: Duration = Duration::from_secs(3);
+/// Headers have so many bytes, and there are so many: more than any message that a queue takes.
+const LIMITS: Limits = Limits { head: 1 << 20, headers: 4096, body: 0 };
+/// So much is read at a time, in bytes.
+const PIECE: usize = 64 * 1024;
+
+/// A connection.
+pub struct Connection {
+    /// Who the server is.
+    pub dialect: Dialect,
+    /// Where.
+    pub host: Host,
+    /// Frames that are sent.
+    pub write: Sender<Vec<u8>>,
+    /// Frames that have come; an error is the last.
+    pub read: Receiver<Result<Frame, Trouble>>,
+    /// The number of the last receipt that was asked for.
+    pub receipt: u64,
+    tasks: [AbortHandle; 2],
+}
+
+/// How often who says something; nothing is never.
+#[derive(Debug, PartialEq, Eq)]
+struct Beats {
+    ours: Option<Duration>,
+    theirs: Option<Duration>,
+}
+
+/// Connects to the first host that lets us in. `room` is for so many frames that have come and are not taken yet.
+pub async fn open(
+    ends: Ends<'_>,
+    address: &Address,
+    tls: Option<Arc<ClientConfig>>,
+    room: usize,
+    condition: &Condition,
+) -> Result<Connection, Trouble> {
+    if let (None, Some(user)) = (&ends.secret, &ends.target.user) {
+        return Err(Trouble::usage(format_args!("there is no password of {user}: say secret = FILE")));
+    }
+    net::first(&ends.target.hosts, async |host| open_at(host, ends, address, tls.clone(), room, condition).await).await
+}
+
+async fn open_at(
+    host: &Host,
+    ends: Ends<'_>,
+    address: &Address,
+    tls: Option<Arc<ClientConfig>>,
+    room: usize,
+    condition: &Condition,
+) -> Result<Connection, Trouble> {
+    let mut stream = net::connect(host, tls).await?;
+    let at = |why: &dyn std::fmt::Display| format!("{}:{}: {why}", host.name, host.port);
+    let mut bytes = Vec::new();
+    connect(ends, address, host)?.encode(&mut bytes);
+    let mut decoder = Decoder::new(Limits { body: ends.settings.largest as usize, ..LIMITS });
+    let connecting = async {
+        stream.write_all(&bytes).await.map_err(|error| Trouble::away(at(&error)))?;
+        stream.flush().await.map_err(|error| Trouble::away(at(&error)))?;
+        loop {
+            if let Some(frame) = decoder.take().map_err(|error| Trouble::refusing(at(&error)))? {
+                return Ok::<_, Trouble>(frame);
+            }
+            let mut piece = [0; 4096];
+            match stream.read(&mut piece).await.map_err(|error| Trouble::away(at(&error)))? {
+                0 => return Err(Trouble::away(at(&"the server has ended the connection"))),
+                length => decoder.feed(&piece[..length]),
+            }
+        }
+    };
+    let answered = timeout(ANSWER, connecting).await.map_err(|_| Trouble::away(at(&"no answer")))??;
+    match answered.command.as_str() {
+        "CONNECTED" if answered.text("version") == "1.2" => {}
+        "CONNECTED" => return Err(Trouble::refusing(at(&"the server does not speak STOMP 1.2"))),
+        _ => return Err(Trouble::refusing(at(&dialect::words(&answered)))),
+    }
+    let beats = beats(&answered.text("heart-beat"));
+    let (reading, writing) = tokio::io::split(stream);
+    let (write, to_write) = channel(2);
+    let (has_read, read) = channel(room);
+    let tasks = [
+        tokio::spawn(self::read(reading, decoder, beats.theirs, has_read, host.clone())).abort_handle(),
+        tokio::spawn(self::write(writing, to_write, beats.ours, condition.clone())).abort_handle(),
+    ];
+    Ok(Connection { dialect: Dialect::of(&answered), host: host.clone(), write, read, receipt: 0, tasks })
+}
+
+fn connect(ends: Ends<'_>, address: &Address, host: &Host) -> Result<Frame, Trouble> {
+    // RabbitMQ takes the host for one of its virtual hosts, of which the first is called so; others want a host's name.
+    let default = if is_activemq(ends.target) { host.name.as_str() } else { "/" };
+    let mut frame = Frame::new("CONNECT")
+        .with("accept-version", "1.2")
+        .with("host", address.host.as_deref().unwrap_or(default))
+        .with("heart-beat", format!("{HEARTBEAT},{HEARTBEAT}"));
+    if let Some(secret) = ends.secret {
+        let (user, password) = secret.password()?;
+        frame = frame.with("login", user).with("passcode", password);
+    }
+    Ok(match address.client() {
+        Some(client) => frame.with("client-id", client),
+        None => frame,
+    })
+}
+
+/// What both have agreed on: the slower wish of the two.
+fn beats(theirs: &str) -> Beats {
+    let number = |text: &str| text.trim().parse::<u64>().unwrap_or(0);
+    let (they_can, they_want) = theirs.split_once(',').map_or((0, 0), |(can, want)| (number(can), number(want)));
+    let agreed = |theirs: u64| (theirs > 0).then(|| Duration::from_millis(theirs.max(HEARTBEAT)));
+    Beats { ours: agreed(they_want), theirs: agreed(they_can) }
+}
+
+async fn read(
+    mut stream: ReadHalf<Stream>,
+    mut decoder: Decoder,
+    beat: Option<Duration>,
+    tell: Sender<Result<Frame, Trouble>>,
+    host: Host,
+) {
+    let mut piece = vec![0; PIECE];
+    let why = 'reading: loop {
+        loop {
+            match decoder.take() {
+                Ok(None) => break,
+                Ok(Some(frame)) => {
+                    if tell.send(Ok(frame)).await.is_err() {
+                        return;
+                    }
+                }
+                Err(why) => break 'reading Trouble::refusing(format_args!("{}:{}: {why}", host.name, host.port)),
+            }
+        }
+        let reading = stream.read(&mut piece);
+        let read = match beat {
+            Some(beat) => timeout(beat * 2, reading).await,
+            None => Ok(reading.await),
+        };
+        let ended = match read {
+            Ok(Ok(length)) if length > 0 => {
+                decoder.feed(&piece[..length]);
+                continue;
+            }
+            Ok(Ok(_)) => "the server has ended the connection".to_owned(),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no heart-beat for {} s", (beat.unwrap_or_default() * 2).as_secs()),
+        };
+        break Trouble::away(format_args!("{}:{}: {ended}", host.name, host.port));
+    };
+    let _ = tell.send(Err(why)).await;
+}
+
+/// Ends when there is nobody any more who sends, or nobody who reads.
+async fn write(
+    mut stream: WriteHalf<Stream>,
+    mut frames: Receiver<Vec<u8>>,
+    beat: Option<Duration>,
+    condition: Condition,
+) {
+    loop {
+        let bytes = match beat {
+            Some(beat) => timeout(beat / 2, frames.recv()).await.unwrap_or_else(|_| Some(b"\n".to_vec())),
+            None => frames.recv().await,
+        };
+        let Some(bytes) = bytes else { break };
+        let mut writing = std::pin::pin!(async {
+            stream.write_all(&bytes).await?;
+            stream.flush().await
+        });
+        let written = loop {
+            match timeout(STALLED, &mut writing).await {
+                Ok(written) => break written,
+                // It says so nowhere, so that is how it is seen.
+                Err(_) => condition.set(Some("it does not read what is sent".to_owned())),
+            }
+        };
+        condition.set(None);
+        if written.is_err() {
+            // What it has said before it went is read by the other task.
+            return;
+        }
+    }
+    let _ = stream.shutdown().await;
+}
+
+impl Connection {
+    /// Whether it stands, as far as is known.
+    pub fn is_open(&self) -> bool {
+        !self.write.is_closed() && !self.read.is_closed()
+    }
+
+    /// The number of a new receipt.
+    pub fn next_receipt(&mut self) -> u64 {
+        self.receipt += 1;
+        self.receipt
+    }
+
+    /// Sends a frame and waits for its receipt; other frames that come before it are given to `other`.
+    pub async fn ask(&mut self, frame: Frame, other: &mut (dyn FnMut(Frame) + Send)) -> Result<(), Trouble> {
+        let receipt = self.next_receipt().to_string();
+        let mut bytes = Vec::new();
+        frame.with("receipt", &receipt).encode(&mut bytes);
+        // A server that is gone may have said why.
+        let _ = self.write.send(bytes).await;
+        loop {
+            let came = self.next().await?;
+            match came.command.as_str() {
+                "RECEIPT" if came.header("receipt-id") == Some(receipt.as_bytes()) => return Ok(()),
+                "ERROR" => return Err(self.refused(&came)),
+                _ => other(came),
+            }
+        }
+    }
+
+    /// The next frame.
+    pub async fn next(&mut self) -> Result<Frame, Trouble> {
+        match self.read.recv().await {
+            Some(came) => came,
+            None => Err(Trouble::away(format_args!("{}:{}: the connection is lost", self.host.name, self.host.port))),
+        }
+    }
+
+    /// What an ERROR means that is about no message.
+    pub fn refused(&self, error: &Frame) -> Trouble {
+        Trouble::refusing(format_args!("{}:{}: {}", self.host.name, self.host.port, dialect::words(error)))
+    }
+
+    /// Takes leave: waits a moment for the server to say that it has dealt with all.
+    pub async fn leave(mut self) {
+        let mut ignored = |_| {};
+        let _ = timeout(Duration::from_secs(2), self.ask(Frame::new("DISCONNECT"), &mut ignored)).await;
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(AbortHandle::abort);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn beats_are_as_slow_as_the_slower_wants() {
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        for (theirs, ours, expected) in [
+            ("0,0", None, None),
+            ("", None, None),
+            ("10000,10000", seconds(15), seconds(15)),
+            ("60000,0", None, seconds(60)),
+            ("0,30000", seconds(30), None),
+        ] {
+            assert_eq!(beats(theirs), Beats { ours, theirs: expected }, "{theirs}");
+        }
+    }
+}
