@@ -17,6 +17,7 @@ mod deadlines;
 mod deliveries;
 mod descriptors;
 mod draft;
+mod few;
 mod handles;
 mod held;
 mod holders;

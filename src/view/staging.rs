@@ -10,12 +10,10 @@ use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::store::sums::{Summing, Sums};
-use crate::store::{Bodies, INLINE_MAX, NewBody};
+use crate::store::{Bodies, NewBody};
 
-use super::held::{Budget, Held};
-
-/// So many bytes are in memory without being counted.
-const UNCOUNTED: u64 = 1024;
+use super::few::{Few, Share};
+use super::held::Budget;
 
 /// Bytes on their way into a message.
 #[derive(Debug)]
@@ -23,10 +21,7 @@ pub struct Staging {
     id: u64,
     size: u64,
     place: Place,
-    /// Of which memory what is kept there is taken, and by which user.
-    share: Option<(Arc<Budget>, u32)>,
-    /// What was got of it: all that it may ever be.
-    held: Option<Held>,
+    share: Share,
     /// Of the bytes of a file.
     summing: Summing,
     /// As of the last call of [`Staging::body`].
@@ -35,25 +30,29 @@ pub struct Staging {
 
 #[derive(Debug)]
 enum Place {
-    Memory(Vec<u8>),
+    Memory(Few),
     File(Arc<File>),
 }
 
 impl Staging {
     /// Nothing yet. `id` is the number that a body file would get.
     pub fn new(id: u64) -> Self {
-        let (place, summing, sums) = (Place::Memory(Vec::new()), Summing::default(), Sums::default());
-        Self { id, size: 0, place, share: None, held: None, summing, sums }
+        let (place, summing, sums) = (Place::Memory(Few::of(None)), Summing::default(), Sums::default());
+        Self { id, size: 0, place, share: None, summing, sums }
     }
 
     /// What it keeps in memory counts for a user. When there is no more of that, it is put into a file.
     pub fn within(self, budget: &Arc<Budget>, uid: u32) -> Self {
-        Self { share: Some((budget.clone(), uid)), ..self }
+        self.sharing(Some((budget.clone(), uid)))
     }
 
     /// Nothing yet, under another number, and counted in the same way.
     pub fn another(&self, id: u64) -> Self {
-        Self { share: self.share.clone(), ..Self::new(id) }
+        Self::new(id).sharing(self.share.clone())
+    }
+
+    fn sharing(self, share: Share) -> Self {
+        Self { place: Place::Memory(Few::of(share.clone())), share, ..self }
     }
 
     /// Length in bytes.
@@ -66,14 +65,7 @@ impl Staging {
         let end = offset + data.len() as u64;
         self.make_room(bodies, end)?;
         match &mut self.place {
-            Place::Memory(bytes) => {
-                // Both fit, as the end is within INLINE_MAX.
-                let (start, end) = (offset as usize, end as usize);
-                if bytes.len() < end {
-                    bytes.resize(end, 0);
-                }
-                bytes[start..end].copy_from_slice(data);
-            }
+            Place::Memory(bytes) => bytes.write_at(offset, data),
             Place::File(file) => {
                 fill_hole(file, self.size, offset)?;
                 file.write_all_at(data, offset)?;
@@ -88,7 +80,7 @@ impl Staging {
     pub fn truncate(&mut self, bodies: &Bodies, size: u64) -> Result<()> {
         self.make_room(bodies, size)?;
         match &mut self.place {
-            Place::Memory(bytes) => bytes.resize(size as usize, 0),
+            Place::Memory(bytes) => bytes.resize(size),
             Place::File(file) => {
                 fill_hole(file, self.size, size)?;
                 file.set_len(size)?;
@@ -101,30 +93,20 @@ impl Staging {
 
     /// Puts it into a file when it gets too long for memory, or too many bytes of its user are there.
     fn make_room(&mut self, bodies: &Bodies, size: u64) -> Result<()> {
-        if size > INLINE_MAX as u64 {
-            return self.spill(bodies);
-        }
-        if size <= UNCOUNTED || self.held.is_some() || matches!(self.place, Place::File(_)) {
-            return Ok(());
-        }
-        let Some((budget, uid)) = &self.share else { return Ok(()) };
-        match budget.hold(*uid, INLINE_MAX) {
-            Ok(held) => {
-                self.held = Some(held);
-                Ok(())
-            }
-            Err(_) => self.spill(bodies),
-        }
+        let fits = match &mut self.place {
+            Place::Memory(bytes) => bytes.can_be(size),
+            Place::File(_) => true,
+        };
+        if fits { Ok(()) } else { self.spill(bodies) }
     }
 
     fn spill(&mut self, bodies: &Bodies) -> Result<()> {
         if let Place::Memory(bytes) = &self.place {
             let file = bodies.create(self.id)?;
-            file.write_all_at(bytes, 0)?;
+            file.write_all_at(bytes.all(), 0)?;
             self.summing = Summing::default();
-            self.summing.written(&file, 0, bytes)?;
+            self.summing.written(&file, 0, bytes.all())?;
             self.place = Place::File(Arc::new(file));
-            self.held = None;
         }
         Ok(())
     }
@@ -132,11 +114,7 @@ impl Staging {
     /// Reads at an offset; fewer bytes than asked for only at the end.
     pub fn read_at(&self, offset: u64, size: usize) -> Result<Vec<u8>> {
         match &self.place {
-            Place::Memory(bytes) => {
-                let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
-                let end = start.saturating_add(size).min(bytes.len());
-                Ok(bytes[start..end].to_vec())
-            }
+            Place::Memory(bytes) => Ok(bytes.read_at(offset, size).to_vec()),
             Place::File(file) => read_file_at(file, offset, size),
         }
     }
@@ -157,7 +135,7 @@ impl Staging {
     /// The bytes as the store takes them. `synced`: the file has been synced.
     pub fn body(&mut self, synced: bool) -> Result<NewBody<'_>> {
         Ok(match &self.place {
-            Place::Memory(bytes) => NewBody::Inline(bytes),
+            Place::Memory(bytes) => NewBody::Inline(bytes.all()),
             Place::File(file) => {
                 self.sums = self.summing.sums(file)?;
                 NewBody::File { id: self.id, size: self.size, synced, sums: &self.sums }
@@ -168,8 +146,7 @@ impl Staging {
     /// Forgets the bytes. Gives the number of the file that held them, for the caller to remove.
     pub fn discard(&mut self) -> Option<u64> {
         self.size = 0;
-        self.held = None;
-        match std::mem::replace(&mut self.place, Place::Memory(Vec::new())) {
+        match std::mem::replace(&mut self.place, Place::Memory(Few::of(self.share.clone()))) {
             Place::Memory(_) => None,
             Place::File(_) => Some(self.id),
         }
@@ -219,7 +196,9 @@ pub fn read_file_at(file: &File, offset: u64, size: usize) -> Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::few::UNCOUNTED;
     use super::*;
+    use crate::store::INLINE_MAX;
     use crate::store::beneath::{Dir, Trust};
 
     #[test]
