@@ -8,6 +8,7 @@
 //! | [`FILE`] | one message or one stream of lines that is being written, or one configuration: its bytes and its progress |
 //! | [`DRAFTS`] | drafts that are open or being published |
 //! | [`BATCHES`] | batches that are being enqueued |
+//! | [`DRAFT`] | the bytes of one draft that is open |
 //! | [`NAMES`] | bare names |
 //! | [`TAKEN`] | what was taken through one open file, and the claim of one reader |
 //! | [`AGAIN`] | messages that are written anew by an open file on another |
@@ -45,6 +46,8 @@ pub const FILE: u8 = 30;
 pub const DRAFTS: u8 = 40;
 /// Batches that are being enqueued.
 pub const BATCHES: u8 = 50;
+/// The bytes of one draft that is open.
+pub const DRAFT: u8 = 55;
 /// Bare names.
 pub const NAMES: u8 = 60;
 /// What was taken through one open file.

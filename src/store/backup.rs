@@ -3,7 +3,7 @@
 //! ```text
 //! BACKUP/backup    the manifest, JSON: written last, so that a directory without it is no backup
 //! BACKUP/db/       RocksDB, as in a store
-//! BACKUP/bodies/   the bodies of large messages, and the drafts, as in a store
+//! BACKUP/bodies/   the bodies of large messages, and large drafts, as in a store
 //! ```
 //!
 //! A store is never opened in a backup: opening changes it.

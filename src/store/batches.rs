@@ -12,10 +12,10 @@ use super::db::{Batch, Family};
 use super::drafts::draft_due;
 use super::keys::{self, DeadlineKind};
 use super::limits::Need;
-use super::record::{self, Counters, DraftRecord, NewMessage, QueueRecord};
+use super::record::{self, Counters, DraftBody, DraftRecord, NewMessage, QueueRecord};
 use super::state::{Queue, State, deadlines};
 use super::users::Owned;
-use super::{Entry, MarkRights, NewBody, NewQueue, Onto, Store};
+use super::{Entry, MarkRights, NewBody, NewQueue, Onto, Store, draft_bytes};
 
 /// No batch holds more files: enqueuing them is one operation, for which all others wait.
 pub const BATCH_MAX: u64 = 100_000;
@@ -31,7 +31,7 @@ pub struct BatchFile<'a> {
     pub modified_ns: i64,
     /// The same of its time of access.
     pub accessed_ns: i64,
-    /// Its bytes; in a file, the draft's own, synced.
+    /// Its bytes; those that are in a file or in the database are the draft's own, a file synced.
     pub body: NewBody<'a>,
 }
 
@@ -160,17 +160,22 @@ impl Store {
         Ok(())
     }
 
-    /// Removes a batch with all its files; gives their numbers. The caller removes the body files after the next sync.
-    pub fn drop_batch(&self, id: u64, now: u64) -> Result<Vec<u64>> {
+    /// Removes a batch with all its files; gives how many, and the numbers of body files, which the caller removes after the next
+    /// sync.
+    pub fn drop_batch(&self, id: u64, now: u64) -> Result<(u64, Vec<u64>)> {
         let mut state = self.lock();
         let mut batch = self.db.batch();
         let files = self.batch_files(id)?;
-        for (draft, _) in &files {
-            self.drop_draft(&mut state, &mut batch, *draft, &self.draft(*draft)?)?;
+        let mut left = Vec::new();
+        for (id, _) in &files {
+            let draft = self.draft(*id)?;
+            self.drop_draft(&mut state, &mut batch, *id, &draft)?;
+            draft_bytes::erase(&mut batch, *id, &draft);
+            left.extend((draft.body == DraftBody::File).then_some(*id));
         }
         self.leave_batch(&mut state, &mut batch, id)?;
         state.commit(&self.db, batch, now)?;
-        Ok(files.into_iter().map(|(draft, _)| draft).collect())
+        Ok((files.len() as u64, left))
     }
 
     /// When a batch that gets and loses no file any more is removed, in milliseconds since the epoch; 0: never.
@@ -232,10 +237,14 @@ impl Store {
                 return Err(Error::Busy);
             }
             self.drop_draft(&mut state, &mut batch, file.draft, &draft)?;
-            let mut new = file.message(draft, target);
+            let passes_on = draft_bytes::passes_on(file.draft, &draft, &file.body)?;
+            let mut new = file.message(draft.clone(), target);
             change(&mut new)?;
             let message = self.add(&mut state, &mut batch, new, file.body, now)?;
-            if message.is_none() || matches!(file.body, NewBody::Inline(_)) {
+            if message.is_none() || !passes_on {
+                draft_bytes::erase(&mut batch, file.draft, &draft);
+            }
+            if draft.body == DraftBody::File && (message.is_none() || matches!(file.body, NewBody::Inline(_))) {
                 left.push(file.draft);
             }
             match message {

@@ -1,4 +1,4 @@
-//! The files of the store's own: drafts, and message bodies too large for the database.
+//! The files of the store's own: message bodies and drafts that are too large for the database.
 //!
 //! A file is named by its number, in hexadecimal, below `bodies/` in one of 256 directories by its last byte. It belongs to the
 //! draft of that number, or to the message that the `b` key of that number names; a file that belongs to neither was left by

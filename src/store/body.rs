@@ -29,14 +29,8 @@ impl Body {
         match record.body {
             BodyPlace::Empty => Ok(Body::Inline(Vec::new())),
             BodyPlace::File(id) => Ok(Body::File(BodyFile::open(db, bodies, id, record.size)?)),
-            BodyPlace::Inline(id) => {
-                let bytes = db.get(Family::Bodies, &keys::body(id))?;
-                match bytes {
-                    Some(bytes) if crc32fast::hash(&bytes) == record.crc => Ok(Body::Inline(bytes.to_vec())),
-                    Some(_) => Err(Error::Damaged(format!("body {id}: wrong checksum"))),
-                    None => Err(Error::Damaged(format!("body {id} is missing"))),
-                }
-            }
+            BodyPlace::Inline(id) => inline(db, &keys::body(id), record.crc).map(Body::Inline),
+            BodyPlace::Draft(id) => inline(db, &keys::draft_bytes(id), record.crc).map(Body::Inline),
         }
     }
 
@@ -66,6 +60,16 @@ impl Body {
         let mut last = None;
         self.read(self.size().saturating_sub(1), 1, |bytes| last = bytes.first().copied())?;
         Ok(last)
+    }
+}
+
+/// Bytes that are in the database under a key, with that checksum.
+pub(super) fn inline(db: &Db, key: &[u8], crc: u32) -> Result<Vec<u8>> {
+    let id = || keys::last_number(key).unwrap_or_default();
+    match db.get(Family::Bodies, key)? {
+        Some(bytes) if crc32fast::hash(&bytes) == crc => Ok(bytes.to_vec()),
+        Some(_) => Err(Error::Damaged(format!("body {}: wrong checksum", id()))),
+        None => Err(Error::Damaged(format!("body {} is missing", id()))),
     }
 }
 

@@ -1,9 +1,6 @@
 //! Drafts: ordinary files with a name that begins with a dot, until one is renamed and so published.
 //!
-//! The bytes of a draft are in the body file of its number, its name and attributes in a record. What `stat` shows as size
-//! and times is the body file's.
-
-use std::fs::File;
+//! Its name and attributes are in a record, which says where its bytes are ([`super::draft_bytes`]).
 
 use crate::error::{Error, Result};
 use crate::queue::config::QueueConfig;
@@ -18,10 +15,10 @@ use super::kept::enter_name;
 use super::keys::{self, DeadlineKind};
 use super::limits::Need;
 use super::named_drafts::{Seen, named_by};
-use super::record::{self, DraftRecord, NewMessage};
+use super::record::{self, DraftBody, DraftRecord, NewMessage};
 use super::state::State;
 use super::users::{Owned, Users};
-use super::{Enqueued, NewBody, Onto, Store};
+use super::{Enqueued, NewBody, Onto, Store, draft_bytes};
 
 /// While a draft is written, at most so many bytes are charged before they are there.
 const CHARGED_AHEAD: u64 = 1 << 20;
@@ -40,22 +37,19 @@ pub enum Published {
 }
 
 impl Store {
-    /// Makes a draft with an empty file, which is removed when its queue says; [`Error::Exists`] when its owner, who has `seen` so
-    /// much, finds something of that name. Gives its number and the open file.
-    pub fn make_draft(&self, mut record: DraftRecord, seen: Seen) -> Result<(u64, File)> {
-        let id = self.next_id()?;
-        let file = self.bodies.create(id)?;
-        let made = self.enter_draft(id, &mut record, seen);
-        if made.is_err() {
-            self.bodies.remove(id);
-        } else if record.due > 0 {
+    /// Makes a draft without bytes, which is removed when its queue says; [`Error::Exists`] when its owner, who has `seen` so
+    /// much, finds something of that name. Gives its number.
+    pub fn make_draft(&self, mut record: DraftRecord, seen: Seen) -> Result<u64> {
+        let id = self.enter_draft(&mut record, seen)?;
+        if record.due > 0 {
             self.deadlines.note(record.due);
         }
-        made.map(|()| (id, file))
+        Ok(id)
     }
 
-    fn enter_draft(&self, id: u64, record: &mut DraftRecord, seen: Seen) -> Result<()> {
+    fn enter_draft(&self, record: &mut DraftRecord, seen: Seen) -> Result<u64> {
         let mut state = self.lock();
+        let id = state.take_id(&self.db)?;
         let holder = state.queue(&self.db, record.queue)?;
         let in_batch = holder.record.batch;
         record.due = if in_batch { 0 } else { draft_due(&holder.config, &record.name, record.created) };
@@ -67,7 +61,8 @@ impl Store {
         self.count_draft(&mut state, record, 0)?;
         let mut batch = self.db.batch();
         put_draft(&mut batch, id, record, in_batch);
-        state.commit(&self.db, batch, record.created)
+        state.commit(&self.db, batch, record.created)?;
+        Ok(id)
     }
 
     /// A draft's record.
@@ -102,7 +97,7 @@ impl Store {
     }
 
     /// The bytes of a draft, as they are charged to its owner.
-    fn charged(&self, id: u64) -> Result<u64> {
+    pub(super) fn charged(&self, id: u64) -> Result<u64> {
         let found = self.db.get(Family::Meta, &keys::draft_size(id))?;
         Ok(found.and_then(|size| keys::last_number(&size)).unwrap_or(0))
     }
@@ -149,7 +144,7 @@ impl Store {
         Ok(())
     }
 
-    /// Removes a draft. Its file is removed once that is durable; whoever has it open keeps its bytes.
+    /// Removes a draft, and its bytes from the database. A file is removed once that is durable; whoever has it open keeps it.
     pub fn remove_draft(&self, id: u64, now: u64) -> Result<()> {
         self.remove_draft_if(id, |_| true, now)
     }
@@ -168,10 +163,18 @@ impl Store {
         }
         let mut batch = self.db.batch();
         self.drop_draft(&mut state, &mut batch, id, &draft)?;
+        draft_bytes::erase(&mut batch, id, &draft);
         state.commit(&self.db, batch, now)?;
         drop(state);
-        self.syncer.remove_file(id);
+        self.remove_file_of(id, &draft);
         Ok(())
+    }
+
+    /// Removes the file of a draft that is gone, if it had one.
+    fn remove_file_of(&self, id: u64, draft: &DraftRecord) {
+        if draft.body == DraftBody::File {
+            self.syncer.remove_file(id);
+        }
     }
 
     /// Counts another draft of a queue or batch, for whose bytes its owner is charged so much.
@@ -185,6 +188,7 @@ impl Store {
         Ok(())
     }
 
+    /// Adds to a change: a draft vanishes, its bytes excepted.
     pub(super) fn drop_draft(
         &self,
         state: &mut State,
@@ -228,7 +232,8 @@ impl Store {
             Ok(other) => {
                 let record = self.draft(other)?;
                 self.drop_draft(&mut state, &mut batch, other, &record)?;
-                Some(other)
+                draft_bytes::erase(&mut batch, other, &record);
+                Some((other, record))
             }
             Err(Error::NotFound) if self.name_taken_but_by_draft(&mut state, queue, name)? => {
                 return Err(Error::Exists);
@@ -240,7 +245,7 @@ impl Store {
         // Who renames it need not be its owner, who may have another of that name.
         let owners =
             self.db.get(Family::Meta, &named_by(&after, in_batch))?.and_then(|other| keys::last_number(&other));
-        if owners.is_some_and(|other| other != id && Some(other) != replaced) {
+        if owners.is_some_and(|other| other != id && replaced.as_ref().is_none_or(|(replaced, _)| *replaced != other)) {
             return Err(Error::Exists);
         }
         let charged = self.charged(id)?;
@@ -254,10 +259,10 @@ impl Store {
         if after.due > 0 {
             self.deadlines.note(after.due);
         }
-        if let Some(replaced) = replaced {
-            self.syncer.remove_file(replaced);
-        }
-        Ok(replaced)
+        Ok(replaced.map(|(replaced, record)| {
+            self.remove_file_of(replaced, &record);
+            replaced
+        }))
     }
 
     /// When a draft is removed that goes to another place. A file of a batch has no end of its own, so that no batch loses
@@ -279,7 +284,8 @@ impl Store {
         })
     }
 
-    /// Makes a draft's bytes a message in one step. [`Error::QueueFull`] and [`Error::Paused`], unless room was kept for it under
+    /// Makes a draft's bytes a message in one step. Only one that is gone then can leave them to it ([`NewBody::Draft`]);
+    /// [`Error::Busy`] when they are not those that it has. [`Error::QueueFull`] and [`Error::Paused`], unless room was kept for it under
     /// the draft's number; [`Error::MessageTooLarge`]. When that is a duplicate, a body file of the caller's stays the caller's. In
     /// the same step the delivery `settles` is acknowledged; [`Error::NotFound`] when it is over.
     /// Where names are kept, the message of that name makes way as `onto` says.
@@ -293,6 +299,7 @@ impl Store {
     ) -> Result<Enqueued> {
         let mut state = self.lock();
         let record = self.draft(draft)?;
+        let passes_on = draft_bytes::passes_on(draft, &record, &body)?;
         let queue = new.queue;
         settles.map_or(Ok(()), |settles| self.lasts(&mut state, settles))?;
         let need = Need::of_one(body.size(), self.order_in(&mut state, queue, &new.attributes)?);
@@ -325,6 +332,9 @@ impl Store {
         let dropped = self.drop_oldest(&mut state, &mut batch, queue, plan, now)?;
         if then == Published::Gone {
             self.drop_draft(&mut state, &mut batch, draft, &record)?;
+            if !passes_on || added.is_none() {
+                draft_bytes::erase(&mut batch, draft, &record);
+            }
         }
         state.commit(&self.db, batch, now)?;
         state.give_back_room(queue, draft);
@@ -333,7 +343,7 @@ impl Store {
         self.discard_bodies(settled);
         let moved = added.is_some() && matches!(body, NewBody::File { id, .. } if id == draft);
         if then == Published::Gone && !moved {
-            self.syncer.remove_file(draft);
+            self.remove_file_of(draft, &record);
         }
         self.discard_replaced(replaced);
         let Some(added) = added else { return Ok(Enqueued::Duplicate) };

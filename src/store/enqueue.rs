@@ -24,6 +24,15 @@ use super::{Enqueued, Onto, ROOT, Store, bodies, stored_sums};
 pub enum NewBody<'a> {
     /// At most [`INLINE_MAX`](super::INLINE_MAX) bytes.
     Inline(&'a [u8]),
+    /// The bytes of the small draft that is published, which stay where they are.
+    Draft {
+        /// Its number.
+        id: u64,
+        /// As its record has it.
+        size: u32,
+        /// As its record has it.
+        crc: u32,
+    },
     /// The body file of this number, with so many bytes.
     File {
         /// Its number.
@@ -53,6 +62,7 @@ impl NewBody<'_> {
     pub fn size(&self) -> u64 {
         match self {
             NewBody::Inline(bytes) => bytes.len() as u64,
+            NewBody::Draft { size, .. } => u64::from(*size),
             NewBody::File { size, .. } => *size,
         }
     }
@@ -374,7 +384,11 @@ impl Store {
 /// Adds to a change: the message `seq`, of that record, has this body.
 pub(super) fn put_body(batch: &mut Batch<'_>, seq: u64, record: &mut MessageRecord, body: NewBody<'_>) {
     match body {
-        NewBody::Inline(b"") => {}
+        NewBody::Inline(b"") | NewBody::Draft { size: 0, .. } => {}
+        NewBody::Draft { id, size, crc } => {
+            (record.size, record.crc) = (size.into(), crc);
+            record.body = BodyPlace::Draft(id);
+        }
         NewBody::Inline(bytes) => {
             record.size = bytes.len() as u64;
             record.body = BodyPlace::Inline(seq);

@@ -26,7 +26,8 @@
 //! | `default` | `v` draft | its bytes, as they are charged to its owner |
 //! | `default` | `s` name | a number of the store's own: `next_seq`, `next_id`, those of [`super::users`]; `measured`: there are `r` keys |
 //! | `messages` | sequence number | [`MessageRecord`](super::record::MessageRecord) |
-//! | `bodies` | body | the bytes of a small body |
+//! | `bodies` | sequence number | the bytes of a small body |
+//! | `bodies` | `d` draft | the bytes of a small draft, and of the message that it becomes |
 //! | `index` | queue state order seq | the producer's name: the listing of a state, in delivery order |
 //! | `index` | queue state + 16 since (ms) seq | empty: the messages in a state by since when, see [`super::oldest`] |
 //! | `deadlines` | due (ms) kind id | empty; for a deduplication id, its `h` key |
@@ -360,6 +361,11 @@ pub fn setting(name: &str) -> Vec<u8> {
 /// The record of a message.
 pub fn message(seq: u64) -> [u8; 8] {
     seq.to_be_bytes()
+}
+
+/// The bytes of a small draft. No number is so large that [`body`] makes such a key.
+pub fn draft_bytes(draft: u64) -> [u8; 9] {
+    tagged(b'd', draft)
 }
 
 /// The bytes of a small body.

@@ -27,7 +27,7 @@ impl Store {
         for body in bodies {
             let id = match body {
                 NewBody::File { id, .. } => *id,
-                NewBody::Inline(_) => state.take_id(&self.db)?,
+                NewBody::Inline(_) | NewBody::Draft { .. } => state.take_id(&self.db)?,
             };
             let added = self.add(&mut state, &mut batch, NewMessage { id, ..each.clone() }, *body, now)?;
             first = first.or(added);

@@ -1,7 +1,7 @@
 //! What the store promises of marks, and of deliveries that are acknowledged along.
 
 use super::batches::BatchFile;
-use super::record::{DraftRecord, NewMessage};
+use super::record::{DraftBody, DraftRecord, InlineDraft, NewMessage};
 use super::tests::{NOBODY, message, open, queue};
 use super::{Enqueued, MarkRights, NewBody, NewQueue, Of, Onto, Published, ROOT, Seen, Store};
 use crate::error::{Error, Result};
@@ -30,8 +30,18 @@ fn batch(store: &Store, queue: u64, is: &[(&str, &str)], was: &[(&str, &str)]) -
 
 fn draft(store: &Store, queue: u64, name: &str) -> u64 {
     let (name, attributes) = (name.as_bytes().to_vec(), vec![(SETTLES.to_owned(), b"x".to_vec())]);
-    let record = DraftRecord { queue, name, uid: 1, gid: 2, mode: 0o600, created: 5, due: 0, attributes };
-    store.make_draft(record, Seen::ALL).unwrap().0
+    let record = DraftRecord {
+        queue,
+        name,
+        uid: 1,
+        gid: 2,
+        mode: 0o600,
+        created: 5,
+        due: 0,
+        body: DraftBody::Inline(InlineDraft::default()),
+        attributes,
+    };
+    store.make_draft(record, Seen::ALL).unwrap()
 }
 
 fn publish(store: &Store, (batch, draft): (u64, u64), queue: u64, settles: &[Settles]) -> Result<Vec<u64>> {

@@ -22,6 +22,7 @@ mod dead_letters;
 pub mod deadlines;
 mod deaths;
 mod departures;
+mod draft_bytes;
 mod drafts;
 mod duplicates;
 mod enqueue;
@@ -338,7 +339,8 @@ impl Store {
         self.state.lock().gave_out(seq)
     }
 
-    /// Removes the body files that a crash left without an owner; gives how many. Safe while the store is in use.
+    /// Removes the body files that a crash left without an owner; gives how many. Safe while the store is in use: that of a draft stays
+    /// though its record does not name it, because it may be about to.
     pub fn sweep(&self) -> Result<usize> {
         // Without the lock. A draft's file becomes a message's in one change, and never the other way round: asked in this order,
         // one of the two answers yes whenever that happens.

@@ -7,7 +7,7 @@ use std::io::Write;
 
 use tempfile::TempDir;
 
-use super::record::{DraftRecord, MessageRecord, NewMessage};
+use super::record::{DraftBody, DraftRecord, InlineDraft, MessageRecord, NewMessage};
 use super::sums::Sums;
 use super::tests::{NOBODY, message, open};
 use super::{DeadReason, DeadlineKind, Enqueued, INLINE_MAX, NewBody, Of, Seen, Store};
@@ -42,13 +42,16 @@ struct Staged<'a> {
     id: u64,
     bytes: &'a [u8],
     sums: Option<Sums>,
+    /// The draft that has it in the database and leaves it there.
+    stored: Option<InlineDraft>,
 }
 
 impl Staged<'_> {
     fn body(&self) -> NewBody<'_> {
-        match &self.sums {
-            None => NewBody::Inline(self.bytes),
-            Some(sums) => NewBody::File { id: self.id, size: self.bytes.len() as u64, synced: true, sums },
+        match (&self.sums, self.stored) {
+            (None, None) => NewBody::Inline(self.bytes),
+            (None, Some(InlineDraft { size, crc, .. })) => NewBody::Draft { id: self.id, size, crc },
+            (Some(sums), _) => NewBody::File { id: self.id, size: self.bytes.len() as u64, synced: true, sums },
         }
     }
 }
@@ -96,7 +99,15 @@ impl Tested {
             bodies.sync(id, &file).unwrap();
             Sums::of_file(&bodies.open_read(id).unwrap(), bytes.len() as u64).unwrap()
         });
-        Staged { id, bytes, sums }
+        Staged { id, bytes, sums, stored: None }
+    }
+
+    /// The same of a draft, which is gone then.
+    fn left_by<'a>(&self, draft: u64, bytes: &'a [u8]) -> Staged<'a> {
+        match self.store().draft(draft).unwrap().body {
+            DraftBody::Inline(inline) => Staged { id: draft, bytes, sums: None, stored: Some(inline) },
+            DraftBody::File => self.staged(draft, bytes),
+        }
     }
 
     /// The sequence number and record of a message.
@@ -139,10 +150,17 @@ impl Tested {
     fn make_draft(&self, queue: u64, name: &str, text: &str, props: Props) -> u64 {
         let name = name.as_bytes().to_vec();
         let (uid, gid, mode, created, due, attributes) = (0, 0, 0o644, self.now, 0, attributes(props));
-        let record = DraftRecord { queue, name, uid, gid, mode, created, due, attributes };
-        let (draft, mut file) = self.store().make_draft(record, Seen::ALL).unwrap();
+        let body = DraftBody::Inline(InlineDraft::new(created));
+        let record = DraftRecord { queue, name, uid, gid, mode, created, due, body, attributes };
+        let draft = self.store().make_draft(record, Seen::ALL).unwrap();
+        if text.len() <= INLINE_MAX {
+            self.store().put_draft(draft, InlineDraft::new(created), Some(text.as_bytes())).unwrap();
+            return draft;
+        }
+        let mut file = self.store().bodies().create(draft).unwrap();
         file.write_all(text.as_bytes()).unwrap();
         self.store().bodies().sync(draft, &file).unwrap();
+        self.store().draft_to_file(draft, text.len() as u64).unwrap();
         draft
     }
 

@@ -91,12 +91,23 @@ pub(super) fn named_by(draft: &DraftRecord, in_batch: bool) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::record::{DraftBody, InlineDraft};
     use super::super::tests::{open, queue};
     use super::*;
 
     fn draft(queue: u64, uid: u32) -> DraftRecord {
         let attributes = Vec::new();
-        DraftRecord { queue, name: b".d".to_vec(), uid, gid: 1, mode: 0o600, created: 0, due: 0, attributes }
+        DraftRecord {
+            queue,
+            name: b".d".to_vec(),
+            uid,
+            gid: 1,
+            mode: 0o600,
+            created: 0,
+            due: 0,
+            body: DraftBody::Inline(InlineDraft::default()),
+            attributes,
+        }
     }
 
     fn own(uid: u32) -> Seen {
@@ -112,8 +123,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path());
         let q = queue(&store, "q");
-        let (anns, _) = store.make_draft(draft(q, 1), own(1)).unwrap();
-        let (bobs, _) = store.make_draft(draft(q, 2), own(2)).unwrap();
+        let anns = store.make_draft(draft(q, 1), own(1)).unwrap();
+        let bobs = store.make_draft(draft(q, 2), own(2)).unwrap();
         assert!(matches!(store.make_draft(draft(q, 2), own(2)), Err(Error::Exists)));
         assert!(matches!(store.make_draft(draft(q, 3), all(3)), Err(Error::Exists)));
         let find = |seen| store.find_draft(q, b".d", seen).ok();
@@ -150,7 +161,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path());
         let q = queue(&store, "q");
-        let (id, _) = store.make_draft(draft(q, 1), own(1)).unwrap();
+        let id = store.make_draft(draft(q, 1), own(1)).unwrap();
         let mut batch = store.db.batch();
         batch.delete(Family::Meta, &keys::draft_by_name(q, b".d", 1));
         batch.put(Family::Meta, &keys::draft_by_name_alone(q, b".d"), &id.to_be_bytes());

@@ -6,7 +6,7 @@
 //! in the new version when it is next changed.
 //!
 //! Version 1: the first. Version 2: what priorities, delays, times to live, purges and batches need. Version 3: the identity of
-//! deliveries, the history of deaths, times that programs set, and since when a message is in its state.
+//! deliveries, the history of deaths, times that programs set, since when a message is in its state, and drafts that have no file.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -16,7 +16,7 @@ use crate::queue::delivery::Delivery;
 use crate::queue::state::State;
 use crate::queue::worker::ProcessId;
 
-use super::upgrade::{Counters1, Counters2, Message1, Message2, Queue1, Queue2};
+use super::upgrade::{Counters1, Counters2, Draft2, Message1, Message2, Queue1, Queue2};
 
 /// The version of every record that this code writes.
 pub const VERSION: u8 = 3;
@@ -30,6 +30,8 @@ pub enum BodyPlace {
     Inline(u64),
     /// In a file of the store's own, of this number.
     File(u64),
+    /// In the `bodies` column family, where the bytes of the draft of this number were that it was.
+    Draft(u64),
 }
 
 /// Who holds a claimed message, and until when.
@@ -344,6 +346,42 @@ impl Counters {
     }
 }
 
+/// Where the bytes of a draft are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DraftBody {
+    /// In the file of its number, which has its length and times, too.
+    File,
+    /// In the database.
+    Inline(InlineDraft),
+}
+
+/// A draft whose bytes are in the database.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InlineDraft {
+    /// Their number, [`INLINE_MAX`](super::INLINE_MAX) at most.
+    pub size: u32,
+    /// Their CRC-32.
+    pub crc: u32,
+    /// What `stat` shows as its time of modification, in nanoseconds since the epoch.
+    pub modified_ns: i64,
+    /// What `stat` shows as its time of access, in nanoseconds since the epoch.
+    pub accessed_ns: i64,
+    /// Somebody has set a time since the bytes were changed.
+    pub times_set: bool,
+    /// An `fsync` has promised that they survive a power cut.
+    pub synced: bool,
+    /// So many bytes were put into the database for it, whenever they changed.
+    pub put: u64,
+}
+
+impl InlineDraft {
+    /// An empty one that is made at that time, in milliseconds since the epoch.
+    pub fn new(now: u64) -> Self {
+        let now_ns = i64::try_from(now).unwrap_or(i64::MAX).saturating_mul(1_000_000);
+        Self { modified_ns: now_ns, accessed_ns: now_ns, ..Self::default() }
+    }
+}
+
 /// A draft.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DraftRecord {
@@ -361,6 +399,8 @@ pub struct DraftRecord {
     pub created: u64,
     /// When it is removed (`draft_ttl`), in milliseconds since the epoch; 0: never.
     pub due: u64,
+    /// Where its bytes are.
+    pub body: DraftBody,
     /// Properties and headers.
     pub attributes: Vec<(String, Vec<u8>)>,
 }
@@ -425,7 +465,7 @@ pub fn decode_counters(bytes: &[u8]) -> Result<Counters> {
 
 /// Reads a draft's record.
 pub fn decode_draft(bytes: &[u8]) -> Result<DraftRecord> {
-    decode::<_, DraftRecord, DraftRecord>(bytes, "draft record")
+    decode::<_, Draft2, Draft2>(bytes, "draft record")
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //!
 //! - a body file is never changed once its message is visible, and while a snapshot is being made none is removed
 //!   ([`super::removals`]), so whatever the checkpoint names is still there;
-//! - the files that may be changed are copied: drafts, and the bodies of messages that were hidden during the checkpoint.
+//! - the files that may be changed are copied: those of drafts, and the bodies of messages that were hidden during the checkpoint.
 //!   When a writer of such a message has written on, the copy is not what the checkpoint names; the manifest says so, and the
 //!   message is not restored. Nobody could see it yet, and its writers are not finished.
 //!
@@ -24,7 +24,7 @@ use super::beneath::Dir;
 use super::bodies::place;
 use super::database::{self, DB};
 use super::db::{Db, Family, Recovery};
-use super::record::{self, BodyPlace};
+use super::record::{self, BodyPlace, DraftBody, DraftRecord};
 use super::{Bodies, BodyFile, FORMAT, Store, keys};
 
 /// The directory in the store.
@@ -207,7 +207,7 @@ impl Making<'_> {
         Ok(bytes)
     }
 
-    /// Copies the drafts, those in batches too: they may be written to.
+    /// Copies the files of drafts, of those in batches too: they may be written to.
     fn place_drafts(&mut self) -> Result<()> {
         let mut from = 0;
         loop {
@@ -215,8 +215,13 @@ impl Making<'_> {
             let Some((last, _)) = some.last() else { return Ok(()) };
             from = last + 1;
             for (id, _) in some {
-                let copied = self.copy(id);
                 self.manifest.drafts += 1;
+                let draft = self.db.get(Family::Meta, &keys::draft(id))?.map(|draft| record::decode_draft(&draft));
+                // The small ones are in the database.
+                if matches!(draft, Some(Ok(DraftRecord { body: DraftBody::Inline(_), .. }))) {
+                    continue;
+                }
+                let copied = self.copy(id);
                 self.placed(id, copied)?;
             }
         }

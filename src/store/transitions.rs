@@ -506,6 +506,7 @@ impl Store {
         batch.delete(Family::Messages, &keys::message(seq));
         match record.body {
             BodyPlace::Inline(id) => batch.delete(Family::Bodies, &keys::body(id)),
+            BodyPlace::Draft(id) => batch.delete(Family::Bodies, &keys::draft_bytes(id)),
             BodyPlace::File(id) => {
                 batch.delete(Family::Meta, &keys::body_file(id));
                 self.readers.delete_sums(batch, id, record.size);

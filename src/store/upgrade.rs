@@ -6,7 +6,7 @@ use crate::queue::delivery::Delivery;
 use crate::queue::state::State;
 use crate::queue::worker::ProcessId;
 
-use super::record::{BodyPlace, Claim, Counters, MessageRecord, QueueRecord};
+use super::record::{BodyPlace, Claim, Counters, DraftBody, DraftRecord, MessageRecord, QueueRecord};
 
 /// [`Claim`] before version 3: deliveries had no identity.
 #[derive(Deserialize)]
@@ -152,6 +152,35 @@ pub struct Counters2 {
     dropped_total: u64,
     purged_total: u64,
     rejected_total: u64,
+}
+
+/// [`DraftRecord`] before version 3: each draft had a file.
+#[derive(Deserialize)]
+pub struct Draft2 {
+    queue: u64,
+    name: Vec<u8>,
+    uid: u32,
+    gid: u32,
+    mode: u32,
+    created: u64,
+    due: u64,
+    attributes: Vec<(String, Vec<u8>)>,
+}
+
+impl From<Draft2> for DraftRecord {
+    fn from(old: Draft2) -> Self {
+        Self {
+            queue: old.queue,
+            name: old.name,
+            uid: old.uid,
+            gid: old.gid,
+            mode: old.mode,
+            created: old.created,
+            due: old.due,
+            body: DraftBody::File,
+            attributes: old.attributes,
+        }
+    }
 }
 
 impl From<Claim2> for Claim {

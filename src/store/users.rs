@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 
 use super::db::{Batch, Db, Family};
-use super::record::{self, DraftRecord, MessageRecord, QueueRecord};
+use super::record::{self, DraftBody, DraftRecord, MessageRecord, QueueRecord};
 use super::{ROOT, Store, keys};
 
 /// What a message or draft costs besides its bytes, in bytes: about what its record and its places in listings take.
@@ -369,6 +369,16 @@ impl Store {
         UserBytes { users: self.on_the_way.clone(), uid, bytes: 0 }
     }
 
+    /// Of a draft that is being written so many bytes are not charged yet; [`Error::UserLimit`], and nothing has changed, when its owner
+    /// has too much.
+    pub fn hold_uncharged(&self, held: &mut UserBytes, bytes: u64) -> Result<()> {
+        if bytes > held.bytes {
+            self.admit_bytes_of(held.uid, bytes - held.bytes)?;
+            held.set(bytes);
+        }
+        Ok(())
+    }
+
     /// A message that is being written is so long from now on; [`Error::UserLimit`], and as long as before, when its user has too
     /// much.
     pub fn hold_bytes(&self, held: &mut UserBytes, bytes: u64) -> Result<()> {
@@ -398,7 +408,10 @@ impl Store {
         })?;
         self.db.scan(Family::Meta, keys::DRAFTS, keys::DRAFTS, |key, value| {
             if let (Some(id), Ok(draft)) = (keys::last_number(key), record::decode_draft(value)) {
-                let size = self.bodies.metadata(id).map_or(0, |file| file.len());
+                let size = match draft.body {
+                    DraftBody::File => self.bodies.metadata(id).map_or(0, |file| file.len()),
+                    DraftBody::Inline(inline) => inline.size.into(),
+                };
                 batch.put(Family::Meta, &keys::draft_size(id), &size.to_be_bytes());
                 users.entry(draft.uid).or_default().add(Owned::draft(&draft, size));
             }

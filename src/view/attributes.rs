@@ -1,6 +1,5 @@
 //! What `stat` shows of each node.
 
-use std::fs::Metadata;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::clock;
@@ -172,12 +171,6 @@ impl View {
         let owner = (writer.uid, writer.gid, writer.mode);
         let shown = self.file(Node::Writer(writer.id()), writer.size(), owner, writer.modified());
         Attributes { accessed: writer.accessed(), links: u32::from(!writer.is_unlinked()), ..shown }
-    }
-
-    pub(super) fn draft_attributes(&self, id: u64, draft: &DraftRecord, file: &Metadata) -> Result<Attributes> {
-        let owner = (draft.uid, draft.gid, draft.mode);
-        let shown = self.file(Node::Draft(id), file.len(), owner, file.modified()?);
-        Ok(Attributes { accessed: file.accessed()?, ..shown })
     }
 
     /// What a directory or control file of a queue shows: the queue's owner and group, the mode derived for each class.

@@ -14,12 +14,11 @@ use crate::on_behalf;
 use crate::queue::config::Durability;
 use crate::queue::mark::Settles;
 use crate::queue::name::{Name, check_entry_name, check_queue_name, classify, is_staged};
-use crate::store::record::NewMessage;
+use crate::store::record::{DraftBody, InlineDraft, NewMessage};
 use crate::store::sums::Sums;
 use crate::store::{BatchFile, Done, Due, INLINE_MAX, MarkRights, Need, NewBody, Onto, ROOT, Room, Seen};
 
 use super::access::Caller;
-use super::attributes::ns_of;
 use super::offload::{By, Call, Step, Task};
 use super::publishing::{PIECE, add_sums};
 use super::staging::read_file_at;
@@ -61,6 +60,8 @@ struct Candidate {
     /// Its times of modification and of access.
     times_ns: (i64, i64),
     size: usize,
+    /// Its bytes, if they are in the database.
+    stored: Option<InlineDraft>,
 }
 
 /// A file that has been read.
@@ -76,6 +77,8 @@ struct Ready {
 
 /// Where the bytes of a file of a batch are.
 enum Place {
+    /// In the database, with that checksum.
+    Stored(u32),
     /// Among those of all small files, from there on.
     Inline(usize),
     /// In its own file.
@@ -92,6 +95,7 @@ struct Contents {
 impl Contents {
     fn file<'a>(&'a self, ready: &'a Ready) -> BatchFile<'a> {
         let body = match &ready.place {
+            Place::Stored(crc) => NewBody::Draft { id: ready.draft, size: ready.size as u32, crc: *crc },
             Place::Inline(at) => NewBody::Inline(&self.inline[*at..*at + ready.size]),
             Place::File(sums) => NewBody::File { id: ready.draft, size: ready.size as u64, synced: true, sums },
         };
@@ -162,7 +166,7 @@ impl View {
     /// Makes a draft a file of a batch, or gives such a file another name.
     pub(super) fn rename_into_batch(&self, draft: u64, to: (u64, &[u8]), keep: bool) -> Result<()> {
         self.check_batch_file(to.0, to.1)?;
-        self.store.rename_draft(draft, to, (Seen::ALL, keep), clock::now_ms(), |_| Ok(())).map(drop)
+        self.rename_over(draft, to, (Seen::ALL, keep), |_| Ok(()))
     }
 
     /// Renames a batch: to another name, which leaves it what it is, or to a queue's directory, which enqueues it.
@@ -334,10 +338,14 @@ impl View {
             return Err(Error::NoSpace);
         }
         let name = self.producer_name(order.target, name)?.to_vec();
-        let stat = self.store.bodies().metadata(draft)?;
-        let size = usize::try_from(stat.len()).map_err(|_| Error::MessageTooLarge)?;
-        let times_ns = (ns_of(stat.modified()?), ns_of(stat.accessed()?));
-        reading.left.push_back(Candidate { draft, name, times_ns, size });
+        let shown = self.draft_shown(draft, &record)?;
+        let size = usize::try_from(shown.size).map_err(|_| Error::MessageTooLarge)?;
+        let times_ns = (shown.modified_ns, shown.accessed_ns);
+        let stored = match record.body {
+            DraftBody::Inline(inline) => Some(inline),
+            DraftBody::File => None,
+        };
+        reading.left.push_back(Candidate { draft, name, times_ns, size, stored });
         Ok(())
     }
 
@@ -345,11 +353,13 @@ impl View {
     fn read_some(&self, reading: &mut Reading) -> Result<()> {
         let mut bytes = 0;
         while bytes < PIECE
-            && let Some(Candidate { draft, size, .. }) = reading.left.front()
+            && let Some(Candidate { draft, size, stored, .. }) = reading.left.front()
         {
             let (draft, size) = (*draft, *size);
             let inline = size <= INLINE_MAX && reading.contents.inline.len() + size <= INLINE_IN_ALL;
-            let (place, size) = if inline {
+            let (place, size) = if let Some(stored) = stored {
+                (Place::Stored(stored.crc), stored.size as usize)
+            } else if inline {
                 let read = read_file_at(&self.store.bodies().open_read(draft)?, 0, size)?;
                 let at = reading.contents.inline.len();
                 reading.contents.inline.extend(&read);
@@ -368,7 +378,7 @@ impl View {
                 reading.files.push(draft);
                 (Place::File(Sums::of(sums)), size)
             };
-            bytes += size.max(SMALL);
+            bytes += if matches!(place, Place::Stored(_)) { SMALL } else { size.max(SMALL) };
             let Some(Candidate { draft, name, times_ns, .. }) = reading.left.pop_front() else { return Ok(()) };
             reading.contents.files.push(Ready { draft, name, times_ns, size, place });
         }
@@ -439,9 +449,9 @@ impl View {
         {
             return Ok(None);
         }
-        let dropped = self.store.drop_batch(batch, now)?;
+        let (dropped, left) = self.store.drop_batch(batch, now)?;
         drop((drafts, enqueued));
-        dropped.iter().for_each(|file| self.store.discard_body(*file));
-        Ok(Some(dropped.len() as u64))
+        left.iter().for_each(|file| self.store.discard_body(*file));
+        Ok(Some(dropped))
     }
 }

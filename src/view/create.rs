@@ -118,9 +118,9 @@ impl View {
         (properties, seen): (Pairs, Seen),
     ) -> Result<(Attributes, Opened)> {
         match self.create_draft(caller, (queue, name), mode, properties, seen) {
-            Ok((id, file)) => {
+            Ok((id, open)) => {
                 let attributes = self.attributes(Node::Draft(id))?;
-                let handle = self.handles.add(caller, Handle::Draft { id, file, writes: true });
+                let handle = self.handles.add(caller, Handle::Draft { id, open, writes: true });
                 Ok((attributes, Opened::plain(handle)))
             }
             // Somebody else made it between the kernel's lookup and now.

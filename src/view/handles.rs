@@ -1,7 +1,6 @@
 //! Open files.
 
 use std::collections::{BTreeMap, HashMap, hash_map};
-use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -13,6 +12,8 @@ use crate::queue::worker::ProcessId;
 use super::access::Caller;
 use super::backup::Backup;
 use super::control::ConfigEdit;
+use super::draft::SharedDraft;
+use super::few::part;
 use super::held::{Budget, Held, shares};
 use super::line_reader::LineReader;
 use super::line_writer::SharedLines;
@@ -20,7 +21,6 @@ use super::locking::Again;
 use super::nack::Nacker;
 use super::open_body::OpenBody;
 use super::purge::Purger;
-use super::read::window;
 use super::rendering::Excerpt;
 use super::take::Take;
 use super::writer::SharedWriter;
@@ -45,8 +45,8 @@ pub enum Handle {
     Draft {
         /// Its number.
         id: u64,
-        /// Its file.
-        file: Arc<File>,
+        /// Its bytes.
+        open: Arc<SharedDraft>,
         /// It was opened for writing.
         writes: bool,
     },
@@ -101,7 +101,7 @@ impl Text {
     /// Calls `with` with at most `size` bytes from `offset` on. [`Error::Stale`] when it was told long ago, and its memory was needed.
     pub fn read(&self, offset: u64, size: usize, with: impl FnOnce(&[u8])) -> Result<()> {
         match &self.words {
-            Words::Own(bytes) => with(window(bytes, offset, size)),
+            Words::Own(bytes) => with(part(bytes, offset, size)),
             Words::Of(excerpt) => return excerpt.read(offset, size, with),
         }
         Ok(())

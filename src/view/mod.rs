@@ -308,6 +308,7 @@ impl View {
             let mut writer = writer.lock();
             on_behalf::of(Some(writer.uid), || self.drop_unfinished(&mut writer));
         }
+        self.put_open_drafts();
         for lines in self.handles.line_writers() {
             self.drop_unfinished_lines(&lines);
         }

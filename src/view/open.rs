@@ -169,8 +169,8 @@ impl View {
                 self.refuse_second_writer(caller, id, None, flags)
             }
             Node::Draft(id) => {
-                let file = self.open_draft(id, flags.writes(), flags.truncates())?;
-                Ok(Opened::plain(self.handles.add(caller, Handle::Draft { id, file, writes: flags.writes() })))
+                let open = self.open_draft(id, caller.uid, flags.writes(), flags.truncates())?;
+                Ok(Opened::plain(self.handles.add(caller, Handle::Draft { id, open, writes: flags.writes() })))
             }
             Node::Config(queue) if flags.writes() => {
                 let edit = ConfigEdit::new(queue, caller.uid);

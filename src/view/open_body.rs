@@ -57,7 +57,7 @@ impl Deref for OpenBody {
 /// What an open message keeps in memory. The bytes of a large one, and its checksums, are read as they are asked for.
 fn bytes(message: &MessageRecord) -> usize {
     match message.body {
-        BodyPlace::Inline(_) => FILE + usize::try_from(message.size).unwrap_or(INLINE_MAX),
+        BodyPlace::Inline(_) | BodyPlace::Draft(_) => FILE + usize::try_from(message.size).unwrap_or(INLINE_MAX),
         BodyPlace::Empty | BodyPlace::File(_) => FILE,
     }
 }

@@ -11,7 +11,7 @@ use crate::store::sums::{BLOCK, Sums, read_block};
 use crate::store::{Done, INLINE_MAX, Published};
 
 use super::View;
-use super::draft::Target;
+use super::draft::{Content, Target};
 use super::offload::{By, Call, Step};
 use super::staging::read_file_at;
 
@@ -22,7 +22,7 @@ pub(super) const PIECE: usize = 8 << 20;
 pub(super) struct LargeBody {
     /// The number of the body file.
     to: u64,
-    from: File,
+    from: Arc<File>,
     /// The file, when it is a copy.
     copy: Option<File>,
     /// So much of it was copied.
@@ -35,7 +35,7 @@ pub(super) struct LargeBody {
 
 impl LargeBody {
     /// Of a draft's file `from` of so many bytes, which is to be the body file `to`. With `copy` that is another file.
-    pub fn new(to: u64, from: File, size: u64, copy: Option<File>) -> Self {
+    pub fn new(to: u64, from: Arc<File>, size: u64, copy: Option<File>) -> Self {
         Self { to, from, copy, copied: 0, size, synced: false, sums: Vec::new() }
     }
 
@@ -103,7 +103,10 @@ impl View {
         finish: impl FnOnce(Result<Durability>, Done) + Send + 'static,
         done: Done,
     ) {
-        let size = self.draft_size(id);
+        let size = match self.draft_size(id) {
+            Ok(size) => size,
+            Err(error) => return finish(Err(error), done),
+        };
         if size <= INLINE_MAX as u64 && target.then == Published::Gone {
             return finish(self.publish_draft(id, &target, None), done);
         }
@@ -147,10 +150,10 @@ impl View {
     /// The body of a draft; `None` when it is small.
     fn large_body(&self, id: u64, target: &Target) -> Result<Option<LargeBody>> {
         self.store.draft(id)?; // it may have been removed
-        let bodies = self.store.bodies();
-        let from = bodies.open_read(id)?;
-        let size = from.metadata()?.len();
+        let content = self.draft_content(id)?;
+        let size = content.size()?;
         self.store.config(target.queue)?.admit_size(size)?;
+        let Content::File(from) = content else { return Ok(None) };
         if size <= INLINE_MAX as u64 {
             return Ok(None);
         }
@@ -158,7 +161,7 @@ impl View {
             return Ok(Some(LargeBody::new(target.id, from, size, None)));
         }
         self.store.space().admit(size)?;
-        let copy = bodies.create(target.id)?;
+        let copy = self.store.bodies().create(target.id)?;
         Ok(Some(LargeBody::new(target.id, from, size, Some(copy))))
     }
 }

@@ -10,15 +10,10 @@ use crate::store::record::BodyPlace;
 use crate::store::{Done, Of, ROOT};
 
 use super::access::Caller;
+use super::few::part;
 use super::handles::{Handle, Hold, Lease};
 use super::offload::By;
-use super::staging::read_file_at;
 use super::{Node, View};
-
-pub(super) fn window(bytes: &[u8], offset: u64, size: usize) -> &[u8] {
-    let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
-    &bytes[start..start.saturating_add(size).min(bytes.len())]
-}
 
 impl View {
     /// Reads from an open file; `reply` gets the bytes, fewer than asked for only at the end. It is called at once, except
@@ -80,13 +75,16 @@ impl View {
                 with(&bytes);
             }
             Handle::Gone => return Err(Error::Stale),
-            Handle::Draft { file, .. } => with(&read_file_at(file, offset, size)?),
+            Handle::Draft { open, .. } => {
+                let bytes = open.lock().read_at(&self.store, offset, size)?;
+                with(&bytes);
+            }
             Handle::Text { text, .. } => text.read(offset, size, with)?,
-            Handle::Backup(backup) => with(window(&backup.text(), offset, size)),
+            Handle::Backup(backup) => with(part(&backup.text(), offset, size)),
             Handle::LineWriter(_) => return Err(Error::NotPermitted("not open for reading")),
             Handle::Config(edit) => {
                 let text = self.config_text(edit.lock().queue())?;
-                with(window(text.as_bytes(), offset, size));
+                with(part(text.as_bytes(), offset, size));
             }
             Handle::Take(_) | Handle::LineReader(_) => return Err(Error::NotSupported),
             Handle::Batch(_) => return Err(Error::IsDirectory),
@@ -143,7 +141,7 @@ impl View {
                     Err(error) => done(Err(error)),
                 };
             }
-            Ok(Handle::Draft { id, file, .. }) => self.write_draft(*id, file, offset, data),
+            Ok(Handle::Draft { id, open, .. }) => self.write_draft(*id, open, offset, data),
             Ok(Handle::Config(edit)) => edit.lock().write(self, data),
             Ok(
                 Handle::Reader(_)
@@ -174,9 +172,9 @@ impl View {
                 self.close_taken(take, tid);
                 done(Ok(()));
             }
-            Ok(Handle::Draft { id, file, writes: true }) => {
+            Ok(Handle::Draft { id, open, writes: true }) => {
                 let by = By { user: self.handles.opener(handle), thread: tid };
-                self.draft_closed(*id, file, by, done);
+                self.draft_closed(*id, open, by, done);
             }
             Ok(_) => done(Ok(())),
             Err(_) => done(Err(Error::Aborted)),
@@ -188,7 +186,7 @@ impl View {
         let by = By { user: self.handles.opener(handle), thread: tid };
         match self.handles.get(handle).as_deref() {
             Ok(Handle::Writer(id)) => self.sync_message(*id, by, done),
-            Ok(Handle::Draft { id, file, .. }) => self.sync_draft(*id, file.clone(), by, done),
+            Ok(Handle::Draft { id, open, .. }) => self.sync_draft(*id, open, by, done),
             Ok(Handle::LineWriter(lines)) => self.sync_lines(lines, tid, done),
             Ok(Handle::Reader(reader)) => match self.store.message(reader.seq) {
                 Ok(message) => self.sync(message.queue, by, done),
@@ -216,7 +214,7 @@ impl View {
     fn release_of(self: &Arc<Self>, handle: u64, open: &Handle) {
         match open {
             Handle::Writer(id) => self.release_message(*id),
-            Handle::Draft { id, writes, .. } => self.release_draft(*id, *writes),
+            Handle::Draft { id, open, writes } => self.release_draft(*id, open, *writes),
             Handle::Batch(batch) => self.release_batch(*batch),
             Handle::Reader(reader) => {
                 if let Hold::Lease(lease) = *reader.hold.lock() {

@@ -276,7 +276,7 @@ impl View {
             Ok((target, Some(replaced))) => {
                 let view = self.clone();
                 let done: Done = Box::new(move |published| {
-                    let removed = published.and_then(|()| match view.store.remove_draft(replaced, clock::now_ms()) {
+                    let removed = published.and_then(|()| match view.unlink_draft(replaced, clock::now_ms()) {
                         Err(Error::NotFound) => Ok(()),
                         removed => removed,
                     });
@@ -319,7 +319,7 @@ impl View {
         check_entry_name(to.1)?;
         let change = |draft: &mut DraftRecord| merge(&mut draft.attributes, &properties);
         let seen = self.seen(caller, &self.store.queue(target)?);
-        self.store.rename_draft(draft, (target, to.1), (seen, keep), clock::now_ms(), change)?;
+        self.rename_over(draft, (target, to.1), (seen, keep), change)?;
         Ok(true)
     }
 

@@ -3,15 +3,13 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use rustix::fs::{Timespec, Timestamps, UTIME_OMIT};
-
 use crate::clock;
 use crate::error::{Error, Result};
 
 use super::access::Caller;
 use super::attributes::{DIRECTORY_MODE, FILE_MODE, ns_of};
 use super::deliveries::Reach;
-use super::staging::fill_hole;
+use super::draft::SharedDraft;
 use super::{Attributes, Node, Via, View};
 
 /// What is to be changed.
@@ -52,7 +50,7 @@ impl Change {
 impl View {
     /// Changes what `stat` shows of a node, maybe by way of the open file `handle`; gives what it shows now.
     pub fn set_attributes(
-        &self,
+        self: &Arc<Self>,
         caller: &Caller,
         node: Node,
         handle: Option<u64>,
@@ -146,63 +144,46 @@ impl View {
         Ok(())
     }
 
-    fn change_draft(&self, id: u64, change: Change) -> Result<()> {
+    fn change_draft(self: &Arc<Self>, id: u64, change: Change) -> Result<()> {
         if change.owner_or_mode() {
-            self.store.alter_draft(id, |draft| {
+            let draft = self.store.alter_draft(id, |draft| {
                 change.apply(&mut draft.mode, &mut draft.uid, &mut draft.gid, FILE_MODE);
                 Ok(())
             })?;
+            if let Some(open) = self.open_draft_of(id) {
+                open.lock().turn_to(draft.uid);
+            }
         }
         if change.size.is_none() && !change.times() {
             return Ok(());
         }
-        let file = match self.store.draft(id) {
+        match self.store.draft(id) {
             Ok(draft) => {
                 if change.size.is_some() {
                     self.refuse_while_enqueued(draft.queue)?;
                     self.refuse_while_published(id)?;
                 }
-                Arc::new(self.store.bodies().open_write(id)?)
+                self.with_draft(id, &draft, |open| self.change_bytes(id, open, change))
             }
             // Published, or removed and still open: the bytes may be a message's unless somebody can still write them.
             Err(Error::NotFound) => {
-                let (file, written) = self.open_draft_file(id).ok_or(Error::Stale)?;
-                if change.size.is_some() && !written {
+                let open = self.open_draft_of(id).ok_or(Error::Stale)?;
+                if change.size.is_some() && !self.is_written(id) {
                     return Err(Error::NotPermitted("no draft any more, and not open for writing"));
                 }
-                file
+                self.change_bytes(id, &open, change)
             }
-            Err(error) => return Err(error),
-        };
+            Err(error) => Err(error),
+        }
+    }
+
+    fn change_bytes(&self, id: u64, open: &SharedDraft, change: Change) -> Result<()> {
         if let Some(size) = change.size {
-            let length = file.metadata()?.len();
-            self.admit_draft(id, size, size.saturating_sub(length))?;
-            self.charge_draft(id, size)?;
-            fill_hole(&file, length, size)?;
-            file.set_len(size)?;
-            if size == 0 {
-                self.store.bodies().emptied(id);
-            }
-            if !self.is_unfinished(id) {
-                self.settle_draft(id);
-            }
+            self.truncate_draft(id, open, size)?;
         }
         if change.times() {
-            let times = Timestamps {
-                last_access: change.accessed.map_or(omitted(), timespec),
-                last_modification: change.modified.map_or(omitted(), timespec),
-            };
-            rustix::fs::futimens(&file, &times).map_err(std::io::Error::from)?;
+            open.lock().set_times(change.accessed, change.modified)?;
         }
         Ok(())
     }
-}
-
-fn omitted() -> Timespec {
-    Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT as _ }
-}
-
-fn timespec(time: SystemTime) -> Timespec {
-    let ns = ns_of(time);
-    Timespec { tv_sec: ns.div_euclid(1_000_000_000), tv_nsec: ns.rem_euclid(1_000_000_000) }
 }

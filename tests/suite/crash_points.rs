@@ -126,3 +126,35 @@ fn a_draft_with_a_settlement_is_one_change() {
         assert!(matches!((all[0].as_str(), all.len(), drafts), ("old\n", 1, 1) | ("new\n", 1, 0)), "{all:?} {drafts}");
     });
 }
+
+/// Each close of a small draft, and its becoming a file, is one change: all its bytes are those of before, or those of after.
+#[test]
+fn what_a_close_leaves_of_a_draft_is_one_change() {
+    let draft = |m: &Mount| {
+        assert_eq!(m.stats("q")["drafts"], 1);
+        std::fs::read(m.path().join("q/.d")).unwrap()
+    };
+    at_each_write("echo old > q/.d", "echo more >> q/.d", |m| {
+        assert!([&b"old\n"[..], b"old\nmore\n"].contains(&&draft(m)[..]), "{:?}", draft(m));
+    });
+    // What is written to a file is there with each write.
+    at_each_write("echo old > q/.d", "head -c 40000 /dev/zero >> q/.d", |m| {
+        let found = draft(m);
+        assert!(found.starts_with(b"old\n") && found[4..].iter().all(|byte| *byte == 0), "{} bytes", found.len());
+        assert!(found.len() == 4 || (32 * 1024..=40_004).contains(&found.len()), "{} bytes", found.len());
+    });
+}
+
+/// A draft that replaces another, and one that is removed.
+#[test]
+fn a_draft_over_a_draft_is_one_change() {
+    let of = |m: &Mount, name: &str| std::fs::read_to_string(m.path().join("q").join(name)).ok();
+    at_each_write("echo a > q/.a; echo b > q/.b", "mv q/.a q/.b", |m| {
+        let found = (of(m, ".a"), of(m, ".b"));
+        let found = (found.0.as_deref(), found.1.as_deref());
+        assert!(matches!(found, (Some("a\n"), Some("b\n")) | (None, Some("a\n"))), "{found:?}");
+    });
+    at_each_write("echo a > q/.a", "mv q/.a q/a", |m| {
+        assert_eq!(of(m, ".a").into_iter().chain(bodies(m)).collect::<Vec<_>>(), ["a\n"]);
+    });
+}

@@ -72,3 +72,32 @@ fn consuming_and_mounting_need_no_inode() {
     wait_until(|| m.sh("head -c 40000 /dev/zero > jobs/large").status.success());
     assert!(free_inodes(&m) > 0);
 }
+
+/// Empty and small drafts, and the files of batches, are in the database: however many, they take no inode of the disk.
+#[test]
+fn small_drafts_take_no_inode() {
+    let disk = Disk::sized(&FEW, 200);
+    let mut m = Mount::with_store_in(&disk.path(), &["-o", "allow_other"]);
+    let q = m.queue("q");
+    chmod(&q, 0o1733);
+    let before = free_inodes(&m);
+    let script = "import os
+for n in range(4000): open(f'q/.e{n}', 'w').close()
+for n in range(2000): open(f'q/.s{n}', 'w').write('small' * (n % 50 + 1))
+os.mkdir('q/.mq/batch/b')
+for n in range(1000): open(f'q/.mq/batch/b/{n}', 'w').write('x' * n)
+";
+    ann(&m, &format!("python3 -c \"{script}\"")).ok();
+    let taken = |m: &Mount| before.saturating_sub(free_inodes(m));
+    // The database makes a file now and then.
+    assert!(taken(&m) < 30, "{} inodes for 7,000 drafts", taken(&m));
+    assert_eq!((m.stats(&q)["drafts"].as_u64(), m.body_files().len()), (Some(6000), 0));
+    m.remount();
+    ann(&m, "mv q/.mq/batch/b q/; for n in $(seq 0 99); do mv q/.s$n q/s$n; done").ok();
+    assert_eq!(m.stats(&q)["ready"], 1100);
+    assert_eq!(fs::read_to_string(q.join(".s1999")).unwrap(), "small".repeat(50));
+    assert_eq!(m.body_files().len(), 0);
+    m.sh("echo all > q/.mq/purge").ok();
+    wait_until(|| m.stats(&q)["drafts"] == 0);
+    assert!(taken(&m) < 30, "{} inodes", taken(&m));
+}

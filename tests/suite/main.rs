@@ -142,6 +142,7 @@ mod settles;
 mod shared_descriptors;
 mod shutdown;
 mod slow_syncs;
+mod small_drafts;
 mod sshfs;
 mod states;
 mod stuck_clients;

@@ -34,9 +34,9 @@ fn out_of_descriptors() {
     m.sh(&format!("cat '{}'", first.display())).fails("Too many open files");
     assert_eq!((state(&q, &first).as_deref(), deliveries(&q, &first)), (Some("ready"), 0), "nobody got it");
     m.sh("head -c 40000 /dev/zero > q/more").fails("Too many open files");
-    m.sh("echo draft > q/.draft").fails("Too many open files");
-    assert!(!listing(&q).contains(&".draft".to_owned()));
+    m.sh("head -c 40000 /dev/zero > q/.draft").fails("Too many open files");
     // Small ones need none.
+    m.sh("echo draft > q/.draft; cat q/.draft; rm q/.draft").ok();
     m.sh("echo small > q/small; f=$(echo q/*-m0); cat $f && rm $f q/*-m1; cat q/.mq/pop; mkdir r; mv q/*-m3 r/").ok();
     m.sh("rm q/*-m4; timeout 5 cat q/.mq/pop").fails("Too many open files");
     wait_until(|| m.stats(&q)["claimed"] == 0);

@@ -5,10 +5,11 @@ use crate::error::{Error, Result};
 use crate::queue::mark::Says;
 use crate::queue::state::State as MessageState;
 use crate::store::db::Family;
+use crate::store::draft_bytes;
 use crate::store::keys::{self, DeadlineKind};
 use crate::store::named_drafts::named_by;
 use crate::store::oldest::aged;
-use crate::store::record::{self, BodyPlace, DraftRecord, MessageRecord};
+use crate::store::record::{self, BodyPlace, DraftBody, DraftRecord, MessageRecord};
 use crate::store::state::deadlines;
 
 use super::{Check, Fix};
@@ -152,21 +153,48 @@ impl Check<'_> {
         named_by(draft, in_batch)
     }
 
+    /// What is wrong with the bytes of a draft. Of those in a file nobody knows more than whether it is there.
+    fn is_broken(&self, id: u64, draft: &DraftRecord) -> Result<Option<String>> {
+        let found = match &draft.body {
+            DraftBody::File => self.bodies.open_read(id).map(drop),
+            DraftBody::Inline(inline) => draft_bytes::read(&self.db, id, inline).map(drop),
+        };
+        match (found, draft.body) {
+            (Err(Error::Damaged(_)), DraftBody::File) => Ok(Some("its file is missing".to_owned())),
+            (Err(Error::Damaged(why)), _) => Ok(Some(why)),
+            // As a file that cannot be opened now, it may be whole.
+            (Err(_), DraftBody::File) | (Ok(()), _) => Ok(None),
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    /// Keeps what there is of the bytes of a draft, if they are in the database.
+    fn save_bytes(&self, id: u64, draft: &DraftRecord) -> Result<Vec<Fix>> {
+        let key = keys::draft_bytes(id);
+        let found = match draft.body {
+            DraftBody::Inline(_) => self.db.get(Family::Bodies, &key)?,
+            DraftBody::File => None,
+        };
+        let save = |bytes: &[u8]| Fix::Save(format!("draft-{id}-bytes"), bytes.to_vec());
+        Ok(found.map_or_else(Vec::new, |bytes| vec![save(&bytes), Fix::Delete(Family::Bodies, key.to_vec())]))
+    }
+
     fn draft(&mut self, id: u64, draft: &DraftRecord) -> Result<()> {
         self.last.id = self.last.id.max(id);
         self.owner(draft.queue);
         let label = format!("{}: draft {}", self.label(draft.queue), String::from_utf8_lossy(&draft.name));
-        if let Err(Error::Damaged(_)) = self.bodies.open_read(id) {
+        if let Some(broken) = self.is_broken(id, draft)? {
             let key = |key: &[u8]| Fix::Delete(Family::Meta, key.to_vec());
-            let mut fixes = vec![
+            let mut fixes = self.save_bytes(id, draft)?;
+            fixes.extend([
                 Fix::Save(format!("draft-{id}"), record::encode(draft)),
                 key(&keys::draft(id)),
                 key(&keys::draft_entry(draft.queue, id)),
                 key(&self.draft_named_by(draft)),
                 key(&keys::draft_by_name_alone(draft.queue, &draft.name)),
-            ];
+            ]);
             fixes.extend(self.recount(draft.queue, |counters| counters.drafts = counters.drafts.saturating_sub(1))?);
-            self.damaged(&format!("{label}: its file is missing"), fixes, "its record is in lost+found");
+            self.damaged(&format!("{label}: {broken}"), fixes, "its record is in lost+found");
             if self.report.repair {
                 return Ok(());
             }

@@ -3,9 +3,10 @@ use std::path::Path;
 use super::*;
 use crate::queue::mark::Says;
 use crate::store::keys::{self, DeadlineKind};
+use crate::store::record::{DraftBody, DraftRecord, InlineDraft};
 use crate::store::sums::Sums;
 use crate::store::tests::{checked, message, open as open_store, queue};
-use crate::store::{DeadReason, NewBody, Of, Store, Taker};
+use crate::store::{DeadReason, NewBody, Of, Seen, Store, Taker};
 
 /// A store with a message in each state.
 fn filled(dir: &Path) -> (Store, u64, Vec<u64>) {
@@ -247,5 +248,24 @@ fn a_mark_of_no_queue_is_kept() {
         batch.put(Family::Meta, &keys::mark(q, Says::Was, b"of a queue"), b"2");
         batch.put(Family::Meta, &keys::mark(77, Says::Is, b"lost"), b"3");
         &["the mark lost of queue number 77", "the mark of a queue of queue number"]
+    });
+}
+
+/// The bytes of small drafts, one of which are others by now, and one of which are gone.
+#[test]
+fn drafts_in_the_database() {
+    let make = |store: &Store, queue, name: &str| {
+        let (body, attributes) = (DraftBody::Inline(InlineDraft::new(5)), Vec::new());
+        let name = name.as_bytes().to_vec();
+        let record = DraftRecord { queue, name, uid: 1, gid: 2, mode: 0o600, created: 5, due: 0, body, attributes };
+        let id = store.make_draft(record, Seen::ALL).unwrap();
+        store.put_draft(id, InlineDraft::new(5), Some(b"bytes")).unwrap();
+        id
+    };
+    told_and_repaired(|store, q, _, batch| {
+        make(store, q, ".whole");
+        batch.put(Family::Bodies, &keys::draft_bytes(make(store, q, ".changed")), b"others");
+        batch.delete(Family::Bodies, &keys::draft_bytes(make(store, q, ".gone")));
+        &["draft .changed: body", "draft .gone: body"]
     });
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::super::db::Family;
-use super::super::record::{Counters, MessageRecord, NewMessage, QueueRecord};
+use super::super::record::{Counters, DraftBody, DraftRecord, MessageRecord, NewMessage, QueueRecord};
 use super::super::tests::{NOBODY, keys_in, open, queue};
 use super::super::{
     BatchFile, ClaimEnd, DeadReason, Enqueued, MarkRights, Need, NewQueue, Of, Onto, Patience, Published, ROOT, Taker,
@@ -193,14 +193,17 @@ impl System for Tested {
     fn publish(&mut self, draft: Tag, (queue, tag): (usize, Tag), link: bool, settles: Option<&Message>) -> Answer<()> {
         let id = self.drafts[&draft];
         let settles = settles.map(|message| self.settles(message));
-        let attributes = self.store().draft(id).unwrap().attributes;
-        let bytes = std::fs::read(self.store().bodies().path(id)).unwrap();
+        let DraftRecord { attributes, body, .. } = self.store().draft(id).unwrap();
+        let bytes = match body {
+            DraftBody::Inline(inline) => self.store().draft_bytes(id, &inline).unwrap(),
+            DraftBody::File => std::fs::read(self.store().bodies().path(id)).unwrap(),
+        };
         let mut new = NewMessage { attributes, ..self.new_message(queue, tag, Props::default()) };
         let then = if link { Published::Stays } else { Published::Gone };
         if !link {
             new.id = id;
         }
-        let staged = self.staged(new.id, &bytes);
+        let staged = if link { self.staged(new.id, &bytes) } else { self.left_by(id, &bytes) };
         let published = self.store().publish(id, new.clone(), staged.body(), (then, Onto::Nothing, settles), self.now);
         self.answer(queue, published.map(drop))?;
         if !link {
@@ -237,7 +240,7 @@ impl System for Tested {
             (self.make_draft(batch, &name, &body.text(), *props), name, body.text())
         });
         let made: Vec<_> = made.collect();
-        let staged: Vec<_> = made.iter().map(|(draft, _, text)| self.staged(*draft, text.as_bytes())).collect();
+        let staged: Vec<_> = made.iter().map(|(draft, _, text)| self.left_by(*draft, text.as_bytes())).collect();
         let contents: Vec<_> = made
             .iter()
             .zip(&staged)
