@@ -68,6 +68,8 @@ pub struct Ends<'a> {
     pub settings: &'a Settings,
     /// What the link is called, which brokers show.
     pub name: &'a str,
+    /// What the queue is told apart from others by; empty where nobody has asked it.
+    pub origin: &'a str,
 }
 
 /// A kind of broker.
@@ -88,6 +90,11 @@ pub trait System: std::fmt::Debug + Sync {
     /// A log that has not what follows the mark, or is another one of that name, is refused with [`Kind::Gap`](super::trouble::Kind),
     /// unless the URL says where to go on (see [`super::mark::Start`]).
     fn receiver(&self, net: &Net, ends: Ends<'_>, mark: Option<&Positions>) -> Result<Box<dyn Receiver>, Trouble>;
+
+    /// The same, only to look at what comes: nobody else is disturbed by it, where that can be.
+    fn watch(&self, net: &Net, ends: Ends<'_>, mark: Option<&Positions>) -> Result<Box<dyn Receiver>, Trouble> {
+        self.receiver(net, ends, mark)
+    }
 
     /// Connects, logs in, and looks that everything is there, without asking for a message; says line by line what there is to say of
     /// it.
@@ -114,6 +121,22 @@ pub trait Sender {
     /// sent together with.
     fn repeats_singly(&self) -> bool {
         false
+    }
+
+    /// Why another connection is needed, if it is, as far as is known.
+    fn trouble(&self) -> Option<Trouble> {
+        (!self.is_connected()).then(|| Trouble::away("the connection is lost"))
+    }
+
+    /// Whether it goes on by itself with what is under way, however long the broker is away: another connection could only send it
+    /// twice.
+    fn is_patient(&self) -> bool {
+        false
+    }
+
+    /// Why it is waiting for the broker, if it is patient and does.
+    fn away(&self) -> Option<String> {
+        None
     }
 
     /// Takes leave of the broker.
@@ -144,6 +167,22 @@ pub struct Begins {
 pub trait Receiver {
     /// Of a log: where it is read from. Asked once, before the first message is.
     fn begins(&mut self) -> Option<Begins> {
+        None
+    }
+
+    /// Of a log whose parts may go to others and come back: what has come and is not done with comes to somebody else now, so it is not
+    /// to be enqueued. Asked after each [`Receiver::next`].
+    fn is_revoked(&mut self) -> bool {
+        false
+    }
+
+    /// Of such a log: where it is read from by now, when that is news. Asked after each [`Receiver::next`].
+    fn moved(&mut self) -> Option<Begins> {
+        None
+    }
+
+    /// Why it is waiting for the broker, if it does that by itself.
+    fn away(&self) -> Option<String> {
         None
     }
 

@@ -62,6 +62,11 @@ impl Positions {
         self.next.get(&partition).copied()
     }
 
+    /// Whether nothing was enqueued.
+    pub fn is_empty(&self) -> bool {
+        self.next.is_empty()
+    }
+
     /// What is said to follow in a partition.
     pub fn set(&mut self, partition: i32, next: u64) {
         self.next.insert(partition, next);

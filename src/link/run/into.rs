@@ -74,6 +74,10 @@ struct Gathered {
 pub fn run(session: Session<'_, '_>) -> Result<(), Trouble> {
     let queue = Queue::open(&session.link.queue)?;
     let mark = format!("link-{}", session.link.name);
+    if session.link.system.is_log() {
+        let origin = queue.origin().map_err(|error| queue.trouble(&error))?;
+        session.link.origin.get_or_init(|| origin);
+    }
     Intake { session, queue, mark, was: Vec::new(), known: None }.run()
 }
 
@@ -179,14 +183,29 @@ impl Intake<'_, '_> {
     fn serve(&mut self, receiver: &mut dyn Receiver) -> Result<Served, Trouble> {
         let mut gathered = Gathered::default();
         let ended = self.gather(receiver, &mut gathered);
-        // What is left of it was not acknowledged, and comes again.
-        if let Some(batch) = gathered.batch.take() {
-            let _ = batch.remove(&self.queue);
-        }
+        self.drop(&mut gathered);
         match ended {
             Ok(served) | Err(Ended::By(served)) => Ok(served),
             Err(Ended::Final(trouble)) => Err(trouble),
         }
+    }
+
+    /// Drops what was not enqueued: it was not acknowledged either, and comes again, here or elsewhere.
+    fn drop(&self, gathered: &mut Gathered) {
+        if let Some(batch) = std::mem::take(gathered).batch {
+            let _ = batch.remove(&self.queue);
+        }
+    }
+
+    /// Says whether the broker is there, where the connection does not end when it is not.
+    fn tell_of(&mut self, receiver: &dyn Receiver) -> Result<(), Ended> {
+        match receiver.away() {
+            Some(why) if self.session.until_empty => return Err(Ended::Final(Trouble::away(why))),
+            Some(why) => self.session.voice.trouble(State::Connecting, &why),
+            None if self.session.voice.status.now.state == State::Connecting => self.session.voice.well(),
+            None => {}
+        }
+        Ok(())
     }
 
     fn gather(&mut self, receiver: &mut dyn Receiver, gathered: &mut Gathered) -> Result<Served, Ended> {
@@ -200,7 +219,7 @@ impl Intake<'_, '_> {
             self.session.voice.status.now.in_flight = gathered.batch.as_ref().map_or(0, Batch::files) as u64;
             self.session.voice.status.refresh();
             let left = gathered.since.map(|since| settings.linger.saturating_sub(since.elapsed()));
-            let limit = left.unwrap_or(if self.session.until_empty { EMPTY } else { TICK });
+            let limit = left.unwrap_or(if self.session.until_empty { EMPTY } else { TICK }).min(TICK);
             let came = match receiver.next(limit) {
                 Err(trouble) if self.session.link.system.is_log() => {
                     // What is missing when it is asked for again, as nothing is kept for ever, is here.
@@ -209,10 +228,17 @@ impl Intake<'_, '_> {
                 }
                 came => came?,
             };
+            if receiver.is_revoked() {
+                self.drop(gathered);
+            }
+            receiver.moved().map_or(Ok(()), |begins| self.begin(begins))?;
+            self.tell_of(receiver)?;
             match came {
                 Some(came) => self.take(receiver, gathered, came)?,
-                None if gathered.since.is_some() => self.enqueue(receiver, gathered)?,
-                None if self.session.until_empty && receiver.remaining(self.session.net)? == 0 => {
+                None if gathered.since.is_none()
+                    && self.session.until_empty
+                    && receiver.remaining(self.session.net)? == 0 =>
+                {
                     return Ok(Served::End);
                 }
                 None => {}

@@ -9,6 +9,7 @@ pub mod show;
 pub mod stop;
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use super::net::Net;
 use super::peer::{Ends, System};
@@ -39,6 +40,8 @@ pub struct Link {
     pub secret: Option<Secret>,
     /// How.
     pub settings: Settings,
+    /// What the queue is told apart from others by, once it was asked.
+    pub origin: OnceLock<String>,
 }
 
 impl Link {
@@ -61,12 +64,13 @@ impl Link {
         system.check(&target, out)?;
         let secret = secret::of(&settings, &target)?;
         let name = settings.name.clone().unwrap_or_else(|| default_name(Path::new(&queue), &target, out));
-        Ok(Link { name, queue: queue.into(), out, target, system, secret, settings })
+        Ok(Link { name, queue: queue.into(), out, target, system, secret, settings, origin: OnceLock::new() })
     }
 
     /// What is connected to what.
     pub fn ends(&self) -> Ends<'_> {
-        Ends { target: &self.target, secret: self.secret.as_ref(), settings: &self.settings, name: &self.name }
+        let origin = self.origin.get().map_or("", String::as_str);
+        Ends { target: &self.target, secret: self.secret.as_ref(), settings: &self.settings, name: &self.name, origin }
     }
 
     fn snapshot(&self) -> Snapshot {

@@ -99,8 +99,8 @@ impl Out<'_, '_> {
                     return Ok(Served::End);
                 }
                 self.session.stop.wait(TICK, self.claims.fd());
-                if !sender.is_connected() {
-                    return Ok(Served::Lost(Trouble::away("the connection is lost")));
+                if let Some(trouble) = sender.trouble() {
+                    return Ok(Served::Lost(trouble));
                 }
                 continue;
             }
@@ -109,9 +109,15 @@ impl Out<'_, '_> {
             let sent = sender.send(self.session.net, messages);
             match self.answer(sender, &sent) {
                 Some(Sent::Answered(outcomes)) => {
-                    self.session.worked();
-                    if !self.settle(outcomes)? {
+                    let trouble = sender.trouble();
+                    if trouble.is_none() {
+                        self.session.worked();
+                    }
+                    if !self.settle(outcomes, trouble.is_none())? {
                         return Ok(Served::End);
+                    }
+                    if let Some(trouble) = trouble {
+                        return Ok(Served::Lost(trouble));
                     }
                 }
                 Some(Sent::Lost(trouble)) => {
@@ -119,7 +125,7 @@ impl Out<'_, '_> {
                     return Ok(Served::Lost(trouble));
                 }
                 Some(Sent::Objected(outcome)) if count == 1 => {
-                    self.settle(vec![outcome])?;
+                    self.settle(vec![outcome], true)?;
                     return Ok(Served::Objected);
                 }
                 Some(Sent::Objected(_)) => {
@@ -186,7 +192,7 @@ impl Out<'_, '_> {
         loop {
             match sent.recv_timeout(SHORT_TICK) {
                 Ok(sent) => {
-                    if self.session.voice.status.now.state == State::Blocked {
+                    if matches!(self.session.voice.status.now.state, State::Blocked | State::Connecting) {
                         self.session.voice.well();
                     }
                     return Some(sent);
@@ -201,6 +207,10 @@ impl Out<'_, '_> {
                 1 if draining.get_or_insert_with(Instant::now).elapsed() < DRAIN => {}
                 _ => return None,
             }
+            if let Some(why) = sender.away() {
+                self.session.voice.trouble(State::Connecting, &why);
+                since = Instant::now();
+            }
             match sender.blocked() {
                 // It will confirm when it is over. To connect again would only send everything twice.
                 Some(why) => {
@@ -209,7 +219,10 @@ impl Out<'_, '_> {
                 }
                 None if since.elapsed() > self.session.link.settings.confirm_timeout => {
                     let text = format!("no confirm for {} s", self.session.link.settings.confirm_timeout.as_secs());
-                    return Some(Sent::Lost(Trouble::away(text)));
+                    if !sender.is_patient() {
+                        return Some(Sent::Lost(Trouble::away(text)));
+                    }
+                    self.session.voice.trouble(State::Failing, &text);
                 }
                 None => {}
             }
@@ -218,7 +231,7 @@ impl Out<'_, '_> {
     }
 
     /// Does what the broker has said; tells whether the link goes on.
-    fn settle(&mut self, outcomes: Vec<Outcome>) -> Result<bool, Trouble> {
+    fn settle(&mut self, outcomes: Vec<Outcome>, connected: bool) -> Result<bool, Trouble> {
         let rest = self.flights.split_off(outcomes.len());
         let settled = std::mem::take(&mut self.flights);
         let (mut confirmed, mut wait, mut end) = (0, None, None);
@@ -253,14 +266,15 @@ impl Out<'_, '_> {
         if let Some(trouble) = end {
             return Err(trouble);
         }
-        match wait {
+        // With another connection, it is that what is waited for.
+        match wait.filter(|_| connected) {
             Some(why) => {
                 self.session.voice.trouble(State::Failing, &why);
                 if self.session.pause() {
                     return Ok(false);
                 }
             }
-            None if self.session.voice.status.now.state == State::Failing => self.session.voice.well(),
+            None if connected && self.session.voice.status.now.state == State::Failing => self.session.voice.well(),
             None => {}
         }
         Ok(true)

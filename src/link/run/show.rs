@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use super::super::envelope::Envelope;
 use super::super::local::outgoing;
 use super::super::local::queue::Queue;
+use super::super::mark::Positions;
 use super::super::net::Net;
 use super::super::overflow;
 use super::super::properties::{self, header_of};
@@ -70,7 +71,11 @@ fn sent(envelope: &Envelope, size: u64) -> String {
 
 fn into(link: &Link, count: usize, line: &mut dyn FnMut(&str)) -> Result<(), Trouble> {
     let net = Net::start()?;
-    let mut receiver = link.system.receiver(&net, link.ends(), None)?;
+    let queue = Queue::open(&link.queue)?;
+    let mark = queue.attribute(&format!("user.mark.link-{}", link.name)).map_err(|error| queue.trouble(&error))?;
+    let mark = mark.and_then(|mark| Positions::parse(&mark)).filter(|_| link.system.is_log());
+    link.origin.get_or_init(|| queue.text("user.link.origin"));
+    let mut receiver = link.system.watch(&net, link.ends(), mark.as_ref())?;
     for _ in 0..count {
         let Some(came) = receiver.next(PATIENCE)? else { break };
         let size = came.envelope.body.len() as u64;
