@@ -42,7 +42,7 @@ pub enum Command {
     Consume(ConsumeArgs),
     /// Bind a queue to a broker
     ///
-    /// One of FROM and TO is a queue's directory, the other a URL such as amqp://host?queue=orders; the order is the direction.
+    /// One of FROM and TO is a queue's directory, the other a URL such as amqp://host?queue=orders or kafka://host/orders; the order is the direction.
     #[cfg(feature = "link")]
     Link(LinkArgs),
     /// Show the queues of a mount and what is in them

@@ -23,6 +23,8 @@ pub enum Field {
     DedupId,
     /// Over how many links it has come, in decimal.
     Hops,
+    /// `1`: it has no body, which is not the same as an empty one.
+    Null,
 }
 
 /// A message on its way.

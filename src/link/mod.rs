@@ -16,6 +16,8 @@ pub mod amqp;
 pub mod backoff;
 pub mod digest;
 pub mod envelope;
+#[cfg(feature = "link-kafka")]
+pub mod kafka;
 pub mod local;
 pub mod mark;
 pub mod net;

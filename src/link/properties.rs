@@ -20,7 +20,7 @@ pub struct Property {
 }
 
 /// Every property that a message keeps on its way.
-pub const PROPERTIES: [Property; 10] = [
+pub const PROPERTIES: [Property; 11] = [
     property(Field::Name, "user.mq.name", None, "mq-name"),
     property(Field::ContentType, "user.mq.content_type", Some("user.mq.content_type"), "content-type"),
     property(Field::CorrelationId, "user.mq.correlation_id", Some("user.mq.correlation_id"), "correlation-id"),
@@ -31,6 +31,7 @@ pub const PROPERTIES: [Property; 10] = [
     property(Field::EnqueuedAt, "user.mq.enqueued_at", Some("user.link.timestamp"), "mq-enqueued-at"),
     property(Field::DedupId, "user.mq.dedup_id", Some("user.mq.dedup_id"), "mq-dedup-id"),
     property(Field::Hops, "user.link.hops", Some("user.link.hops"), "mq-hops"),
+    property(Field::Null, "user.link.null", Some("user.link.null"), "mq-null"),
 ];
 
 const fn property(field: Field, from: &'static str, becomes: Option<&'static str>, header: &'static str) -> Property {

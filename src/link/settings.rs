@@ -94,6 +94,8 @@ pub struct Settings {
     pub tls_key: Option<PathBuf>,
     /// A password may go over a connection that is not encrypted, to another machine.
     pub plaintext: bool,
+    /// What else librdkafka is told.
+    pub kafka: Vec<(String, String)>,
 }
 
 impl Default for Settings {
@@ -121,6 +123,7 @@ impl Default for Settings {
             tls_cert: None,
             tls_key: None,
             plaintext: false,
+            kafka: Vec::new(),
         }
     }
 }
@@ -148,6 +151,7 @@ pub const KEYS: &[&str] = &[
     "tls_cert",
     "tls_key",
     "plaintext",
+    "kafka.PROPERTY",
 ];
 
 impl Settings {
@@ -192,7 +196,10 @@ impl Settings {
             "tls_cert" => self.tls_cert = Some(value.into()),
             "tls_key" => self.tls_key = Some(value.into()),
             "plaintext" => self.plaintext = word(key, value, &[("yes", true), ("no", false)])?,
-            _ => return Err(format!("unknown key `{key}`: known are {}", KEYS.join(", "))),
+            _ => match key.strip_prefix("kafka.").filter(|name| !name.is_empty()) {
+                Some(name) => self.kafka.push((name.to_owned(), value.to_owned())),
+                None => return Err(format!("unknown key `{key}`: known are {}", KEYS.join(", "))),
+            },
         }
         Ok(())
     }
@@ -276,7 +283,7 @@ mod tests {
         let text = "# a comment\n\nfrom = /srv/mq/orders\nto=amqp://h?queue=q\nname = orders\nsecret = /x\nwindow = 10\n\
                     window_bytes = 2M\nbatch = 7\nlinger = 1s\norder = strict\nrefused = dead\npoison = save:/var/poison\n\
                     dedup = header:id\nremember = 9\nretry = 1s..2m\nconfirm_timeout = 5s\nhold = 1m\nlargest = 1G\ntls_ca = /ca\n\
-                    tls_cert = /cert\ntls_key = /key\nplaintext = yes\n";
+                    tls_cert = /cert\ntls_key = /key\nplaintext = yes\nkafka.PROPERTY = 1\n";
         settings.apply(text).unwrap();
         let expected = Settings {
             from: Some("/srv/mq/orders".into()),
@@ -301,6 +308,7 @@ mod tests {
             tls_cert: Some("/cert".into()),
             tls_key: Some("/key".into()),
             plaintext: true,
+            kafka: vec![("PROPERTY".into(), "1".into())],
         };
         assert_eq!(settings, expected);
         for key in KEYS {

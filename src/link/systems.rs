@@ -21,6 +21,11 @@ const STOMP: Built = Some(&super::stomp::Stomp::Other);
 #[cfg(not(feature = "link-stomp"))]
 const STOMP: Built = None;
 
+#[cfg(feature = "link-kafka")]
+const KAFKA: Built = Some(&super::kafka::Kafka);
+#[cfg(not(feature = "link-kafka"))]
+const KAFKA: Built = None;
+
 static SCHEMES: &[(Scheme, Built)] = &[
     (Scheme { name: "amqp", tls: false, port: 5672, hosts: true }, AMQP),
     (Scheme { name: "amqps", tls: true, port: 5671, hosts: true }, AMQP),
@@ -28,6 +33,8 @@ static SCHEMES: &[(Scheme, Built)] = &[
     (Scheme { name: "activemqs", tls: true, port: 61612, hosts: true }, ACTIVEMQ),
     (Scheme { name: "stomp", tls: false, port: 61613, hosts: true }, STOMP),
     (Scheme { name: "stomps", tls: true, port: 61614, hosts: true }, STOMP),
+    (Scheme { name: "kafka", tls: false, port: 9092, hosts: true }, KAFKA),
+    (Scheme { name: "kafkas", tls: true, port: 9093, hosts: true }, KAFKA),
 ];
 
 /// Reads a URL; with the system that it is one of. What it says about one that it refuses has no password in it.

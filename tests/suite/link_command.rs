@@ -18,6 +18,8 @@ fn what_makes_no_sense_is_refused() {
         (&["q", "amqp://h"], "names no queue"),
         (&["amqp://h?exchange=e", "q"], "come from a queue"),
         (&["q", "carrier-pigeon://h/t"], "no system that can be linked"),
+        (&["q", "kafka://h"], "names no topic"),
+        (&["kafka://h/t?start=middle", "q"], "start: allowed are"),
         (&["-o", "windw=1", "q", "amqp://h?queue=q"], "unknown key"),
         (&["-o", "window=0", "q", "amqp://h?queue=q"], "from 1 to 4096"),
         (&["a", "b", "c"], "FROM and TO"),

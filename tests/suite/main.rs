@@ -14,6 +14,8 @@ mod consuming;
 mod disk;
 #[path = "../common/extra.rs"]
 mod extra;
+#[path = "../common/kafka.rs"]
+mod kafka;
 #[path = "../common/linking.rs"]
 mod linking;
 #[path = "../common/manual.rs"]
@@ -88,6 +90,8 @@ mod limits;
 mod lines_read;
 mod lines_write;
 mod link_command;
+mod link_kafka_in;
+mod link_kafka_out;
 mod link_rabbit_in;
 mod link_rabbit_out;
 mod link_stomp_in;

@@ -1,0 +1,519 @@
+//! `mqfs link` from Apache Kafka: everything in the topic is in the queue, and once, by positions that the queue keeps.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use crate::common::*;
+use crate::extra::*;
+use crate::kafka::{Kafka, shared};
+use crate::linking::{run, start, state, status};
+
+const SOON: [&str; 2] = ["-o", "retry=20ms..200ms"];
+
+/// The attributes of a message that somebody has set, or a link.
+fn attributes(path: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut names = xattrs(path);
+    names.retain(|name| !name.starts_with("user.mq.") || PROPERTIES.contains(&name.as_str()));
+    names.sort();
+    names.into_iter().map(|name| (name.clone(), try_xattr(path, &name).unwrap())).collect()
+}
+
+const PROPERTIES: [&str; 6] = [
+    "user.mq.content_type",
+    "user.mq.correlation_id",
+    "user.mq.dedup_id",
+    "user.mq.group",
+    "user.mq.priority",
+    "user.mq.reply_to",
+];
+
+/// Name, body and attributes.
+type Given<'a> = (&'a str, &'a [u8], &'a [(&'a str, &'a [u8])]);
+
+/// Every message once.
+#[track_caller]
+fn assert_each_once(m: &Mount, count: usize) {
+    let bodies = m.bodies("q");
+    let each: BTreeSet<&String> = bodies.iter().collect();
+    assert_eq!((bodies.len(), each.len()), (count, count));
+}
+
+/// The mark of the link `name`, and the id of the topic in it.
+fn mark(q: &Path, name: &str) -> (String, String) {
+    let mark = xattr(q, &format!("user.mark.link-{name}")).unwrap_or_default();
+    let topic = mark.split(' ').nth(2).unwrap_or_default().to_owned();
+    (mark, topic)
+}
+
+/// Has all records of a topic deleted that are older than a second.
+fn expire(kafka: &Kafka, topic: &str) {
+    kafka.python(&format!(
+        "all_of(admin.alter_configs([ConfigResource('topic', {topic:?}, set_config={{'retention.ms': '1000'}})]))\n\
+         t = time.time()\nwhile any(low < high for low, high in ends({topic:?})):\n    time.sleep(0.1)\n    assert time.time() < t + 60"
+    ));
+}
+
+/// "A message that went mqfs -> broker -> mqfs on another mount has the same body, name, headers, priority, correlation id, content type,
+/// group."
+#[test]
+fn what_went_out_and_came_in_on_another_mount_is_the_same() {
+    let Some(kafka) = shared() else { return };
+    let (here, there) = (Mount::new(), Mount::new());
+    let (out, into) = (here.queue("out"), there.queue("into"));
+    let binary: Vec<u8> = (0..=255).cycle().take(50_000).collect();
+    let all: [Given; 4] = [
+        (
+            "größe 1.csv",
+            &binary,
+            &[
+                ("user.mq.content_type", b"text/csv"),
+                ("user.mq.correlation_id", b"c-1"),
+                ("user.mq.reply_to", b"answers"),
+                ("user.mq.priority", b"7"),
+                ("user.mq.group", b"g\xff"),
+                ("user.mq.ttl", b"2h"),
+                ("user.colour", "röt".as_bytes()),
+                ("user.binary", b"\xff\x00"),
+                ("user.empty", b""),
+            ],
+        ),
+        ("empty", b"", &[]),
+        ("null", b"", &[("user.link.null", b"1")]),
+        ("long", b"x", &[("user.mq.correlation_id", &[b'c'; 300]), ("user.mq.content_type", b"\xff")]),
+    ];
+    for (name, body, attributes) in all {
+        fs::write(out.join(".d"), body).unwrap();
+        attributes.iter().for_each(|(name, value)| set_xattr(out.join(".d"), name, value).unwrap());
+        fs::rename(out.join(".d"), out.join(name)).unwrap();
+    }
+    let before: Vec<_> =
+        names(control(&out, "peek")).iter().map(|name| attributes(&control(&out, "peek").join(name))).collect();
+    kafka.topic("there-and-back", 1);
+    run(&here, &["--until-empty", "out", &kafka.url("there-and-back")]).ok();
+    run(&there, &["--until-empty", &kafka.url("there-and-back"), "into"]).ok();
+    assert_eq!(producers(&into), ["größe 1.csv", "empty", "null", "long"]);
+    for (offset, ((name, body, _), before)) in all.iter().zip(before).enumerate() {
+        let path = into.join(names(&into).into_iter().find(|full| full.to_str().unwrap().ends_with(name)).unwrap());
+        let path = within(&into, "peek", &path);
+        assert_eq!(fs::read(&path).unwrap(), *body, "{name}");
+        let mut after = attributes(&path);
+        after.retain(|(name, _)| !name.starts_with("user.link.") || name == "user.link.null");
+        assert_eq!(after, before, "{name}");
+        assert_eq!(xattr(&path, "user.link.hops").unwrap(), "1");
+        assert_eq!(xattr(&path, "user.link.topic").unwrap(), "there-and-back");
+        assert_eq!(xattr(&path, "user.link.offset").unwrap(), offset.to_string());
+        assert_eq!(xattr(&path, "user.mq.expires").is_some(), *name == "größe 1.csv");
+    }
+    assert_eq!(kafka.lag("there-and-back", "out-to-127.0.0.1-there-and-back"), 4, "nobody reads under that name");
+    assert_eq!(kafka.lag("there-and-back", "into-from-127.0.0.1-there-and-back"), 0);
+}
+
+/// What others write has no names, and keys, values and headers of every kind.
+#[test]
+fn messages_of_others_are_taken_in() {
+    let Some(kafka) = shared() else { return };
+    let m = Mount::new();
+    let q = m.queue("q");
+    kafka.topic("others", 1);
+    kafka.python(
+        "put('others', [dict(value=b'\\xff1', key=b'k\\xff', timestamp=1700000000123, headers=[('n', None), ('x', b'\\xff'), ('mq.priority', b'odd'), \
+         ('mq-priority', b'200'), ('mq-name', b'a/b'), ('twice', b'1'), ('twice', b'2')]), dict(value=None, key='gone'), dict(value='')])",
+    );
+    run(&m, &["--until-empty", &kafka.url("others"), "q"]).ok();
+    assert_eq!(producers(&q), ["message", "message", "message"]);
+    let messages = m.messages(&q);
+    assert_eq!(messages.iter().map(|(_, body)| body.as_slice()).collect::<Vec<_>>(), [&b"\xff1"[..], b"", b""]);
+    let paths: Vec<_> = messages.iter().map(|(name, _)| control(&q, "peek").join(name)).collect();
+    for (name, value) in [
+        ("user.n", "".as_bytes()),
+        ("user.x", b"\xff"),
+        ("user.twice", b"2"),
+        ("user.mq.priority", b"9"),
+        ("user.mq.group", b"k\xff"),
+        ("user.link.key", b"k\xff"),
+        ("user.link.timestamp", b"1700000000123"),
+        ("user.link.headers", br#"{"mq-name":"a/b","mq.priority":"odd"}"#),
+    ] {
+        assert_eq!(try_xattr(&paths[0], name).unwrap(), value, "{name}");
+    }
+    assert_eq!(xattr(&paths[1], "user.link.null").as_deref(), Some("1"));
+    assert_eq!(xattr(&paths[2], "user.link.null"), None);
+    assert!(xattr(&paths[2], "user.link.id").unwrap().ends_with("/0/2"));
+}
+
+/// Order, in thousands; the mark says where it is, and the group is told after it.
+#[test]
+fn each_is_enqueued_once_and_in_order() {
+    let Some(kafka) = shared() else { return };
+    let m = Mount::new();
+    let q = m.queue_with("q", &["durability=async"]);
+    kafka.topic("once", 1);
+    kafka.publish("once", 1000);
+    let url = kafka.url("once?group=once-group");
+    let arguments = ["--until-empty", "-o", "batch=64", "-o", "name=once", &url, "q"];
+    run(&m, &arguments).ok();
+    let expected: Vec<String> = (0..1000).map(|i| format!("m{i}")).collect();
+    assert_eq!(m.bodies(&q), expected);
+    let (text, topic) = mark(&q, "once");
+    assert_eq!(text, format!("v1 kafka {topic} 0:1000"));
+    assert!(topic.len() >= 22 && kafka.lag("once", "once-group") == 0);
+    run(&m, &arguments).ok();
+    kafka.python("put('once', [dict(value='new')])");
+    run(&m, &arguments).ok();
+    assert_eq!(m.bodies(&q).len(), 1001);
+}
+
+/// "store restored from an older backup: read again from there, nothing missing", although the group is further; and a mark that somebody
+/// moves while the link runs is heeded (ESTALE).
+#[test]
+fn the_mark_counts_and_not_what_the_group_was_told() {
+    let Some(kafka) = shared() else { return };
+    let m = Mount::new();
+    let q = m.queue("q");
+    kafka.topic("mark", 1);
+    kafka.publish("mark", 5);
+    let url = kafka.url("mark");
+    let arguments = [&SOON[..], &["-o", "name=mark", &url, "q"]].concat();
+    run(&m, &[&["--until-empty"], &arguments[..]].concat()).ok();
+    let (_, topic) = mark(&q, "mark");
+    set_xattr(&q, "user.mark.link-mark", format!("v1 kafka {topic} 0:3")).unwrap();
+    run(&m, &[&["--until-empty"], &arguments[..]].concat()).ok();
+    assert_eq!(m.bodies(&q), ["m0", "m1", "m2", "m3", "m4", "m3", "m4"]);
+    let link = start(&m, &arguments);
+    wait_until(|| state(&m) == "running");
+    set_xattr(&q, "user.mark.link-mark", format!("v1 kafka {topic} 0:4")).unwrap();
+    kafka.python("put('mark', [dict(value='m5')])");
+    wait_until(|| m.bodies(&q).len() == 9);
+    link.signal(libc::SIGTERM);
+    let ran = link.finish();
+    assert!(ran.status.success() && ran.stderr.contains("was moved by somebody else"), "{ran:?}");
+    assert_eq!(m.bodies(&q)[7..], ["m4", "m5"]);
+}
+
+/// "seek to max(mark, committed)": another host of the group goes on where the first was.
+#[test]
+fn another_host_goes_on_where_the_first_was() {
+    let Some(kafka) = shared() else { return };
+    let (m, other) = (Mount::new(), Mount::new());
+    let (q, _) = (m.queue("q"), other.queue("q"));
+    kafka.topic("hosts", 1);
+    kafka.publish("hosts", 3);
+    let url = kafka.url("hosts?group=hosts");
+    run(&m, &["--until-empty", &url, "q"]).ok();
+    kafka.python("put('hosts', [dict(value='m3')])");
+    run(&other, &["--until-empty", &url, "q"]).ok();
+    assert_eq!((m.bodies(&q).len(), other.bodies("q")), (3, vec!["m3".to_owned()]));
+    kafka.python("put('hosts', [dict(value='m4')])");
+    run(&m, &["--until-empty", &url, "q"]).ok();
+    assert_eq!(m.bodies(&q), ["m0", "m1", "m2", "m4"]);
+}
+
+/// "Mark below the log's start, or beyond its end, or another topic id: the link stops and says what was missed; `start=` decides".
+#[test]
+fn what_was_missed_stops_the_link() {
+    let Some(kafka) = shared() else { return };
+    let m = Mount::new();
+    let q = m.queue("q");
+    kafka.topic("missed", 1);
+    kafka.publish("missed", 3);
+    let link = |more: &str, how: &[&str]| {
+        let url = kafka.url(&format!("missed{more}"));
+        run(&m, &[how, &["--until-empty", "-o", "name=missed", &url, "q"]].concat())
+    };
+    link("", &[]).ok();
+    kafka.publish("missed", 4);
+    expire(kafka, "missed");
+    for more in ["", "?start=stop"] {
+        let ran = link(more, &[]);
+        assert_eq!(ran.code(), Some(16), "{ran:?}");
+        ran.fails("topic missed, partition 0: 4 messages were removed before they were taken in: from 3 to 6");
+    }
+    assert!(link("?start=earliest", &[]).succeeds().is_empty());
+    kafka.publish("missed", 1);
+    link("", &[]).ok();
+    assert_eq!(m.bodies(&q).len(), 4);
+    let (_, topic) = mark(&q, "missed");
+    set_xattr(&q, "user.mark.link-missed", format!("v1 kafka {topic} 0:99")).unwrap();
+    link("", &[]).fails("the log ends at 8, before 99");
+    set_xattr(&q, "user.mark.link-missed", format!("v1 kafka {topic} 0:8")).unwrap();
+    kafka.python("drop('missed')\ntopic('missed')");
+    kafka.publish("missed", 9);
+    let ran = link("", &[]);
+    assert_eq!(ran.code(), Some(16), "{ran:?}");
+    ran.fails("is not the one that was read before");
+    link("?start=earliest", &[]).succeeds();
+    assert_eq!(m.bodies(&q).len(), 13);
+    assert_ne!(mark(&q, "missed").1, topic);
+}
+
+/// "`start=` decides" also where there was no position; a position that was found stays, although nothing has come yet.
+#[test]
+fn where_to_begin_may_be_said() {
+    let Some(kafka) = shared() else { return };
+    let m = Mount::new();
+    let q = m.queue("q");
+    kafka.topic("begin", 1);
+    kafka.publish("begin", 3);
+    let link = |start: &str| run(&m, &["--until-empty", "-o", "name=begin", &kafka.url(start), "q"]);
+    link("begin?start=latest").ok();
+    assert_eq!((m.bodies(&q).len(), mark(&q, "begin").0.ends_with(" 0:3")), (0, true));
+    kafka.python("put('begin', [dict(value='new')])");
+    link("begin?start=latest").ok();
+    assert_eq!(m.bodies(&q), ["new"]);
+    // Nothing was missed of a partition that is added.
+    kafka.python(
+        "all_of(admin.create_partitions([NewPartitions('begin', 2)]))\nwhile len(ends('begin')) < 2: time.sleep(0.1)",
+    );
+    kafka.python("put('begin', [dict(value='added', partition=1)])");
+    link("begin?start=latest").ok();
+    assert_eq!(m.bodies(&q), ["new", "added"]);
+}
+
+/// "compaction gaps and transaction markers are not gaps"; what was aborted never comes.
+#[test]
+fn gaps_where_nothing_is_missing_are_no_gaps() {
+    let Some(kafka) = shared() else { return };
+    let m = Mount::new();
+    let q = m.queue("q");
+    kafka.python(
+        "topic('gaps', 1)\np = Producer({**b, 'transactional.id': 'gaps'})\np.init_transactions(60)\n\
+         for i in range(4):\n    p.begin_transaction()\n    p.produce('gaps', f't{i}')\n    p.flush(60)\n    (p.abort_transaction if i == 1 else p.commit_transaction)(60)",
+    );
+    let link = |more: &str| run(&m, &["--until-empty", "-o", "name=gaps", &kafka.url(more), "q"]);
+    link("gaps").ok();
+    assert_eq!(m.bodies(&q), ["t0", "t2", "t3"]);
+    assert!(
+        ["7", "8"].map(|at| format!(" 0:{at}")).iter().any(|end| mark(&q, "gaps").0.ends_with(end)),
+        "{:?}",
+        mark(&q, "gaps")
+    );
+    assert_eq!(kafka.lag("gaps", "gaps"), 0, "the last marker is known to be none of ours");
+    // The log begins after that marker now, and the mark is before it; nothing was missed.
+    expire(kafka, "gaps");
+    link("gaps").ok();
+    kafka.python("put('gaps', [dict(value='after')])");
+    link("gaps").ok();
+    assert_eq!(m.bodies(&q), ["t0", "t2", "t3", "after"]);
+    kafka.python(
+        "topic('compact', 1, cleanup_policy='compact', segment_ms='100', min_cleanable_dirty_ratio='0.01')\n\
+         put('compact', [dict(key='a', value='c0'), dict(key='b', value='c1')])",
+    );
+    let into = m.queue("compacted");
+    let link = || run(&m, &["--until-empty", "-o", "name=compact", &kafka.url("compact"), "compacted"]);
+    link().ok();
+    kafka.python(
+        "for i in range(2, 6): put('compact', [dict(key='a', value=f'c{i}')]); time.sleep(0.15)\n\
+         t = time.time()\nwhile len(get('compact')) > 3:\n    put('compact', [dict(key='z', value=None)]); time.sleep(0.3)\n    assert time.time() < t + 60",
+    );
+    link().ok();
+    let bodies = m.bodies(&into);
+    assert_eq!(bodies[..2], ["c0", "c1"]);
+    assert!(bodies.contains(&"c5".to_owned()) && !bodies.contains(&"c2".to_owned()), "{bodies:?}");
+}
+
+/// "EDQUOT, EAGAIN [...]: the batch stays": a full or paused queue is waited for, and the group is not told before.
+#[test]
+fn a_queue_that_takes_nothing_is_waited_for() {
+    let Some(kafka) = shared() else { return };
+    let m = Mount::new();
+    let q = m.queue_with("q", &["max_messages=5"]);
+    kafka.topic("full", 1);
+    kafka.publish("full", 8);
+    let url = kafka.url("full?group=full");
+    let link = start(&m, &[&SOON[..], &["-o", "batch=4", &url, "q"]].concat());
+    wait_until(|| state(&m) == "holding");
+    // As many as came in time are one batch.
+    let here = m.bodies(&q).len();
+    assert!((1..=5).contains(&here) && status(&m)["why"] == "the queue is full", "{here}: {}", status(&m));
+    wait_until(|| kafka.lag("full", "full") == 8 - here as i64);
+    m.sh("rm q/*").ok();
+    wait_until(|| m.bodies(&q).len() == 8 - here);
+    m.set(&q, "max_messages=0\npaused=in");
+    kafka.python("put('full', [dict(value='m8')])");
+    wait_until(|| state(&m) == "holding");
+    m.set(&q, "paused=no");
+    wait_until(|| m.bodies(&q).len() == 9 - here);
+    link.signal(libc::SIGTERM);
+    assert_eq!(link.finish().code(), Some(0));
+    let rest: Vec<String> = (here..9).map(|i| format!("m{i}")).collect();
+    assert_eq!((m.bodies(&q), kafka.lag("full", "full")), (rest, 0));
+}
+
+/// "Poison: stop (nothing is dropped unless told), save:DIR"; Kafka has no place for what is rejected. What was saved is not saved again.
+#[test]
+fn what_does_not_fit_is_left_or_saved() {
+    let Some(kafka) = shared() else { return };
+    let m = Mount::new();
+    let q = m.queue_with("q", &["max_message_bytes=10"]);
+    kafka.python(
+        "topic('poison')\nput('poison', [dict(value='1'), dict(value='2', headers={'mq-hops': b'17'}), dict(value='much too large', headers={'colour': b'red'})])",
+    );
+    let url = kafka.url("poison");
+    let ran = run(&m, &["--until-empty", &url, "q"]);
+    assert_eq!(ran.code(), Some(16), "{ran:?}");
+    ran.fails("ring");
+    assert_eq!(m.bodies(&q), ["1"]);
+    let ran = run(&m, &["-o", "poison=reject", &url, "q"]);
+    assert_eq!(ran.code(), Some(2), "{ran:?}");
+    let saved = m.scratch().join("saved");
+    fs::create_dir(&saved).unwrap();
+    let save = format!("poison=save:{}", saved.display());
+    for _ in 0..2 {
+        let ran = run(&m, &["--until-empty", "-o", &save, &url, "q"]);
+        assert_eq!((ran.code(), listing(&saved).len()), (Some(0), 4), "{ran:?}");
+    }
+    let files = listing(&saved);
+    let told = |name: &String| fs::read_to_string(saved.join(name)).unwrap();
+    assert!(files.iter().any(|name| name.ends_with(".body") && told(name) == "much too large"));
+    assert!(files.iter().any(|name| name.ends_with(".json") && told(name).contains(r#""header.colour":"red""#)));
+    assert_eq!(m.bodies(&q), ["1"]);
+}
+
+/// "rebalances: a batch gathered under a lost assignment is dropped, not enqueued": its messages come to who has the partition now.
+#[test]
+fn partitions_that_go_to_another_link_take_their_messages_with_them() {
+    let Some(kafka) = shared() else { return };
+    let (m, other) = (Mount::new(), Mount::new());
+    let (q, _) = (m.queue("q"), other.queue("q"));
+    kafka.topic("shared", 2);
+    let url = kafka.url("shared?group=shared");
+    let many = |from: usize| {
+        kafka.python(&format!(
+            "put('shared', [dict(value=f'm{{i}}', partition=i % 2) for i in range({from}, {from} + 100)])"
+        ));
+    };
+    many(0);
+    // The first has all of it, and enqueues nothing for long.
+    let first = start(&m, &["-o", "name=first", "-o", "linger=1h", "-o", "batch=10000", &url, "q"]);
+    wait_until(|| status(&m)["in_flight"] == 100);
+    let second = start(&other, &["-o", "name=second", &url, "q"]);
+    wait_until(|| other.bodies("q").len() == 50);
+    many(100);
+    wait_until(|| other.bodies("q").len() == 100);
+    wait_until(|| status(&m)["in_flight"] == 100);
+    first.signal(libc::SIGTERM);
+    let ran = first.finish();
+    assert_eq!((ran.code(), m.bodies(&q).len()), (Some(0), 100), "{ran:?}");
+    second.signal(libc::SIGTERM);
+    assert_eq!(second.finish().code(), Some(0));
+    let all: BTreeSet<String> = m.bodies(&q).into_iter().chain(other.bodies("q")).collect();
+    assert_eq!((all.len(), kafka.lag("shared", "shared")), (200, 0));
+}
+
+/// Whatever happens to the link, each is in the queue once.
+#[test]
+fn a_killed_link_doubles_and_loses_nothing() {
+    let Some(kafka) = shared() else { return };
+    let m = Mount::new();
+    let q = m.queue_with("q", &["durability=async"]);
+    kafka.topic("killed-in", 2);
+    kafka.publish("killed-in", 1500);
+    let url = kafka.url("killed-in");
+    // The least that a broker allows.
+    let session = ["-o", "kafka.session.timeout.ms=6000"];
+    for _ in 0..3 {
+        let link = start(&m, &[&session[..], &["-o", "batch=40", "-o", "linger=5ms", &url, "q"]].concat());
+        let before = m.stats(&q)["enqueued_total"].as_u64().unwrap();
+        wait_until(|| m.stats(&q)["enqueued_total"].as_u64().unwrap() > before + 60);
+        link.signal(libc::SIGKILL);
+        link.finish();
+    }
+    run(&m, &["--until-empty", &url, "q"]).succeeds();
+    assert_each_once(&m, 1500);
+    assert_eq!(m.stats(&q)["batches"], 0);
+}
+
+/// And to mqfs.
+#[test]
+fn a_killed_mount_doubles_and_loses_nothing() {
+    let Some(kafka) = shared() else { return };
+    let mut m = Mount::new();
+    let q = m.queue_with("q", &["durability=sync"]);
+    kafka.topic("mount-in", 1);
+    kafka.publish("mount-in", 600);
+    let url = kafka.url("mount-in");
+    let link = start(&m, &[&SOON[..], &["-o", "batch=40", &url, "q"]].concat());
+    wait_until(|| m.bodies(&q).len() > 80);
+    m.kill9();
+    wait_until(|| state(&m) == "holding");
+    m.start();
+    wait_until(|| m.bodies(&q).len() >= 600);
+    link.signal(libc::SIGTERM);
+    assert_eq!(link.finish().code(), Some(0));
+    assert_each_once(&m, 600);
+}
+
+/// And to the broker, with what goes out and comes in at once: "idempotent": nothing is lost, and nothing doubled, since the link waits
+/// with the producer that it has; no delivery is spent.
+#[test]
+fn a_killed_broker_doubles_and_loses_nothing() {
+    let Some(kafka) = Kafka::start() else { return };
+    let m = Mount::new();
+    let from = m.queue_with("from", &["durability=async", "visibility_timeout=1h"]);
+    let q = m.queue_with("q", &["durability=async"]);
+    m.fill(&from, 1500);
+    kafka.topic("broker", 2);
+    let out = start(&m, &[&SOON[..], &["-o", "window=50", "-o", "name=out", "from", &kafka.url("broker")]].concat());
+    let into = start(&m, &[&SOON[..], &["-o", "batch=40", "-o", "name=in", &kafka.url("broker"), "q"]].concat());
+    let connecting = |name: &str| run(&m, &["--status", name]).stdout.contains("connecting");
+    for kills in 1..=2 {
+        wait_until(|| m.stats(&q)["enqueued_total"].as_u64().unwrap() > 300 * kills);
+        kafka.kill9();
+        wait_until(|| connecting("out") && connecting("in"));
+        kafka.start_again();
+    }
+    wait_until(|| m.stats(&q)["enqueued_total"].as_u64().unwrap() >= 1500 && m.stats(&from)["acked_total"] == 1500);
+    for link in [out, into] {
+        link.signal(libc::SIGTERM);
+        assert_eq!(link.finish().code(), Some(0));
+    }
+    assert_each_once(&m, 1500);
+    let stats = m.stats(&from);
+    assert_eq!((&stats["dead"], &stats["claims_total"], &stats["expired_total"]), (&0.into(), &1500.into(), &0.into()));
+    assert_eq!(kafka.bodies("broker").len(), 1500);
+}
+
+/// `--show` and `--check` leave everything where it is, and the place in the group to the link that has it.
+#[test]
+fn looking_changes_nothing() {
+    let Some(kafka) = shared() else { return };
+    let m = Mount::new();
+    let q = m.queue("q");
+    kafka.topic("looking-in", 1);
+    kafka.publish("looking-in", 3);
+    let url = kafka.url("looking-in?group=looking-in");
+    let text = run(&m, &["--check", &url, "q"]).ok().to_owned();
+    for told in ["exactly once into this queue", "has 1 partitions", "replication factor is 1"] {
+        assert!(text.contains(told), "{told}: {text}");
+    }
+    let shown = run(&m, &["--show", "2", &url, "q"]).ok().to_owned();
+    assert_eq!(shown.lines().count(), 2);
+    assert!(shown.contains(r#""body":"m0""#) && shown.contains(r#""user.link.offset":"1""#), "{shown}");
+    assert_eq!((m.bodies(&q).len(), kafka.lag("looking-in", "looking-in")), (0, 3));
+    assert_eq!(xattr(&q, "user.mark.link-q-from-127.0.0.1-looking-in"), None);
+    let link = start(&m, &["-o", "name=looks", &url, "q"]);
+    wait_until(|| m.bodies(&q).len() == 3);
+    run(&m, &["--show", "2", "-o", "name=looks", &url, "q"]).ok();
+    kafka.python("put('looking-in', [dict(value='m3')])");
+    wait_until(|| m.bodies(&q).len() == 4);
+    link.signal(libc::SIGTERM);
+    let ran = link.finish();
+    assert!(ran.status.success() && ran.stderr.is_empty(), "{ran:?}");
+}
+
+/// A topic that goes away is told.
+#[test]
+fn a_topic_that_goes_away_is_told() {
+    let Some(kafka) = shared() else { return };
+    let m = Mount::new();
+    m.queue("q");
+    kafka.topic("goes-in", 1);
+    kafka.publish("goes-in", 1);
+    let link = start(&m, &[&SOON[..], &["-o", "name=goes", &kafka.url("goes-in"), "q"]].concat());
+    wait_until(|| m.bodies("q") == ["m0"]);
+    kafka.python("drop('goes-in')");
+    wait_until(|| state(&m) == "failing");
+    link.signal(libc::SIGTERM);
+    assert_eq!(link.finish().code(), Some(0));
+}
