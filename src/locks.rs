@@ -100,6 +100,8 @@ impl<T, const RANK: u8> From<T> for Ranked<T, RANK> {
     }
 }
 
+#[cfg(test)]
+pub use checked::holds;
 pub use checked::{Guard, assert_free};
 
 #[cfg(not(any(test, debug_assertions)))]
@@ -143,6 +145,12 @@ mod checked {
         let guard = lock.lock();
         HELD.with_borrow_mut(|held| held.push(rank));
         Guard { guard, rank }
+    }
+
+    /// Whether this thread holds the lock of that rank.
+    #[cfg(test)]
+    pub fn holds(rank: u8) -> bool {
+        HELD.with_borrow(|held| held.contains(&rank))
     }
 
     /// Asserts that this thread does not hold the lock of that rank, because others would wait for what it does.

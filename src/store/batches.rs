@@ -6,18 +6,21 @@
 
 use crate::clock;
 use crate::error::{Error, Result};
+use crate::locks;
 use crate::queue::mark::{SETTLES, Settles};
+use crate::queue::properties::Properties;
 
 use super::db::{Batch, Family};
-use super::drafts::draft_due;
+use super::drafts::{delete_draft, draft_due};
 use super::keys::{self, DeadlineKind};
 use super::limits::Need;
-use super::record::{self, Counters, DraftBody, DraftRecord, NewMessage, QueueRecord};
+use super::record::{self, Counters, DraftBody, DraftRecord, MessageRecord, NewMessage, QueueRecord};
 use super::state::{Queue, State, deadlines};
 use super::users::Owned;
 use super::{Entry, MarkRights, NewBody, NewQueue, Onto, Store, draft_bytes};
 
-/// No batch holds more files: enqueuing them is one operation, for which all others wait.
+/// No batch holds more files: enqueuing them is one change, for which all others wait. Only what has to be one is done under the
+/// lock, less than ten microseconds for each file: what the files are was read before.
 pub const BATCH_MAX: u64 = 100_000;
 
 /// A file of a batch that is enqueued.
@@ -35,9 +38,23 @@ pub struct BatchFile<'a> {
     pub body: NewBody<'a>,
 }
 
+/// A file of a batch, read.
+struct Read {
+    /// Without its attributes, which the message has.
+    draft: DraftRecord,
+    /// What it costs its owner.
+    owned: Owned,
+    /// It leaves its bytes, which are in the database, to its message.
+    passes_on: bool,
+    record: MessageRecord,
+    properties: Properties,
+}
+
 impl BatchFile<'_> {
-    fn message(&self, mut draft: DraftRecord, queue: u64) -> NewMessage {
-        draft.attributes.retain(|(name, _)| name != SETTLES);
+    /// The message that it becomes; takes the attributes of its draft.
+    fn message(&self, draft: &mut DraftRecord, queue: u64) -> NewMessage {
+        let mut attributes = std::mem::take(&mut draft.attributes);
+        attributes.retain(|(name, _)| name != SETTLES);
         NewMessage {
             id: self.draft,
             queue,
@@ -48,7 +65,7 @@ impl BatchFile<'_> {
             modified_ns: Some(self.modified_ns),
             accessed_ns: Some(self.accessed_ns),
             producer_pid: 0,
-            attributes: draft.attributes,
+            attributes,
         }
     }
 }
@@ -214,37 +231,37 @@ impl Store {
         now: u64,
         change: impl Fn(&mut NewMessage) -> Result<()>,
     ) -> Result<Vec<u64>> {
+        let at = self.lock().queue(&self.db, id)?.drafts_at;
+        locks::assert_free(locks::STORE);
+        let (mut batch, mut read) = self.read_batch((id, target), files, now, &change)?;
         let mut state = self.lock();
-        if state.queue(&self.db, id)?.counters.drafts != files.len() as u64 {
+        let batch_now = state.queue(&self.db, id)?;
+        if batch_now.counters.drafts != files.len() as u64 {
             return Err(Error::Busy);
+        }
+        // Nobody may change them any more, but somebody who had just closed one was about to be charged for it.
+        if batch_now.drafts_at != at {
+            (batch, read) = self.read_batch((id, target), files, now, &change)?;
         }
         settles.iter().try_for_each(|settles| self.lasts(&mut state, *settles))?;
         let marks = self.new_marks(id, target, rights)?;
-        let mut order = 0;
-        for file in files {
-            order = order.max(self.order_in(&mut state, target, &self.draft(file.draft)?.attributes)?);
-        }
+        let priorities = state.queue(&self.db, target)?.config.priorities;
+        let order = read.iter().map(|file| file.properties.order(priorities)).max().unwrap_or(0);
         let need = Need::of_all(files.iter().map(|file| file.body.size()), order);
         self.admit(&mut state, target, need, Onto::Nothing)?;
         let plan = self.plan_drops(&mut state, target, need, Onto::Nothing)?;
-        let mut batch = self.db.batch();
         self.put_marks(&mut state, &mut batch, (id, target), &marks)?;
         let settled = self.ack_along(&mut state, &mut batch, settles)?;
         let (mut due, mut left) = (Vec::new(), Vec::new());
-        for file in files {
-            let draft = self.draft(file.draft)?;
-            if draft.queue != id {
-                return Err(Error::Busy);
+        for (file, read) in files.iter().zip(read) {
+            self.count_draft_no_more(&mut state, &read.draft, read.owned)?;
+            let record = (read.record, Some(file.modified_ns));
+            let message = self.add_record(&mut state, &mut batch, record, file.body, now)?;
+            if message.is_none() || !read.passes_on {
+                draft_bytes::erase(&mut batch, file.draft, &read.draft);
             }
-            self.drop_draft(&mut state, &mut batch, file.draft, &draft)?;
-            let passes_on = draft_bytes::passes_on(file.draft, &draft, &file.body)?;
-            let mut new = file.message(draft.clone(), target);
-            change(&mut new)?;
-            let message = self.add(&mut state, &mut batch, new, file.body, now)?;
-            if message.is_none() || !passes_on {
-                draft_bytes::erase(&mut batch, file.draft, &draft);
-            }
-            if draft.body == DraftBody::File && (message.is_none() || matches!(file.body, NewBody::Inline(_))) {
+            let file_left = message.is_none() || matches!(file.body, NewBody::Inline(_));
+            if read.draft.body == DraftBody::File && file_left {
                 left.push(file.draft);
             }
             match message {
@@ -264,6 +281,35 @@ impl Store {
             self.deadlines.note(first);
         }
         Ok(left)
+    }
+}
+
+impl Store {
+    /// Reads the files of the batch `id`, and makes of each what its message in the queue `target` will be; begins the change that makes
+    /// them no drafts any more. [`Error::Busy`] when one is not in the batch.
+    fn read_batch(
+        &self,
+        (id, target): (u64, u64),
+        files: &[BatchFile<'_>],
+        now: u64,
+        change: impl Fn(&mut NewMessage) -> Result<()>,
+    ) -> Result<(Batch<'_>, Vec<Read>)> {
+        let mut batch = self.db.batch();
+        let read = files.iter().map(|file| {
+            let mut draft = self.draft(file.draft)?;
+            if draft.queue != id {
+                return Err(Error::Busy);
+            }
+            let passes_on = draft_bytes::passes_on(file.draft, &draft, &file.body)?;
+            delete_draft(&mut batch, file.draft, &draft, true);
+            let owned = Owned::draft(&draft, self.charged(file.draft)?);
+            let mut new = file.message(&mut draft, target);
+            change(&mut new)?;
+            let properties = Properties::of(&new.attributes);
+            Ok(Read { draft, owned, passes_on, record: MessageRecord::new(new, now), properties })
+        });
+        let read = read.collect::<Result<_>>()?;
+        Ok((batch, read))
     }
 }
 

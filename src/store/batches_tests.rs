@@ -160,3 +160,43 @@ fn the_sweep_takes_no_file_that_becomes_a_message_meanwhile() {
         assert!(drafts.iter().all(|id| store.bodies().path(*id).exists()));
     }
 }
+
+/// While all others wait nothing is looked up for each file, however many there are: what they are was read before.
+#[test]
+fn nobody_waits_while_the_files_of_a_batch_are_read() {
+    let looked = |count: usize| {
+        let (_dir, store, queue, batch) = store();
+        let drafts: Vec<u64> =
+            (0..count).map(|n| store.make_draft(draft(batch, format!("{n}").as_bytes()), Seen::ALL).unwrap()).collect();
+        let files: Vec<_> = drafts.iter().map(|id| file(*id)).collect();
+        let publish = || store.publish_batch(batch, queue, &files, Default::default(), 9, |_| Ok(()));
+        let (looked, published) = super::db::looked::during(publish);
+        published.unwrap();
+        assert_eq!(store.queue(queue).unwrap().counters.ready, count as u64);
+        looked
+    };
+    assert_eq!(looked(500), looked(5));
+}
+
+/// One that is charged to its owner just after it was read costs its owner as much as it has.
+#[test]
+fn a_file_that_changes_after_it_was_read_is_read_again() {
+    let (dir, store, queue, batch) = store();
+    let id = store.make_draft(draft(batch, b"1"), Seen::ALL).unwrap();
+    store.charge_draft(id, 5000, false).unwrap();
+    let other = store.make_draft(draft(queue, b".other"), Seen::ALL).unwrap();
+    store.charge_draft(other, 10_000, false).unwrap();
+    let charged = AtomicBool::new(false);
+    let change = |_: &mut _| {
+        // The second time, it is read under the lock.
+        if !charged.swap(true, Ordering::SeqCst) {
+            store.charge_draft(id, 1, false).unwrap();
+        }
+        Ok(())
+    };
+    store.publish_batch(batch, queue, &[file(id)], Default::default(), 9, change).unwrap();
+    let owned = store.owned(1).unwrap();
+    assert_eq!((owned.drafts, owned.bytes), (1, super::users::cost(1, &[]) + super::users::cost(10_000, &[])));
+    drop(store);
+    assert_eq!(super::tests::checked(&dir.path().join("store"), false).1.damaged, 0);
+}

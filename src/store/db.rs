@@ -172,6 +172,8 @@ impl Db {
 
     /// The value of a key.
     pub fn get(&self, family: Family, key: &[u8]) -> Result<Option<DBPinnableSlice<'_>>> {
+        #[cfg(test)]
+        looked::count();
         self.db.get_pinned_cf(self.handle(family), key).map_err(db_error)
     }
 
@@ -421,5 +423,28 @@ pub(super) fn db_error(error: rocksdb::Error) -> Error {
     match error.kind() {
         rocksdb::ErrorKind::Corruption => Error::Damaged(error.to_string()),
         _ => trouble::of_text(error.as_ref()),
+    }
+}
+
+/// How often the database is asked while all others wait.
+#[cfg(test)]
+pub(super) mod looked {
+    use std::cell::Cell;
+
+    use crate::locks;
+
+    thread_local! {
+        static UNDER_LOCK: Cell<usize> = const { Cell::new(0) };
+    }
+
+    pub fn count() {
+        UNDER_LOCK.set(UNDER_LOCK.get() + usize::from(locks::holds(locks::STORE)));
+    }
+
+    /// How many keys this thread looks up under the store's lock while it does that.
+    pub fn during<T>(work: impl FnOnce() -> T) -> (usize, T) {
+        let before = UNDER_LOCK.get();
+        let done = work();
+        (UNDER_LOCK.get() - before, done)
     }
 }

@@ -91,6 +91,7 @@ impl Store {
         let mut state = self.lock();
         let before = self.draft(id)?;
         let charged = self.charged(id)?;
+        state.touch_drafts(&self.db, before.queue)?;
         let mut batch = self.db.batch();
         bytes(&mut batch, &before);
         let after = DraftRecord { body, ..before };

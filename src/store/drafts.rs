@@ -92,6 +92,7 @@ impl Store {
                 batch.put(Family::Meta, &to, &id.to_be_bytes());
             }
         }
+        state.touch_drafts(&self.db, draft.queue)?;
         state.commit(&self.db, batch, 0)?; // no queue is changed
         Ok(draft)
     }
@@ -122,6 +123,7 @@ impl Store {
             true => fits(&mut state.users, size).map(|()| size)?,
         };
         let (before, after) = (Owned::draft(&draft, charged), Owned::draft(&draft, to));
+        state.touch_drafts(&self.db, draft.queue)?;
         state.users.turns(&self.db, (draft.uid, before), (draft.uid, after))?;
         let mut batch = self.db.batch();
         batch.put(Family::Meta, &keys::draft_size(id), &to.to_be_bytes());
@@ -137,6 +139,7 @@ impl Store {
             let mut batch = self.db.batch();
             batch.delete(Family::Deadlines, &keys::deadline(draft.due, DeadlineKind::Draft, id));
             draft.due = due;
+            state.touch_drafts(&self.db, draft.queue)?;
             put_draft(&mut batch, id, &draft, in_batch);
             self.db.write(batch)?;
         }
@@ -180,6 +183,7 @@ impl Store {
     /// Counts another draft of a queue or batch, for whose bytes its owner is charged so much.
     fn count_draft(&self, state: &mut State, draft: &DraftRecord, charged: u64) -> Result<()> {
         state.users.gets(&self.db, draft.uid, Owned::draft(draft, charged))?;
+        state.touch_drafts(&self.db, draft.queue)?;
         let holder = state.changing(&self.db, draft.queue)?;
         if holder.record.batch && holder.counters.drafts >= BATCH_MAX {
             return Err(Error::NoSpace);
@@ -196,17 +200,16 @@ impl Store {
         id: u64,
         draft: &DraftRecord,
     ) -> Result<()> {
-        batch.delete(Family::Meta, &keys::draft(id));
-        batch.delete(Family::Meta, &keys::draft_entry(draft.queue, id));
-        let charged = self.charged(id)?;
-        batch.delete(Family::Meta, &keys::draft_size(id));
-        state.users.loses(&self.db, draft.uid, Owned::draft(draft, charged))?;
-        if draft.due > 0 {
-            batch.delete(Family::Deadlines, &keys::deadline(draft.due, DeadlineKind::Draft, id));
-        }
-        let holder = state.changing(&self.db, draft.queue)?;
-        batch.delete(Family::Meta, &named_by(draft, holder.record.batch));
-        let drafts = &mut holder.counters.drafts;
+        let owned = Owned::draft(draft, self.charged(id)?);
+        delete_draft(batch, id, draft, state.queue(&self.db, draft.queue)?.record.batch);
+        self.count_draft_no_more(state, draft, owned)
+    }
+
+    /// A draft of a queue or batch that cost its owner so much is no more.
+    pub(super) fn count_draft_no_more(&self, state: &mut State, draft: &DraftRecord, owned: Owned) -> Result<()> {
+        state.users.loses(&self.db, draft.uid, owned)?;
+        state.touch_drafts(&self.db, draft.queue)?;
+        let drafts = &mut state.changing(&self.db, draft.queue)?.counters.drafts;
         *drafts = drafts.saturating_sub(1);
         Ok(())
     }
@@ -357,6 +360,17 @@ pub(super) fn draft_due(config: &QueueConfig, name: &[u8], now: u64) -> u64 {
     let staged = if is_staged(name) { STAGED_MS } else { 0 };
     let ttl = [ms(config.draft_ttl), staged].into_iter().filter(|ttl| *ttl > 0).min();
     ttl.map_or(0, |ttl| now.saturating_add(ttl))
+}
+
+/// Adds to a change: nothing is left of a draft but its file. Needs no lock.
+pub(super) fn delete_draft(batch: &mut Batch<'_>, id: u64, draft: &DraftRecord, in_batch: bool) {
+    batch.delete(Family::Meta, &keys::draft(id));
+    batch.delete(Family::Meta, &keys::draft_entry(draft.queue, id));
+    batch.delete(Family::Meta, &keys::draft_size(id));
+    batch.delete(Family::Meta, &named_by(draft, in_batch));
+    if draft.due > 0 {
+        batch.delete(Family::Deadlines, &keys::deadline(draft.due, DeadlineKind::Draft, id));
+    }
 }
 
 fn put_draft(batch: &mut Batch<'_>, id: u64, record: &DraftRecord, in_batch: bool) {

@@ -114,10 +114,21 @@ impl Store {
         body: NewBody<'_>,
         now: u64,
     ) -> Result<Option<Added>> {
-        let queue = new.queue;
-        let config = state.queue(&self.db, queue)?.config.clone(); // the queue may be gone
         let modified_ns = new.modified_ns;
-        let mut record = MessageRecord::new(new, now);
+        self.add_record(state, batch, (MessageRecord::new(new, now), modified_ns), body, now)
+    }
+
+    /// As [`Store::add`], of a new message's record and the time of modification that its producer set.
+    pub(super) fn add_record(
+        &self,
+        state: &mut Remembered,
+        batch: &mut Batch<'_>,
+        (mut record, modified_ns): (MessageRecord, Option<i64>),
+        body: NewBody<'_>,
+        now: u64,
+    ) -> Result<Option<Added>> {
+        let queue = record.queue;
+        let config = state.queue(&self.db, queue)?.config.clone(); // the queue may be gone
         let Checked::New(unique_until) = self.check_id(state, batch, &record, &config, now)? else {
             return Ok(None);
         };

@@ -11,6 +11,7 @@
 use std::collections::HashMap;
 
 use crate::error::{Error, Result};
+use crate::locks;
 use crate::queue::state::State as MessageState;
 
 use super::Store;
@@ -19,9 +20,13 @@ use super::kept::leave_name;
 use super::keys;
 use super::record::{self, BodyPlace, MessageRecord, QueueRecord};
 use super::state::{State, deadlines};
+use super::users::cost;
 
 /// So many messages are looked at, and cleared away, in one step: others wait for no longer than such a step.
 const STEP: usize = 64;
+
+/// So many bytes of records are read before a purge, for what is done to them in it.
+const READ_AHEAD: u64 = 32 << 20;
 
 /// So many records are looked at before the reader of all of them lets go of the database.
 const AT_ONCE: usize = 4096;
@@ -52,6 +57,7 @@ impl Store {
     /// Purges the messages of a queue that are in one of `states`, at once and whole or not at all. Gives how many there were, and what
     /// is to be cleared away.
     pub fn purge(&self, queue: u64, states: &[MessageState], now: u64) -> Result<(u64, Remains<'_>)> {
+        let read = self.read_hidden(queue, states)?;
         let mut state = self.lock();
         let shown = state.queue(&self.db, queue)?.shown();
         let states: Vec<_> = states.iter().copied().filter(|state| shown.count(*state) > 0).collect();
@@ -66,7 +72,7 @@ impl Store {
             remains.walks.push((*purged, walk));
         }
         let mut batch = self.db.batch();
-        let (count, record) = self.purge_at_once(&mut state, &mut batch, queue, &states)?;
+        let (count, record) = self.purge_at_once(&mut state, &mut batch, (queue, &states), read)?;
         state.commit(&self.db, batch, now)?;
         self.departures.note_purge(queue, &states, now);
         remains.until = record.purged.into_iter().max().unwrap_or(0);
@@ -77,13 +83,36 @@ impl Store {
         Ok((count, remains))
     }
 
+    /// Reads the records of the messages in those states of a queue that await their last close, as far as they fit into memory. As
+    /// long as one does, and has that number, nothing but its place in the order of purges changes; so they are read before the purge
+    /// is made, and not while all others wait for it.
+    fn read_hidden(&self, queue: u64, states: &[MessageState]) -> Result<HashMap<u64, MessageRecord>> {
+        let hidden: Vec<u64> = {
+            let mut state = self.lock();
+            let hidden = state.queue(&self.db, queue)?.hidden.iter();
+            hidden.filter(|(_, hidden)| states.contains(&hidden.state)).map(|(seq, _)| seq).collect()
+        };
+        locks::assert_free(locks::STORE);
+        let (mut read, mut bytes) = (HashMap::with_capacity(hidden.len()), 0);
+        for seq in hidden {
+            // One that is not there any more was taken back, or has another number.
+            let Ok(record) = self.record(seq) else { continue };
+            bytes += cost(0, &record.attributes);
+            if bytes > READ_AHEAD {
+                break;
+            }
+            read.insert(seq, record);
+        }
+        Ok(read)
+    }
+
     /// Adds a purge to a change; gives how many messages it purges, and the queue's record as it will be.
     fn purge_at_once(
         &self,
         state: &mut State,
         batch: &mut Batch<'_>,
-        queue: u64,
-        states: &[MessageState],
+        (queue, states): (u64, &[MessageState]),
+        mut read: HashMap<u64, MessageRecord>,
     ) -> Result<(u64, QueueRecord)> {
         let until = state.take_seq(&self.db)?;
         let remembered = state.changing(&self.db, queue)?;
@@ -109,7 +138,7 @@ impl Store {
         // No more of them than files are open.
         let hidden: Vec<_> = remembered.hidden.iter().map(|(seq, hidden)| (seq, hidden.state)).collect();
         for (seq, _) in hidden.into_iter().filter(|(_, state)| states.contains(state)) {
-            let mut message = self.record(seq)?;
+            let mut message = read.remove(&seq).map_or_else(|| self.record(seq), Ok)?;
             state.users.goes(&self.db, seq, &message)?; // it is there once
             state.place(&self.db, batch, seq, &mut message)?;
         }

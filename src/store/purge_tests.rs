@@ -228,3 +228,26 @@ fn a_store_shrinks_after_a_purge() {
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
 }
+
+/// While all others wait nothing is looked up for each message that awaits its last close: what they are was read before.
+#[test]
+fn nobody_waits_while_hidden_messages_are_read() {
+    let looked = |count: usize| {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        let q = queue(&store, "q");
+        let hidden: Vec<u64> = (0..count).map(|n| put(&store, q, &format!("h{n}"), true)).collect();
+        put(&store, q, "seen", false);
+        let (looked, purged) = super::db::looked::during(|| store.purge(q, &[State::Ready], 5));
+        let (purged, mut remains) = purged.unwrap();
+        assert_eq!(purged, 1);
+        while remains.clear_some().unwrap() {}
+        remains.finish().unwrap();
+        for seq in &hidden {
+            assert_eq!(store.reveal(q, *seq, 6).unwrap().seq(), Some(*seq));
+        }
+        assert_eq!(listed(&store, q, State::Ready), hidden);
+        looked
+    };
+    assert_eq!(looked(500), looked(5));
+}

@@ -78,6 +78,8 @@ pub struct Queue {
     pub hidden: HiddenMessages,
     /// Another number whenever a message became ready, hidden or not, and when the queue was read: never one that it had.
     pub placed: u64,
+    /// The same of the drafts in it: whenever one was made, changed, charged or removed.
+    pub drafts_at: u64,
     /// For each priority a position before which none of its messages is ready. Without them, whoever looks for the first
     /// one would walk over the graves of each priority before it gets to the next.
     pub heads: [u64; PRIORITIES],
@@ -190,6 +192,7 @@ impl Queue {
             committed: counters,
             hidden: HiddenMessages::default(),
             placed: 0,
+            drafts_at: 0,
             heads: [0; PRIORITIES],
             outdated: Outdated::default(),
             outdated_of: [Outdated::default(); PRIORITIES],
@@ -394,10 +397,18 @@ impl State {
         }
     }
 
+    /// A draft of a queue or batch is made, changed, charged or removed: who has read it without the lock reads it again.
+    pub fn touch_drafts(&mut self, db: &Db, holder: u64) -> Result<()> {
+        self.placed += 1;
+        let at = self.placed;
+        self.queue(db, holder)?.drafts_at = at;
+        Ok(())
+    }
+
     /// Remembers a queue.
     pub fn remember(&mut self, id: u64, mut queue: Queue) {
         self.placed += 1;
-        queue.placed = self.placed;
+        (queue.placed, queue.drafts_at) = (self.placed, self.placed);
         self.queues.insert(id, queue);
     }
 
