@@ -249,11 +249,3 @@ impl Store {
         }
     }
 }
-
-/// The value that remembers a deduplication id: until when, and for which message.
-pub(super) fn remembered_as(until: u64, id: u64) -> [u8; 16] {
-    let mut value = [0; 16];
-    value[..8].copy_from_slice(&until.to_be_bytes());
-    value[8..].copy_from_slice(&id.to_be_bytes());
-    value
-}

@@ -10,7 +10,6 @@ use crate::queue::config::QueueConfig;
 use crate::queue::properties::{Properties, ms};
 
 use super::db::{Batch, Family};
-use super::deadlines::remembered_as;
 use super::keys::{self, DeadlineKind};
 use super::record::MessageRecord;
 use super::state::State;
@@ -48,19 +47,33 @@ pub(super) enum Checked {
 }
 
 /// Until when and for which message an id is remembered.
-struct Remembered {
-    until: u64,
-    id: u64,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Remembered {
+    /// In milliseconds since the epoch.
+    pub until: u64,
+    /// The message's own number.
+    pub id: u64,
+    /// From when on that was reckoned, in the same way; 0: nobody knows.
+    pub since: u64,
 }
 
 impl Remembered {
-    fn read(value: &[u8]) -> Option<Self> {
-        let (until, id) = value.split_first_chunk::<8>()?;
-        Some(Self { until: u64::from_be_bytes(*until), id: u64::from_be_bytes(id.try_into().ok()?) })
+    /// As it is stored. An earlier version has not stored `since`.
+    pub fn read(value: &[u8]) -> Option<Self> {
+        let (until, rest) = value.split_first_chunk::<8>()?;
+        let (id, since) = rest.split_first_chunk::<8>()?;
+        let since = if since.is_empty() { 0 } else { u64::from_be_bytes(since.try_into().ok()?) };
+        Some(Self { until: u64::from_be_bytes(*until), id: u64::from_be_bytes(*id), since })
     }
 
-    fn put(&self, batch: &mut Batch<'_>, key: &[u8]) {
-        batch.put(Family::Meta, key, &remembered_as(self.until, self.id));
+    fn is(&self, until: u64, id: u64) -> bool {
+        (self.until, self.id) == (until, id)
+    }
+
+    /// Adds to a change: the id of that key is remembered so.
+    pub fn put(&self, batch: &mut Batch<'_>, key: &[u8]) {
+        let value = [self.until, self.id, self.since].map(u64::to_be_bytes).concat();
+        batch.put(Family::Meta, key, &value);
         batch.put(Family::Deadlines, &keys::deadline(self.until, DeadlineKind::Duplicate, self.id), key);
     }
 }
@@ -93,7 +106,7 @@ impl Store {
             return Ok(Checked::Duplicate);
         }
         let until = now.saturating_add(window);
-        Remembered { until, id: record.id }.put(batch, &key);
+        Remembered { until, id: record.id, since: now }.put(batch, &key);
         Ok(Checked::New(Some(until)))
     }
 
@@ -114,7 +127,7 @@ impl Store {
             _ => {}
         }
         if until > now {
-            Remembered { until, id: record.id }.put(batch, &key);
+            Remembered { until, id: record.id, since: record.enqueued_at }.put(batch, &key);
         }
         Ok(false)
     }
@@ -129,7 +142,8 @@ impl Store {
         Ok(())
     }
 
-    /// Has ids remembered no longer than one that comes now is, because the clock was set back since they came. Gives how many.
+    /// Has ids that were remembered from an instant after now, because the clock was set back since, remembered from now on, as long as
+    /// they were to be then; and those of which that instant is not known, no longer than one that comes now. Gives how many.
     pub(super) fn shorten_memory(&self, now: &impl Fn() -> u64) -> Result<usize> {
         let mut from = keys::deadline(now().saturating_add(1), DeadlineKind::Lease, 0).to_vec();
         let mut shortened = 0;
@@ -137,34 +151,38 @@ impl Store {
             let mut found = Vec::new();
             self.db.scan(Family::Deadlines, b"", &from, |deadline, key| {
                 if let Some((until, DeadlineKind::Duplicate, id)) = keys::parse_deadline(deadline) {
-                    found.push((Remembered { until, id }, key.to_vec()));
+                    found.push((until, id, key.to_vec()));
                 }
                 Ok(found.len() < AT_ONCE)
             })?;
-            for (remembered, key) in &found {
-                shortened += usize::from(self.shorten_one(remembered, key, now)?);
+            for (until, id, key) in &found {
+                shortened += usize::from(self.shorten_one((*until, *id), key, now)?);
             }
-            let Some((last, _)) = found.last().filter(|_| found.len() == AT_ONCE) else { return Ok(shortened) };
-            from = [&keys::deadline(last.until, DeadlineKind::Duplicate, last.id)[..], &[0]].concat();
+            let Some((until, id, _)) = found.last().filter(|_| found.len() == AT_ONCE) else { return Ok(shortened) };
+            from = [&keys::deadline(*until, DeadlineKind::Duplicate, *id)[..], &[0]].concat();
         }
     }
 
-    fn shorten_one(&self, remembered: &Remembered, key: &[u8], now: &impl Fn() -> u64) -> Result<bool> {
+    fn shorten_one(&self, (until, id): (u64, u64), key: &[u8], now: &impl Fn() -> u64) -> Result<bool> {
         let Some((queue, _)) = keys::parse_duplicate(key) else { return Ok(false) };
         let mut state = self.lock();
         let config = match self.config_of(&mut state, queue) {
             Err(Error::NotFound) => return Ok(false), // the queue was removed
             config => config?,
         };
-        let Remembered { until, id } = *remembered;
-        let latest = now().saturating_add(ms(config.dedup_window));
-        let value = self.db.get(Family::Meta, key)?;
-        if until <= latest || value.is_none_or(|value| *value != remembered_as(until, id)) {
+        let known = self.db.get(Family::Meta, key)?.and_then(|value| Remembered::read(&value));
+        let Some(known) = known.filter(|known| known.is(until, id)) else { return Ok(false) };
+        let now = now();
+        let (since, latest) = match known.since {
+            0 => (0, now.saturating_add(ms(config.dedup_window))),
+            since => (now.min(since), now.saturating_add(until.saturating_sub(since))),
+        };
+        if until <= latest || known.since > 0 && known.since <= now {
             return Ok(false);
         }
         let mut batch = self.db.batch();
         batch.delete(Family::Deadlines, &keys::deadline(until, DeadlineKind::Duplicate, id));
-        Remembered { until: latest, id }.put(&mut batch, key);
+        Remembered { until: latest, id, since }.put(&mut batch, key);
         self.db.write(batch)?;
         drop(state);
         self.deadlines.note(latest);
@@ -186,7 +204,8 @@ impl Store {
         let Some(remembered) = self.db.get(Family::Deadlines, &key)? else { return Ok(()) };
         let mut batch = self.db.batch();
         // A later message may have had the same id.
-        let same = self.db.get(Family::Meta, &remembered)?.is_some_and(|value| *value == remembered_as(due.at, due.id));
+        let same = self.db.get(Family::Meta, &remembered)?.and_then(|value| Remembered::read(&value));
+        let same = same.is_some_and(|known| known.is(due.at, due.id));
         if same {
             batch.delete(Family::Meta, &remembered);
         }

@@ -9,6 +9,7 @@ use crate::queue::mark::Says;
 
 use super::beneath::Dir;
 use super::db::{Db, Family};
+use super::duplicates::Remembered;
 use super::open::{self, OpenError};
 use super::record::{self, BodyPlace, MessageRecord, QueueRecord};
 use super::{Bodies, Body, backup, database, keys};
@@ -81,12 +82,9 @@ impl Image {
     pub fn remembered_ids(&self) -> Result<Vec<RememberedId>> {
         let mut all = Vec::new();
         self.db.scan(Family::Meta, keys::DUPLICATES, keys::DUPLICATES, |key, value| {
-            all.extend(keys::parse_duplicate(key).zip(value.split_first_chunk::<8>()).and_then(
-                |((queue, id), (until, message))| {
-                    let message = u64::from_be_bytes(message.try_into().ok()?);
-                    Some(RememberedId { queue, id: id.to_vec(), until: u64::from_be_bytes(*until), message })
-                },
-            ));
+            all.extend(keys::parse_duplicate(key).zip(Remembered::read(value)).map(|((queue, id), known)| {
+                RememberedId { queue, id: id.to_vec(), until: known.until, message: known.id }
+            }));
             Ok(true)
         })?;
         Ok(all)

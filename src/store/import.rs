@@ -13,10 +13,10 @@ use crate::queue::properties::Properties;
 
 use super::bodies::{INLINE_MAX, place};
 use super::db::Family;
-use super::deadlines::remembered_as;
+use super::duplicates::Remembered;
 use super::enqueue::{NewBody, put_body};
 use super::image::RememberedId;
-use super::keys::{self, DeadlineKind};
+use super::keys;
 use super::record::{MessageRecord, QueueRecord};
 use super::sums::{Summing, Sums};
 use super::{ROOT, Store};
@@ -183,8 +183,7 @@ impl Store {
         state.keep_numbers(&self.db, 0, *message)?;
         let key = keys::duplicate(*queue, id);
         let mut batch = self.db.batch();
-        batch.put(Family::Meta, &key, &remembered_as(*until, *message));
-        batch.put(Family::Deadlines, &keys::deadline(*until, DeadlineKind::Duplicate, *message), &key);
+        Remembered { until: *until, id: *message, since: 0 }.put(&mut batch, &key);
         self.db.write(batch)
     }
 

@@ -264,6 +264,30 @@ mod tests {
         assert!(enqueue(&store, q, &id("future"), 62_000).seq().is_some());
     }
 
+    /// How long an id is remembered was said when its message came, whatever `dedup_window` is by now.
+    #[test]
+    fn an_id_is_remembered_as_long_as_it_was_to_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        let q = configured(&store, "dedup_window = 60s\n");
+        let id = |id: &'static str| [("dedup_id", id)];
+        assert!(enqueue(&store, q, &id("past"), 1000).seq().is_some());
+        assert!(enqueue(&store, q, &id("future"), FAR).seq().is_some());
+        let lowered = |record: &mut super::super::record::QueueRecord| {
+            record.config = "dedup_window = 1s\n".to_owned();
+            Ok(())
+        };
+        store.alter_queue(q, lowered).unwrap();
+        assert_eq!(store.shorten_waits(true, || 2000).unwrap(), 1);
+        assert_eq!(enqueue(&store, q, &id("past"), 60_999), Enqueued::Duplicate);
+        assert_eq!(enqueue(&store, q, &id("future"), 61_999), Enqueued::Duplicate);
+        assert!(enqueue(&store, q, &id("future"), 62_000).seq().is_some());
+        // Set back once more, by less: it lasts from then on.
+        assert_eq!(store.shorten_waits(true, || 61_500).unwrap(), 1);
+        assert_eq!(enqueue(&store, q, &id("future"), 62_499), Enqueued::Duplicate);
+        assert!(enqueue(&store, q, &id("future"), 62_500).seq().is_some());
+    }
+
     /// However far the clock was set ahead, the worker that holds a message has worked for as long as it has.
     #[test]
     fn a_clock_that_leaps_ahead_takes_nothing_of_the_longest_lease() {
