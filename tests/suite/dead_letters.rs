@@ -173,8 +173,11 @@ fn dead_letters_do_not_go_round() {
     let a = m.queue_with("a", &["message_ttl=1ms", "dead_letter=b"]);
     let b = m.queue_with("b", &["message_ttl=1ms", "dead_letter=a"]);
     m.fill(&a, 3);
-    wait_until(|| listing(control(&b, "dead")).len() == 3);
-    assert_eq!((listing(&a).len(), m.stats("a")["enqueued_total"].as_u64()), (0, Some(3)));
+    // As many are enqueued in both as have been on their way once; a letter that comes back is one more.
+    let enqueued = || ["a", "b"].map(|queue| m.stats(queue)["enqueued_total"].as_u64().unwrap());
+    let goes_round = || enqueued()[0] > 3 || enqueued()[1] > 3;
+    wait_until(|| listing(control(&b, "dead")).len() == 3 || goes_round());
+    assert_eq!((listing(&a).len(), enqueued()), (0, [3, 3]));
     for name in listing(control(&b, "dead")) {
         let dead = control(&b, "dead").join(name);
         assert_eq!(xattr(&dead, "user.mq.dead_reason").as_deref(), Some("cycle"));
