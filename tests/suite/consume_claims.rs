@@ -64,7 +64,7 @@ fn a_late_settlement_is_told_and_does_nothing() {
 #[test]
 fn a_lease_that_cannot_be_renewed_any_more_ends_the_command() {
     let m = Mount::new();
-    let q = m.queue_with("q", &["visibility_timeout=100ms", "max_lease=500ms", "retry_delay=1h"]);
+    let q = m.queue_with("q", &["visibility_timeout=100ms", "max_lease=3s", "retry_delay=1h"]);
     let x = m.message(&q, "x", "");
     let ran = start(&m, &["--max-messages=1"], job()).finish();
     assert!(ran.stderr.contains("its claim was over before"), "{ran:?}");

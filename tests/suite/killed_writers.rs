@@ -97,7 +97,7 @@ fn a_command_that_timeout_ends_enqueues_nothing() {
     // timeout tells of the lost output, which its own close finds: so 125 and not 124.
     m.sh("timeout 5 sh -c 'echo half; exec sleep 1000' > q/x").fails("Input/output error");
     assert_dropped(&m, &q, 1);
-    let ran = m.sh("timeout -s KILL 1 sh -c 'echo half; exec sleep 1000' > q/x");
+    let ran = m.sh("timeout -s KILL 5 sh -c 'echo half; exec sleep 1000' > q/x");
     assert_eq!(ran.code(), Some(137));
     assert_dropped(&m, &q, 2);
 }

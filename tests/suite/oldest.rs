@@ -1,7 +1,7 @@
 //! How long the oldest ready message has been waiting, as `.mq/stats` and the queue's attribute tell.
 
 use std::path::Path;
-use std::time::{Instant, SystemTime};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::common::*;
 use crate::extra::*;
@@ -15,6 +15,12 @@ fn age(m: &Mount, queue: &str) -> Option<u64> {
 
 fn ms_since(at: SystemTime) -> u64 {
     SystemTime::now().duration_since(at).unwrap_or_default().as_millis() as u64
+}
+
+/// The instants and ages that mqfs tells are whole milliseconds of the wall clock: an age may be one more than what has passed by a
+/// finer clock, so what is compared with them is counted in the same way.
+fn now_ms() -> u64 {
+    ms_since(UNIX_EPOCH)
 }
 
 /// Asserts that the queue's oldest message is this one.
@@ -83,17 +89,17 @@ fn what_was_delayed_waits_since_it_was_due() {
     m.queue("q");
     m.sh("echo > q/.x && setfattr -n user.mq.delay -v 1h q/.x && mv q/.x q/x").ok();
     assert_eq!(age(&m, "q"), None);
-    let moved = Instant::now();
+    let moved = now_ms();
     m.sh("mv q/.mq/delayed/* q/").ok();
     let waits = age(&m, "q").unwrap();
-    assert!(u128::from(waits) <= moved.elapsed().as_millis(), "{waits} ms, and delivered early");
+    assert!(waits <= now_ms() - moved, "{waits} ms, and delivered early");
     m.queue("late");
-    let begun = Instant::now();
+    let begun = now_ms();
     m.sh("echo > late/.x && setfattr -n user.mq.delay -v 2s late/.x && mv late/.x late/x").ok();
     wait_until(|| age(&m, "late").is_some_and(|age| age > 0));
     let waits = age(&m, "late").unwrap();
-    let since_due = begun.elapsed().as_millis() - 2000;
-    assert!(u128::from(waits) <= since_due, "{waits} ms, and not since it was enqueued");
+    let since_due = now_ms() - begun - 2000;
+    assert!(waits <= since_due, "{waits} ms, and not since it was enqueued");
 }
 
 /// A bulk redrive of what died long ago makes nothing old, nor does it hide what waits behind; and each other state has an age of
@@ -107,10 +113,10 @@ fn each_state_counts_since_it_began() {
     let of = |m: &Mount, state: &str| m.stats("q")[format!("oldest_{state}_age_ms")].as_u64();
     wait_until(|| of(&m, "dead").is_some_and(|age| age >= 200));
     assert_eq!((of(&m, "ready"), of(&m, "claimed"), of(&m, "delayed")), (None, None, None));
-    let redriven = Instant::now();
+    let redriven = now_ms();
     m.sh("mv q/.mq/dead/* q/").ok();
     let ready = of(&m, "ready").unwrap();
-    assert!(u128::from(ready) <= redriven.elapsed().as_millis(), "{ready} ms, of dead letters that were redriven");
+    assert!(ready <= now_ms() - redriven, "{ready} ms, of dead letters that were redriven");
     assert_eq!(of(&m, "dead"), None);
     // Behind them in line, and before them by age.
     let waiting = m.message(&q, "behind", "");
@@ -122,15 +128,15 @@ fn each_state_counts_since_it_began() {
     is_oldest(&m, "q", &waiting);
     m.remount();
     is_oldest(&m, "q", &waiting);
-    let begun = Instant::now();
+    let begun = now_ms();
     let claimed = transition(&q, "claimed", &waiting);
     let held = of(&m, "claimed").unwrap();
-    assert!(u128::from(held) <= begun.elapsed().as_millis(), "{held} ms");
+    assert!(held <= now_ms() - begun, "{held} ms");
     wait_until(|| of(&m, "claimed").is_some_and(|age| age >= 50));
-    let begun = Instant::now();
+    let begun = now_ms();
     std::fs::rename(claimed, within(&q, "delayed", &waiting)).unwrap();
     let delayed = of(&m, "delayed").unwrap();
-    assert!(u128::from(delayed) <= begun.elapsed().as_millis(), "{delayed} ms");
+    assert!(delayed <= now_ms() - begun, "{delayed} ms");
     assert_eq!(xattr(&q, "user.mq.oldest_claimed_age_ms").as_deref(), Some(""));
     assert_ne!(xattr(&q, "user.mq.oldest_delayed_age_ms").as_deref(), Some(""));
     m.sh("echo ready > q/.mq/purge && echo delayed > q/.mq/purge").ok();

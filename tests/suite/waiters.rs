@@ -153,6 +153,9 @@ fn an_open_pop_keeps_its_lease() {
     wait_until(|| deadline(&q, &x) > start + Duration::from_secs(1));
     assert_eq!(state(&q, &x).as_deref(), Some("claimed"));
     assert!(holder.is_running());
+    // So that it is the end of its reader that gives it back, and not a lease that ends just then.
+    m.set("q", "visibility_timeout=1h");
+    wait_until(|| deadline(&q, &x) > start + Duration::from_secs(1800));
     holder.signal(libc::SIGTERM);
     wait_until(|| state(&q, &x).as_deref() == Some("ready"));
     assert_eq!(m.stats("q")["expired_total"].as_u64(), Some(0));
@@ -169,6 +172,7 @@ fn who_lost_his_claim_acknowledges_nothing() {
     file.read_to_string(&mut got).unwrap();
     assert_eq!(got, "body");
     wait_until(|| state(&q, &x).as_deref() == Some("ready"));
+    m.set("q", "visibility_timeout=1h\nmax_lease=1h");
     fs::rename(&x, within(&q, "claimed", &x)).unwrap();
     drop(file);
     let stats = m.stats("q");
