@@ -87,7 +87,7 @@ impl Kafka {
         let kafka = Kafka { place, jars, ports, server: Mutex::new(None) };
         let mut format = kafka.java("kafka.tools.StorageTool");
         format.args(["format", "--standalone", "-t", "MkU3OEVBNTcwNTJENDM2Qg", "-c", "config"]);
-        let out = format.args(["--add-scram", "SCRAM-SHA-512=[name=anna,password=sesame]"]).output().unwrap();
+        let out = format.args(["--add-scram", "SCRAM-SHA-512=[name=carl,password=sesame]"]).output().unwrap();
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
         kafka.start_again();
         Some(kafka)
@@ -125,7 +125,8 @@ impl Kafka {
         format!("kafkas://127.0.0.1:{}/{rest}", self.ports.tls)
     }
 
-    /// `kafkas://HOST` and what follows, for `anna`, who may do everything, and `bob`, who may do nothing.
+    /// `kafkas://HOST` and what follows, for `anna`, who may do everything, and `bob`, who may do
+    /// nothing; and for `carl`, who may do everything, and is known by SCRAM only.
     pub fn sasl_url(&self, rest: &str) -> String {
         format!("kafkas://127.0.0.1:{}/{rest}", self.ports.sasl)
     }
@@ -251,6 +252,6 @@ fn config(dir: &Path, ports: Ports) -> String {
          listener.name.sasl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required \
          user_anna=\"sesame\" user_bob=\"sesame\";\n\
          listener.name.sasl.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;\n\
-         authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\nsuper.users=User:ANONYMOUS;User:anna\n"
+         authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\nsuper.users=User:ANONYMOUS;User:anna;User:carl\n"
     )
 }

@@ -272,10 +272,10 @@ fn tls_verifies_and_passwords_are_shown() {
     ran.fails("certificate");
     assert!(run(&m, &["--check", "-o", &ca, "q", &url]).ok().contains("its certificate is verified"));
     run(&m, &["--until-empty", "-o", &ca, "q", &url]).ok();
-    let anna = secret(&m, "anna", "sesame");
-    for sasl in ["", "?sasl=plain", "?sasl=scram-sha-512"] {
+    let (anna, carl) = (secret(&m, "anna", "sesame"), secret(&m, "carl", "sesame"));
+    for (sasl, who) in [("", &anna), ("?sasl=plain", &anna), ("?sasl=scram-sha-512", &carl)] {
         fs::write(q.join("x"), sasl).unwrap();
-        run(&m, &["--until-empty", "-o", &ca, "-o", &anna, "q", &kafka.sasl_url(&format!("tls{sasl}"))]).ok();
+        run(&m, &["--until-empty", "-o", &ca, "-o", who, "q", &kafka.sasl_url(&format!("tls{sasl}"))]).ok();
     }
     assert_eq!(kafka.bodies("tls"), ["m0", "", "?sasl=plain", "?sasl=scram-sha-512"]);
 }
