@@ -9,7 +9,7 @@
 //! - [`peer`]: what a broker offers to the loops, a short list of whole operations; [`systems`] names those that offer it;
 //! - [`mark`]: what is left in the queue to know after any crash what came in;
 //! - [`net`]: the one place where asynchronous code runs, and where TLS is set up;
-//! - [`run`]: the two loops, `--check` and `--show`; [`status`]: what a link tells of itself.
+//! - [`run`]: the two loops, `--check` and `--show`; [`status`], [`metrics`]: what a link tells of itself.
 
 #[cfg(feature = "link-amqp")]
 pub mod amqp;
@@ -20,6 +20,7 @@ pub mod envelope;
 pub mod kafka;
 pub mod local;
 pub mod mark;
+pub mod metrics;
 pub mod net;
 pub mod overflow;
 pub mod peer;

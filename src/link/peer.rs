@@ -196,6 +196,11 @@ pub trait Receiver {
     /// Tells the broker to give up one message.
     fn reject(&mut self, net: &Net, receipt: u64) -> Result<(), Trouble>;
 
+    /// How many messages the broker had behind the last one that came, if it says so by itself.
+    fn lag(&self) -> Option<u64> {
+        None
+    }
+
     /// How many messages the broker has that have not come yet.
     fn remaining(&self, net: &Net) -> Result<u64, Trouble>;
 

@@ -92,6 +92,8 @@ pub struct Settings {
     pub tls_cert: Option<PathBuf>,
     /// A file with its key.
     pub tls_key: Option<PathBuf>,
+    /// A file that is written for Prometheus.
+    pub metrics: Option<PathBuf>,
     /// A password may go over a connection that is not encrypted, to another machine.
     pub plaintext: bool,
     /// What else librdkafka is told.
@@ -122,6 +124,7 @@ impl Default for Settings {
             tls_ca: None,
             tls_cert: None,
             tls_key: None,
+            metrics: None,
             plaintext: false,
             kafka: Vec::new(),
         }
@@ -150,11 +153,30 @@ pub const KEYS: &[&str] = &[
     "tls_ca",
     "tls_cert",
     "tls_key",
+    "metrics",
     "plaintext",
     "kafka.PROPERTY",
 ];
 
 impl Settings {
+    /// The same, without what the loops look up each time: when these differ, a link has to connect anew.
+    pub fn of_connections(&self) -> Settings {
+        let now = Settings::default();
+        Settings {
+            window: now.window,
+            window_bytes: now.window_bytes,
+            linger: now.linger,
+            order: now.order,
+            refused: now.refused,
+            poison: now.poison,
+            retry_first: now.retry_first,
+            retry_longest: now.retry_longest,
+            largest: now.largest,
+            metrics: now.metrics,
+            ..self.clone()
+        }
+    }
+
     /// Takes the lines of a file. Empty ones, and those that begin with `#`, say nothing.
     pub fn apply(&mut self, text: &str) -> Result<(), String> {
         for (number, line) in text.lines().enumerate() {
@@ -195,6 +217,7 @@ impl Settings {
             "tls_ca" => self.tls_ca = Some(value.into()),
             "tls_cert" => self.tls_cert = Some(value.into()),
             "tls_key" => self.tls_key = Some(value.into()),
+            "metrics" => self.metrics = Some(metrics(value)?),
             "plaintext" => self.plaintext = word(key, value, &[("yes", true), ("no", false)])?,
             _ => match key.strip_prefix("kafka.").filter(|name| !name.is_empty()) {
                 Some(name) => self.kafka.push((name.to_owned(), value.to_owned())),
@@ -202,6 +225,14 @@ impl Settings {
             },
         }
         Ok(())
+    }
+}
+
+/// The textfile collector reads files of that kind only.
+fn metrics(value: &str) -> Result<PathBuf, String> {
+    match value.ends_with(".prom") {
+        true => Ok(value.into()),
+        false => Err(format!("metrics `{value}`: write a file whose name ends with .prom")),
     }
 }
 
@@ -283,7 +314,7 @@ mod tests {
         let text = "# a comment\n\nfrom = /srv/mq/orders\nto=amqp://h?queue=q\nname = orders\nsecret = /x\nwindow = 10\n\
                     window_bytes = 2M\nbatch = 7\nlinger = 1s\norder = strict\nrefused = dead\npoison = save:/var/poison\n\
                     dedup = header:id\nremember = 9\nretry = 1s..2m\nconfirm_timeout = 5s\nhold = 1m\nlargest = 1G\ntls_ca = /ca\n\
-                    tls_cert = /cert\ntls_key = /key\nplaintext = yes\nkafka.PROPERTY = 1\n";
+                    tls_cert = /cert\ntls_key = /key\nmetrics = /m.prom\nplaintext = yes\nkafka.PROPERTY = 1\n";
         settings.apply(text).unwrap();
         let expected = Settings {
             from: Some("/srv/mq/orders".into()),
@@ -307,6 +338,7 @@ mod tests {
             tls_ca: Some("/ca".into()),
             tls_cert: Some("/cert".into()),
             tls_key: Some("/key".into()),
+            metrics: Some("/m.prom".into()),
             plaintext: true,
             kafka: vec![("PROPERTY".into(), "1".into())],
         };
@@ -332,6 +364,7 @@ mod tests {
             ("retry = 0s..1s", "more than 0"),
             ("name = a/b", "letters"),
             ("name = .x", "letters"),
+            ("metrics = /m.txt", ".prom"),
         ] {
             let why = Settings::default().apply_line(line).expect_err(line);
             assert!(why.contains(told), "{line}: {why}");

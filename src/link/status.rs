@@ -69,6 +69,12 @@ pub struct Snapshot {
     pub since: String,
     /// Messages sent and confirmed, or enqueued.
     pub messages: u64,
+    /// Bytes of their bodies.
+    #[serde(default)]
+    pub bytes: u64,
+    /// Messages that wait where they are taken from, where that is known.
+    #[serde(default)]
+    pub lag: Option<u64>,
     /// Messages under way.
     pub in_flight: u64,
     /// Messages that are tried again.
@@ -133,8 +139,9 @@ impl Status {
     }
 
     /// Counts messages that were confirmed or enqueued.
-    pub fn succeeded(&mut self, count: usize) {
+    pub fn succeeded(&mut self, count: usize, bytes: u64) {
         self.now.messages += count as u64;
+        self.now.bytes += bytes;
         self.now.last_success = Some(clock::rfc3339(clock::now_ms()));
     }
 

@@ -1,5 +1,6 @@
 //! `mqfs link`: binds a queue to a broker. What it does is in [`crate::link`]; here is what can be asked for.
 
+mod progress;
 mod status;
 
 use std::io::Write;
@@ -7,12 +8,14 @@ use std::path::{Path, PathBuf};
 
 use super::consume::signals::Signals;
 use super::exit::{Exit, Failure};
-use super::text::{self, Escape, complain};
+use super::text::{self, Escape};
 use crate::cli::LinkArgs;
+use crate::link::run::session::Again;
 use crate::link::run::stop::Stop;
 use crate::link::run::{Link, check, show};
 use crate::link::settings::{self, Settings};
 use crate::link::trouble::{Kind, Trouble};
+use progress::Progress;
 
 /// Where named links are described.
 const NAMED: &str = "/etc/mqfs/link";
@@ -22,7 +25,7 @@ pub fn run(arguments: &LinkArgs) -> Result<(), Failure> {
     if arguments.status {
         return status::run(&arguments.link, arguments.json);
     }
-    let link = Link::new(settings(arguments)?).map_err(failure)?;
+    let link = settings(arguments).and_then(Link::new).map_err(failure)?;
     if arguments.check {
         return check::run(&link, &mut |line| print(line)).map_err(failure);
     }
@@ -31,23 +34,22 @@ pub fn run(arguments: &LinkArgs) -> Result<(), Failure> {
     }
     let signals = Signals::block()
         .map_err(|error| Failure::new(Exit::Failure, format_args!("cannot take over signals: {error}")))?;
-    let tell = |line: &str| {
-        if !arguments.quiet {
-            complain(&format!("link {}: {line}", link.name));
-        }
-    };
-    link.run(arguments.until_empty, Stop::new(signals.fd()), &tell).map_err(failure)
+    let progress = Progress::new(&link.name, arguments.quiet);
+    let again = || settings(arguments).and_then(Link::new);
+    // Without a file there is nothing to read anew.
+    let again: Option<Again<'_>> = (arguments.link.len() == 1).then_some(&again);
+    link.run(arguments.until_empty, Stop::new(signals.fd()), again, &progress).map_err(failure)
 }
 
 /// What the file says, and then the command line.
-fn settings(arguments: &LinkArgs) -> Result<Settings, Failure> {
-    let usage = |why: String| Failure::new(Exit::Usage, why);
+fn settings(arguments: &LinkArgs) -> Result<Settings, Trouble> {
+    let usage = |why: String| Trouble::usage(why);
     let mut settings = Settings::default();
     match &arguments.link[..] {
         [name] => {
             let path = file_of(name);
             let text = std::fs::read_to_string(&path)
-                .map_err(|error| Failure::new(Exit::Usage, format_args!("{}: {error}", path.display())))?;
+                .map_err(|error| Trouble::usage(format_args!("{}: {error}", path.display())))?;
             settings.apply(&text).map_err(|why| usage(format!("{}: {why}", path.display())))?;
             if settings.name.is_none() {
                 let stem = path.file_stem().unwrap_or_default().to_string_lossy();

@@ -11,8 +11,7 @@ use super::super::backoff::random;
 use super::super::local::batch::{Batch, Mark};
 use super::super::local::queue::{Queue, is_mount_gone};
 use super::super::mark::{Identity, Known, Positions, Remembered};
-use super::super::net::Net;
-use super::super::peer::{Begins, Came, Ends, Receiver};
+use super::super::peer::{Begins, Came, Receiver};
 use super::super::properties;
 use super::super::settings::{Dedup, Poison};
 use super::super::status::State;
@@ -29,6 +28,8 @@ enum Served {
     End,
     /// It is of no use any more.
     Lost(Trouble),
+    /// The settings say that another one is needed.
+    Changed,
     /// The queue has taken nothing for so long that the broker shall have its messages back.
     Full,
 }
@@ -93,7 +94,7 @@ impl Intake<'_, '_> {
             match ended? {
                 Served::End => return Ok(()),
                 Served::Lost(trouble) if self.session.fail(&trouble)? => return Ok(()),
-                Served::Lost(_) | Served::Full => {}
+                Served::Lost(_) | Served::Full | Served::Changed => {}
             }
         }
     }
@@ -137,7 +138,7 @@ impl Intake<'_, '_> {
 
     fn read_mark(&mut self) -> io::Result<()> {
         self.was = self.queue.attribute(&self.attribute())?.unwrap_or_default();
-        let link = self.session.link;
+        let link = &self.session.link;
         self.known = match link.system.is_log() {
             true if self.was.is_empty() => None,
             // A mark of another kind is of no log that there is.
@@ -155,9 +156,8 @@ impl Intake<'_, '_> {
     }
 
     fn connect(&mut self) -> Result<Option<Box<dyn Receiver>>, Trouble> {
-        let (system, known) = (self.session.link.system, &self.known);
-        let open = |net: &Net, ends: Ends<'_>| system.receiver(net, ends, known.as_ref().and_then(Known::positions));
-        self.session.connect(open)
+        let mark = self.known.as_ref().and_then(Known::positions);
+        self.session.connect(|link, net| link.system.receiver(net, link.ends(), mark))
     }
 
     /// Of a log, says in the mark at once where the link begins: what comes next would be another place after a crash.
@@ -209,15 +209,21 @@ impl Intake<'_, '_> {
     }
 
     fn gather(&mut self, receiver: &mut dyn Receiver, gathered: &mut Gathered) -> Result<Served, Ended> {
-        let settings = &self.session.link.settings;
         receiver.begins().map_or(Ok(()), |begins| self.begin(begins))?;
         loop {
+            if self.session.changed() {
+                self.enqueue(receiver, gathered)?;
+                return Ok(Served::Changed);
+            }
             if self.session.stop.asked() > 0 {
                 self.enqueue(receiver, gathered)?;
                 return Ok(Served::End);
             }
+            let link = self.session.link.clone();
+            let settings = &link.settings;
+            self.session.voice.status.now.lag = receiver.lag();
             self.session.voice.status.now.in_flight = gathered.batch.as_ref().map_or(0, Batch::files) as u64;
-            self.session.voice.status.refresh();
+            self.session.voice.tick();
             let left = gathered.since.map(|since| settings.linger.saturating_sub(since.elapsed()));
             let limit = left.unwrap_or(if self.session.until_empty { EMPTY } else { TICK }).min(TICK);
             let came = match receiver.next(limit) {
@@ -320,7 +326,7 @@ impl Intake<'_, '_> {
 
     /// Enqueues what has been gathered.
     fn store(&mut self, gathered: &mut Gathered) -> Result<(), Ended> {
-        let files = gathered.batch.as_ref().map_or(0, Batch::files);
+        let (files, bytes) = gathered.batch.as_ref().map_or((0, 0), |batch| (batch.files(), batch.bytes()));
         // Read anew each time: whoever changes it is to be heeded from then on.
         let sync = self.queue.text("user.mq.durability") == "async";
         let mut known = self.known.clone();
@@ -333,7 +339,7 @@ impl Intake<'_, '_> {
             gathered.batch = None;
             self.was = is;
             self.known = known;
-            self.session.voice.status.succeeded(files);
+            self.session.voice.status.succeeded(files, bytes);
         }
         gathered.fresh.clear();
         gathered.since = None;
@@ -376,7 +382,7 @@ impl Intake<'_, '_> {
         if self.session.pause() {
             return Err(Ended::By(Served::End));
         }
-        self.session.voice.status.refresh();
+        self.session.voice.tick();
         Ok(())
     }
 
@@ -391,7 +397,7 @@ impl Intake<'_, '_> {
     ) -> Result<(), Ended> {
         self.session.voice.status.now.refused += 1;
         let id = &came.envelope.id;
-        match &self.session.link.settings.poison {
+        match &self.session.link.clone().settings.poison {
             Poison::Stop => {
                 self.enqueue(receiver, gathered)?;
                 let text = format!("message {id}: {why}; it stays with the broker (see `poison`)");

@@ -2,11 +2,13 @@
 
 pub mod check;
 pub mod into;
+pub mod notify;
 pub mod out;
 pub mod poison;
 pub mod session;
 pub mod show;
 pub mod stop;
+pub mod voice;
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -20,8 +22,9 @@ use super::systems;
 use super::trouble::Trouble;
 use super::url::{self, Target};
 use crate::clock;
-use session::Session;
+use session::{Again, Session};
 use stop::Stop;
+use voice::{Listener, Voice};
 
 /// What links what.
 #[derive(Debug)]
@@ -85,6 +88,8 @@ impl Link {
             why: String::new(),
             since: clock::rfc3339(clock::now_ms()),
             messages: 0,
+            bytes: 0,
+            lag: None,
             in_flight: 0,
             retried: 0,
             refused: 0,
@@ -95,19 +100,33 @@ impl Link {
     }
 
     /// Runs until it is asked to end, or has nothing more to do, or cannot go on.
-    pub fn run(&self, until_empty: bool, stop: Stop<'_>, tell: &dyn Fn(&str)) -> Result<(), Trouble> {
+    pub fn run(
+        self,
+        until_empty: bool,
+        stop: Stop<'_>,
+        again: Option<Again<'_>>,
+        listener: &dyn Listener,
+    ) -> Result<(), Trouble> {
         let net = Net::start()?;
         let status = Status::take(self.snapshot())?;
-        let mut voice = Voice { status, tell, told: None };
-        let session = Session::new(self, &net, until_empty, stop, &mut voice);
-        let ended = match self.out {
+        let mut voice = Voice::new(status, self.settings.metrics.clone(), listener);
+        voice.ready();
+        let session = Session::new(self, &net, until_empty, stop, again, &mut voice);
+        let ended = match session.link.out {
             true => out::run(session),
             false => into::run(session),
         };
-        if let Err(trouble) = &ended {
-            voice.status.set(State::Failing, &trouble.text);
-        }
+        voice.end(&ended);
         ended
+    }
+
+    /// Whether what was asked for anew can be taken over while it runs, and whether it has to connect anew for that.
+    pub fn becomes(&self, new: &Link) -> Result<bool, Trouble> {
+        if (&new.name, &new.queue, new.out) != (&self.name, &self.queue, self.out) {
+            return Err(Trouble::usage("its name, queue and direction are settled when it is started"));
+        }
+        let same_broker = new.target == self.target && new.secret == self.secret;
+        Ok(!same_broker || new.settings.of_connections() != self.settings.of_connections())
     }
 }
 
@@ -123,41 +142,4 @@ fn default_name(queue: &Path, target: &Target, out: bool) -> String {
     let sound = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' };
     let name: String = text.chars().map(sound).take(100).collect();
     settings::name(&name).unwrap_or_else(|_| "link".to_owned())
-}
-
-/// What a link says, to whoever started it and to whoever asks.
-pub struct Voice<'a> {
-    /// For whoever asks.
-    pub status: Status,
-    tell: &'a dyn Fn(&str),
-    /// What was said last, and when.
-    told: Option<(String, std::time::Instant)>,
-}
-
-/// The same trouble is told again after so long.
-const AGAIN: std::time::Duration = std::time::Duration::from_secs(60);
-
-impl Voice<'_> {
-    /// Says a line.
-    pub fn say(&self, line: &str) {
-        (self.tell)(line);
-    }
-
-    /// Says that something is not as it should be: once, and again every minute.
-    pub fn trouble(&mut self, state: State, why: &str) {
-        self.status.set(state, why);
-        let old = self.told.as_ref().is_some_and(|(told, at)| told == why && at.elapsed() < AGAIN);
-        if !old {
-            (self.tell)(&format!("{}: {why}", state.word()));
-            self.told = Some((why.to_owned(), std::time::Instant::now()));
-        }
-    }
-
-    /// All is well; says so where it was not.
-    pub fn well(&mut self) {
-        self.status.set(State::Running, "");
-        if self.told.take().is_some() {
-            (self.tell)("running");
-        }
-    }
 }

@@ -37,6 +37,8 @@ enum Served {
     End,
     /// It is of no use any more.
     Lost(Trouble),
+    /// The settings say that another one is needed.
+    Changed,
     /// The broker objects to one of the messages.
     Objected,
 }
@@ -70,14 +72,13 @@ impl Out<'_, '_> {
         if self.session.link.settings.order == Order::Strict && !self.wait_for_others() {
             return Ok(());
         }
-        let system = self.session.link.system;
-        while let Some(sender) = self.session.connect(|net, ends| system.sender(net, ends))? {
+        while let Some(sender) = self.session.connect(|link, net| link.system.sender(net, link.ends()))? {
             let served = self.serve(&*sender);
             sender.close(self.session.net);
             match served? {
                 Served::End => return Ok(()),
                 Served::Lost(trouble) if self.session.fail(&trouble)? => return Ok(()),
-                Served::Lost(_) | Served::Objected => {}
+                Served::Lost(_) | Served::Objected | Served::Changed => {}
             }
         }
         Ok(())
@@ -85,12 +86,18 @@ impl Out<'_, '_> {
 
     fn serve(&mut self, sender: &dyn Sender) -> Result<Served, Trouble> {
         loop {
+            if self.session.changed() {
+                return Ok(Served::Changed);
+            }
             let asked = self.session.stop.asked() > 0;
             if !asked && !self.singly {
                 self.fill()?;
             }
             self.session.voice.status.now.in_flight = self.flights.len() as u64;
-            self.session.voice.status.refresh();
+            if self.session.voice.is_due() {
+                self.session.voice.status.now.lag = self.queue.text("user.mq.ready").parse().ok();
+            }
+            self.session.voice.tick();
             if self.flights.is_empty() && std::mem::take(&mut self.singly) {
                 continue;
             }
@@ -139,7 +146,8 @@ impl Out<'_, '_> {
 
     /// Claims as long as there is room and something to claim.
     fn fill(&mut self) -> Result<(), Trouble> {
-        let settings = &self.session.link.settings;
+        let link = self.session.link.clone();
+        let settings = &link.settings;
         let window = if settings.order == Order::Strict { 1 } else { settings.window };
         let mut bytes: u64 = self.flights.iter().map(|flight| flight.envelope.body.len() as u64).sum();
         while self.flights.len() < window && bytes < settings.window_bytes {
@@ -226,7 +234,7 @@ impl Out<'_, '_> {
                 }
                 None => {}
             }
-            self.session.voice.status.refresh();
+            self.session.voice.tick();
         }
     }
 
@@ -234,11 +242,12 @@ impl Out<'_, '_> {
     fn settle(&mut self, outcomes: Vec<Outcome>, connected: bool) -> Result<bool, Trouble> {
         let rest = self.flights.split_off(outcomes.len());
         let settled = std::mem::take(&mut self.flights);
-        let (mut confirmed, mut wait, mut end) = (0, None, None);
+        let (mut confirmed, mut bytes, mut wait, mut end) = (0, 0, None, None);
         for (flight, outcome) in settled.into_iter().zip(outcomes) {
             match outcome {
                 Outcome::Confirmed => {
                     confirmed += 1;
+                    bytes += flight.envelope.body.len() as u64;
                     self.confirmed.push(flight.claimed.name);
                 }
                 Outcome::Later(why) => {
@@ -262,7 +271,7 @@ impl Out<'_, '_> {
         }
         self.flights.extend(rest);
         self.acknowledge()?;
-        self.session.voice.status.succeeded(confirmed);
+        self.session.voice.status.succeeded(confirmed, bytes);
         if let Some(trouble) = end {
             return Err(trouble);
         }
@@ -343,7 +352,7 @@ impl Out<'_, '_> {
             if self.session.stop.wait(TICK / 2, None) > 0 {
                 return Err(Trouble::new(Kind::Queue, format_args!("{path}: the mount is gone")));
             }
-            self.session.voice.status.refresh();
+            self.session.voice.tick();
         }
     }
 

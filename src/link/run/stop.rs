@@ -9,21 +9,44 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 pub struct Stop<'a> {
     signals: BorrowedFd<'a>,
     asked: u32,
+    hangup_ends: bool,
+    hung_up: bool,
 }
 
 impl<'a> Stop<'a> {
     /// `signals` is a non-blocking signalfd.
     pub fn new(signals: BorrowedFd<'a>) -> Stop<'a> {
-        Stop { signals, asked: 0 }
+        Stop { signals, asked: 0, hangup_ends: true, hung_up: false }
+    }
+
+    /// Whether SIGHUP asks for the end, as it does unless this says otherwise; else for new settings.
+    pub fn minds_hangups(&mut self, end: bool) {
+        self.hangup_ends = end;
     }
 
     /// How often the end was asked for.
     pub fn asked(&mut self) -> u32 {
         let mut info = [0; size_of::<libc::signalfd_siginfo>()];
         while rustix::io::read(self.signals, &mut info).is_ok_and(|length| length > 0) {
-            self.asked += 1;
+            // The number is what it begins with.
+            let number = i32::from_ne_bytes([info[0], info[1], info[2], info[3]]);
+            match number == libc::SIGHUP && !self.hangup_ends {
+                true => self.hung_up = true,
+                false => self.asked += 1,
+            }
         }
         self.asked
+    }
+
+    /// Whether new settings were asked for, and not taken yet.
+    pub fn is_hung_up(&self) -> bool {
+        self.hung_up
+    }
+
+    /// The same, and they are taken now.
+    pub fn hung_up(&mut self) -> bool {
+        self.asked();
+        std::mem::take(&mut self.hung_up)
     }
 
     /// Waits for so long, or until something is readable, or until the end is asked for.
