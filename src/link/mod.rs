@@ -21,6 +21,8 @@ pub mod kafka;
 pub mod local;
 pub mod mark;
 pub mod metrics;
+#[cfg(feature = "link-nats")]
+pub mod nats;
 pub mod net;
 pub mod overflow;
 pub mod peer;

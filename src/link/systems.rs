@@ -20,6 +20,10 @@ const ACTIVEMQ: Built = None;
 const STOMP: Built = Some(&super::stomp::Stomp::Other);
 #[cfg(not(feature = "link-stomp"))]
 const STOMP: Built = None;
+#[cfg(feature = "link-nats")]
+const NATS: Built = Some(&super::nats::Nats);
+#[cfg(not(feature = "link-nats"))]
+const NATS: Built = None;
 
 #[cfg(feature = "link-kafka")]
 const KAFKA: Built = Some(&super::kafka::Kafka);
@@ -35,6 +39,8 @@ static SCHEMES: &[(Scheme, Built)] = &[
     (Scheme { name: "stomps", tls: true, port: 61614, hosts: true }, STOMP),
     (Scheme { name: "kafka", tls: false, port: 9092, hosts: true }, KAFKA),
     (Scheme { name: "kafkas", tls: true, port: 9093, hosts: true }, KAFKA),
+    (Scheme { name: "nats", tls: false, port: 4222, hosts: true }, NATS),
+    (Scheme { name: "natss", tls: true, port: 4222, hosts: true }, NATS),
 ];
 
 /// Reads a URL; with the system that it is one of. What it says about one that it refuses has no password in it.

@@ -22,6 +22,8 @@ mod linking;
 mod manual;
 #[path = "../common/maven.rs"]
 mod maven;
+#[path = "../common/nats.rs"]
+mod nats;
 #[path = "../common/place.rs"]
 mod place;
 #[path = "../common/rabbit.rs"]
@@ -92,6 +94,8 @@ mod lines_write;
 mod link_command;
 mod link_kafka_in;
 mod link_kafka_out;
+mod link_nats_in;
+mod link_nats_out;
 mod link_rabbit_in;
 mod link_rabbit_out;
 mod link_stomp_in;

@@ -65,6 +65,9 @@ impl<'a, 'b> Session<'a, 'b> {
             Ok((anew, new)) => {
                 self.voice.metrics.clone_from(&new.settings.metrics);
                 self.backoff = Backoff::new(new.settings.retry_first, new.settings.retry_longest);
+                if let Some(origin) = self.link.origin.get() {
+                    let _ = new.origin.set(origin.clone());
+                }
                 self.link = Rc::new(new);
                 self.voice.say(match anew {
                     true => "SIGHUP: the settings were read, connecting anew",
