@@ -284,6 +284,7 @@ impl View {
         if !reading.left.is_empty() {
             return self.read_some(reading).map(|()| None);
         }
+        self.fetch_open(reading.contents.files.iter().map(|file| file.draft));
         self.store.bodies().sync_all(&reading.files)?;
         let settles = std::mem::take(&mut reading.settles);
         let Reading { order, contents, .. } = reading;

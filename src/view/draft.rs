@@ -150,6 +150,9 @@ impl View {
         }
         let open = self.use_in(&mut drafts, id, uid, &record, writes)?;
         drop(drafts);
+        if self.refuse_while_enqueued(record.queue).is_err() {
+            open.lock().fetch(&self.store);
+        }
         if truncate && writes {
             let cut = open.lock().truncate(&self.store, 0);
             if let Err(error) = cut {
@@ -158,6 +161,16 @@ impl View {
             }
         }
         Ok(open)
+    }
+
+    /// These files of a batch are about to be messages: whoever has one open to read keeps its bytes. Who opens one from now on sees
+    /// to that ([`View::open_draft`]).
+    pub(super) fn fetch_open(&self, files: impl Iterator<Item = u64>) {
+        let open: Vec<_> = {
+            let drafts = self.drafts.lock();
+            files.filter_map(|id| drafts.get(&id)?.open.clone()).collect()
+        };
+        open.iter().for_each(|open| open.lock().fetch(&self.store));
     }
 
     /// Removes a draft. Its owner is charged for it as long as somebody has it open.

@@ -372,6 +372,24 @@ impl OpenDraft {
         }
     }
 
+    /// Its bytes may leave the store at any time: whoever has it open to read keeps them.
+    pub fn fetch(&mut self, store: &Store) {
+        let Place::Stored = self.place else { return };
+        let mut bytes = Few::of(self.share.clone());
+        if !bytes.can_be(self.inline.size.into()) {
+            tracing::warn!(
+                draft = self.id,
+                "who has a draft open that is published may not be able to read it any more"
+            );
+            return;
+        }
+        // What is damaged is so to its readers now and later.
+        if let Ok(stored) = store.draft_bytes(self.id, &self.inline) {
+            bytes.write_at(0, &stored);
+            self.place = Place::Memory(bytes);
+        }
+    }
+
     /// Whoever has it open keeps its bytes when `leave` takes them from the store, which then answers true.
     pub fn leave<T>(&mut self, store: &Store, leave: impl FnOnce() -> Result<(bool, T)>) -> Result<T> {
         let stored = matches!(self.place, Place::Stored);
