@@ -265,7 +265,8 @@ fn a_queue_that_is_full_is_waited_for(broker: &Broker) {
     let m = Mount::new();
     let q = m.queue_with("q", &["max_messages=5"]);
     broker.publish("full", 8, "");
-    let link = start(&m, &words(&arguments(broker, &[&SOON[..], &["-o", "batch=4"]].concat(), "full")));
+    let link =
+        start(&m, &words(&arguments(broker, &[&SOON[..], &["-o", "batch=4", "-o", "linger=1h"]].concat(), "full")));
     wait_until(|| state(&m) == "holding");
     assert_eq!((m.bodies(&q).len(), &status(&m)["why"]), (4, &"the queue is full".into()));
     link.signal(libc::SIGTERM);

@@ -123,6 +123,8 @@ fn what_the_broker_will_not_is_told(broker: &Broker) {
     }
     run(&m, &["--until-empty", "q", &url.replace("://", "://carl@")]).fails("no password of carl");
     let bob = broker.secret("bob");
+    let ran = run(&m, &["--until-empty", "-o", &bob, "q", &url]);
+    assert_eq!((ran.code(), &m.stats(&q)["ready"]), (Some(16), &3.into()), "{ran:?}");
     let link = start(&m, &[&SOON[..], &["-o", &bob, "q", &url]].concat());
     // It is connected again and again, and refused each time.
     wait_until(|| {
@@ -341,6 +343,7 @@ fn a_stopped_broker_is_noticed() {
     fs::write(q.join("a"), "after").unwrap();
     wait_until(|| is_empty(&m, &q));
     link.signal(libc::SIGTERM);
-    assert_eq!(link.finish().code(), Some(0));
+    let ran = link.finish();
+    assert!(ran.status.success() && ran.stderr.contains("no heart-beat for 30 s"), "{ran:?}");
     assert_eq!(broker.bodies("stopped"), ["after"]);
 }

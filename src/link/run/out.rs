@@ -74,9 +74,14 @@ impl Out<'_, '_> {
         }
         while let Some(sender) = self.session.connect(|link, net| link.system.sender(net, link.ends()))? {
             let served = self.serve(&*sender);
+            let blocked = sender.blocked().is_some();
             sender.close(self.session.net);
             match served? {
                 Served::End => return Ok(()),
+                // It would be the same the next time.
+                Served::Lost(trouble) if self.session.until_empty && (blocked || trouble.kind == Kind::Refusing) => {
+                    return Err(trouble);
+                }
                 Served::Lost(trouble) if self.session.fail(&trouble)? => return Ok(()),
                 Served::Lost(_) | Served::Objected | Served::Changed => {}
             }
@@ -220,6 +225,14 @@ impl Out<'_, '_> {
                 since = Instant::now();
             }
             match sender.blocked() {
+                Some(why)
+                    if self.session.until_empty && since.elapsed() > self.session.link.settings.confirm_timeout =>
+                {
+                    return Some(Sent::Lost(Trouble::away(format_args!("the broker takes nothing: {why}"))));
+                }
+                Some(why) if self.session.until_empty => {
+                    self.session.voice.trouble(State::Blocked, &format!("the broker takes nothing: {why}"));
+                }
                 // It will confirm when it is over. To connect again would only send everything twice.
                 Some(why) => {
                     self.session.voice.trouble(State::Blocked, &format!("the broker takes nothing: {why}"));

@@ -209,9 +209,19 @@ async fn write(
 }
 
 impl Connection {
-    /// Whether it stands, as far as is known.
-    pub fn is_open(&self) -> bool {
-        !self.write.is_closed() && !self.read.is_closed()
+    /// Why it is of no use any more, if it is not; while nothing is awaited of it.
+    pub fn trouble(&mut self) -> Option<Trouble> {
+        if !self.write.is_closed() && !self.read.is_closed() {
+            return None;
+        }
+        while let Ok(came) = self.read.try_recv() {
+            match came {
+                Ok(frame) if frame.command == "ERROR" => return Some(self.refused(&frame)),
+                Ok(_) => {}
+                Err(trouble) => return Some(trouble),
+            }
+        }
+        Some(Trouble::away(format_args!("{}:{}: the connection is lost", self.host.name, self.host.port)))
     }
 
     /// The number of a new receipt.

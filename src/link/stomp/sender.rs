@@ -59,8 +59,14 @@ impl peer::Sender for Sender {
         self.condition.blocked()
     }
 
+    /// While something is sent, that will tell.
     fn is_connected(&self) -> bool {
-        self.line.try_lock().is_ok_and(|line| line.ended.is_some() || line.connection.is_open())
+        self.trouble().is_none()
+    }
+
+    fn trouble(&self) -> Option<Trouble> {
+        let mut line = self.line.try_lock().ok().filter(|line| line.ended.is_none())?;
+        line.connection.trouble()
     }
 
     fn repeats_singly(&self) -> bool {
