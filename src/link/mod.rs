@@ -36,3 +36,5 @@ pub mod stomp;
 pub mod systems;
 pub mod trouble;
 pub mod url;
+#[cfg(feature = "link-zmq")]
+pub mod zmq;

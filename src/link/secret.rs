@@ -26,6 +26,13 @@ pub enum Secret {
     Token(String),
     /// By a key of NATS: its seed.
     Nkey(String),
+    /// By a pair of keys of CURVE.
+    Curve {
+        /// The one that others may know.
+        public: String,
+        /// The other one.
+        secret: String,
+    },
 }
 
 impl Secret {
@@ -33,9 +40,19 @@ impl Secret {
     pub fn password(&self) -> Result<(&str, &str), Trouble> {
         match self {
             Secret::Password { user, password } => Ok((user, password)),
-            Secret::Token(_) | Secret::Nkey(_) => {
+            Secret::Token(_) | Secret::Nkey(_) | Secret::Curve { .. } => {
                 Err(Trouble::usage("the secret: this system wants the lines `user = ...` and `password = ...`"))
             }
+        }
+    }
+
+    /// The keys of CURVE, public and secret, for a system that knows nothing else.
+    pub fn curve(&self) -> Result<(&str, &str), Trouble> {
+        match self {
+            Secret::Curve { public, secret } => Ok((public, secret)),
+            _ => Err(Trouble::usage(
+                "the secret: this system wants the lines `curve_public = ...` and `curve_secret = ...`",
+            )),
         }
     }
 }
@@ -47,6 +64,7 @@ impl std::fmt::Debug for Secret {
             Secret::Password { user, .. } => write!(f, "Secret({user})"),
             Secret::Token(_) => f.write_str("Secret(a token)"),
             Secret::Nkey(_) => f.write_str("Secret(a key)"),
+            Secret::Curve { public, .. } => write!(f, "Secret({public})"),
         }
     }
 }
@@ -62,7 +80,9 @@ pub fn of(settings: &Settings, target: &Target) -> Result<Option<Secret>, Troubl
     let refused = |why: String| Trouble::usage(format_args!("secret {}: {why}", path.display()));
     let text = read(&path).map_err(refused)?;
     let secret = parse(&text, target.user.as_deref()).map_err(refused)?;
-    if !target.tls && !settings.plaintext && target.hosts.iter().any(|host| !host.is_loopback()) {
+    // A key is not sent.
+    let sent = !matches!(secret, Secret::Curve { .. });
+    if sent && !target.tls && !settings.plaintext && target.hosts.iter().any(|host| !host.is_loopback()) {
         return Err(Trouble::usage(
             "the password would go unencrypted to another machine: use a URL with TLS, or say `plaintext = yes`",
         ));
@@ -91,7 +111,7 @@ pub fn read(path: &Path) -> Result<String, String> {
 }
 
 fn parse(text: &str, user_of_url: Option<&str>) -> Result<Secret, String> {
-    const KEYS: [&str; 4] = ["user", "password", "token", "nkey"];
+    const KEYS: [&str; 6] = ["user", "password", "token", "nkey", "curve_public", "curve_secret"];
     let mut values: [Option<String>; KEYS.len()] = Default::default();
     for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
         // A line that makes no sense may be a password: it is not repeated.
@@ -100,7 +120,14 @@ fn parse(text: &str, user_of_url: Option<&str>) -> Result<Secret, String> {
         let known = known.ok_or_else(|| format!("a key is unknown: known are {}", KEYS.join(", ")))?;
         values[known] = Some(value.trim().to_owned());
     }
-    let [user, password, token, nkey] = values;
+    let [user, password, token, nkey, public, secret] = values;
+    match (public, secret) {
+        (None, None) => {}
+        (Some(public), Some(secret)) if password.is_none() && token.is_none() && nkey.is_none() => {
+            return Ok(Secret::Curve { public, secret });
+        }
+        _ => return Err("curve_public and curve_secret belong together, and to nothing else".to_owned()),
+    }
     match (user.or_else(|| user_of_url.map(str::to_owned)), password, token, nkey) {
         (Some(user), Some(password), None, None) => Ok(Secret::Password { user, password }),
         (_, None, Some(token), None) => Ok(Secret::Token(token)),
@@ -124,6 +151,9 @@ mod tests {
         let token = parse("token = sesame", Some("url")).unwrap();
         assert_eq!((format!("{token:?}"), token.password().is_err()), ("Secret(a token)".to_owned(), true));
         assert_eq!(parse("nkey = SU", None).unwrap(), Secret::Nkey("SU".to_owned()));
+        let curve = parse("curve_public = p\ncurve_secret = sesame", None).unwrap();
+        assert_eq!((curve.curve().unwrap(), format!("{curve:?}")), (("p", "sesame"), "Secret(p)".to_owned()));
+        assert!(curve.password().is_err() && token.curve().is_err());
         for text in
             ["sesame", "passwort = sesame", "user = sesame", "password = sesame", "token = sesame\nnkey = sesame"]
         {

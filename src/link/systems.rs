@@ -29,6 +29,10 @@ const NATS: Built = None;
 const KAFKA: Built = Some(&super::kafka::Kafka);
 #[cfg(not(feature = "link-kafka"))]
 const KAFKA: Built = None;
+#[cfg(feature = "link-zmq")]
+const ZMQ: Built = Some(&super::zmq::Zmq);
+#[cfg(not(feature = "link-zmq"))]
+const ZMQ: Built = None;
 
 static SCHEMES: &[(Scheme, Built)] = &[
     (Scheme { name: "amqp", tls: false, port: 5672, hosts: true }, AMQP),
@@ -41,7 +45,24 @@ static SCHEMES: &[(Scheme, Built)] = &[
     (Scheme { name: "kafkas", tls: true, port: 9093, hosts: true }, KAFKA),
     (Scheme { name: "nats", tls: false, port: 4222, hosts: true }, NATS),
     (Scheme { name: "natss", tls: true, port: 4222, hosts: true }, NATS),
+    (zmq("zmq+push", true), ZMQ),
+    (zmq("zmq+push+ipc", false), ZMQ),
+    (zmq("zmq+pub", true), ZMQ),
+    (zmq("zmq+pub+ipc", false), ZMQ),
+    (zmq("zmq+req", true), ZMQ),
+    (zmq("zmq+req+ipc", false), ZMQ),
+    (zmq("zmq+pull", true), ZMQ),
+    (zmq("zmq+pull+ipc", false), ZMQ),
+    (zmq("zmq+sub", true), ZMQ),
+    (zmq("zmq+sub+ipc", false), ZMQ),
+    (zmq("zmq+rep", true), ZMQ),
+    (zmq("zmq+rep+ipc", false), ZMQ),
 ];
+
+/// ZeroMQ has a scheme for each pattern, by TCP and by sockets of the filesystem. What it encrypts has no TLS.
+const fn zmq(name: &'static str, hosts: bool) -> Scheme {
+    Scheme { name, tls: false, port: 0, hosts }
+}
 
 /// Reads a URL; with the system that it is one of. What it says about one that it refuses has no password in it.
 pub fn parse(text: &str) -> Result<(Target, &'static dyn System), String> {

@@ -101,6 +101,7 @@ mod link_rabbit_out;
 mod link_stomp_in;
 mod link_stomp_out;
 mod link_stomp_rabbit;
+mod link_zmq;
 mod listings;
 mod locking;
 mod logging;

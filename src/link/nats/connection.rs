@@ -118,6 +118,7 @@ fn authorised(options: ConnectOptions, ends: Ends<'_>) -> Result<ConnectOptions,
         (None, Some(user)) => {
             return Err(Trouble::usage(format_args!("there is no password of {user}: say secret = FILE")));
         }
+        (Some(Secret::Curve { .. }), _) => return Err(Trouble::usage("the secret: NATS knows no keys of CURVE")),
         (None, None) => options,
     })
 }

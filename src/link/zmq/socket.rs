@@ -1,0 +1,85 @@
+//! A socket of libzmq, with the options that a link needs: small buffers, since what is in them is gone with the process.
+
+use zmq::{Context, CurveKeyPair, Socket, SocketType};
+
+use super::super::peer::Ends;
+use super::super::secret::Secret;
+use super::super::trouble::{Kind, Trouble};
+use super::address::Address;
+
+/// How long what was sent may take to leave when the socket is closed, in milliseconds.
+const LINGER: i32 = 2000;
+/// A peer that says nothing for twice as long is gone, in milliseconds.
+const HEARTBEAT: i32 = 5000;
+
+/// An open socket. Its context ends with it.
+pub struct Open {
+    /// The socket.
+    pub socket: Socket,
+    _context: Context,
+}
+
+/// What a failure of libzmq means.
+pub fn trouble(address: &Address, error: zmq::Error) -> Trouble {
+    Trouble::refusing(format_args!("{address}: {error}"))
+}
+
+/// Opens a socket, and binds or connects it; `room` is for so many messages of each peer.
+pub fn open(ends: Ends<'_>, address: &Address, kind: SocketType, room: i32) -> Result<Open, Trouble> {
+    let context = Context::new();
+    let socket = context.socket(kind).map_err(|error| trouble(address, error))?;
+    let largest = i64::try_from(ends.settings.largest).unwrap_or(i64::MAX);
+    let set = || {
+        socket.set_linger(LINGER)?;
+        socket.set_sndhwm(room)?;
+        socket.set_rcvhwm(room)?;
+        // Without a peer nothing is taken.
+        socket.set_immediate(true)?;
+        socket.set_maxmsgsize(largest)?;
+        socket.set_ipv6(true)?;
+        socket.set_heartbeat_ivl(HEARTBEAT)?;
+        socket.set_heartbeat_timeout(2 * HEARTBEAT)
+    };
+    set().map_err(|error| trouble(address, error))?;
+    encrypt(&socket, address, ends.secret)?;
+    for endpoint in &address.endpoints {
+        let opened = if address.bind { socket.bind(endpoint) } else { socket.connect(endpoint) };
+        opened.map_err(|error| trouble(address, error))?;
+    }
+    Ok(Open { socket, _context: context })
+}
+
+/// Sets CURVE up, if there are keys: whoever binds has the key of the server, and whoever connects knows its public key.
+fn encrypt(socket: &Socket, address: &Address, secret: Option<&Secret>) -> Result<(), Trouble> {
+    let own = secret.map(Secret::curve).transpose()?;
+    if address.server_key.is_none() && own.is_none() {
+        return Ok(());
+    }
+    if zmq::has("curve") != Some(true) {
+        return Err(Trouble::usage(
+            "this mqfs was built with a libzmq without CURVE: install libzmq3-dev and build it anew",
+        ));
+    }
+    let key = |what: &str, text: &str| {
+        zmq::z85_decode(text).map_err(|_| Trouble::usage(format_args!("{what} is not 40 characters of Z85")))
+    };
+    let local = |error: zmq::Error| Trouble::new(Kind::Local, format_args!("CURVE: {error}"));
+    if address.bind {
+        let Some((_, secret)) = own else { return Ok(()) };
+        socket.set_curve_server(true).map_err(local)?;
+        return socket.set_curve_secretkey(&key("curve_secret", secret)?).map_err(local);
+    }
+    let Some(server) = &address.server_key else {
+        return Err(Trouble::usage("to connect with a key, say whom to: server_key=PUBLIC"));
+    };
+    let (public, secret) = match own {
+        Some((public, secret)) => (key("curve_public", public)?, key("curve_secret", secret)?),
+        None => {
+            let pair = CurveKeyPair::new().map_err(local)?;
+            (pair.public_key.to_vec(), pair.secret_key.to_vec())
+        }
+    };
+    socket.set_curve_serverkey(&key("server_key", server)?).map_err(local)?;
+    socket.set_curve_publickey(&public).map_err(local)?;
+    socket.set_curve_secretkey(&secret).map_err(local)
+}
