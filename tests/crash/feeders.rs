@@ -60,6 +60,10 @@ impl Producer<'_> {
             self.journal.note(Event::Offered { id, priority: 0, delay: 0, ttl: 0, batch });
         }
         set_xattr(&dir, WAS, if was == 0 { String::new() } else { was.to_string() })?;
+        // A power cut may come before the rename, and what was closed only is not on disk.
+        for file in fs::read_dir(&dir)? {
+            File::open(file?.path())?.sync_all()?;
+        }
         // From now on it is whole, and others may try it.
         set_xattr(&dir, MARK, number.to_string())?;
         self.enqueue_fed(&dir, number)
