@@ -37,6 +37,8 @@ struct Sources {
     used: Vec<String>,
     /// Where programs are looked for before the usual places.
     first_in_path: Option<PathBuf>,
+    /// The compiler that somebody asks for.
+    compiler: Option<&'static str>,
 }
 
 impl Sources {
@@ -46,7 +48,7 @@ impl Sources {
         fs::copy(crate_dir().join(LIST), dir.path().join(LIST)).unwrap();
         let used: Vec<String> =
             lines(dir.path().join(LIST)).into_iter().filter(|file| !unused.contains(file)).collect();
-        let sources = Self { cache: dir.path().join("cache"), dir, used, first_in_path: None };
+        let sources = Self { cache: dir.path().join("cache"), dir, used, first_in_path: None, compiler: None };
         for file in sources.used.iter().chain(&unused) {
             sources.write(file, &format!("int {}() {{ return 1; }}\n", function(file)));
         }
@@ -82,6 +84,8 @@ impl Sources {
             .current_dir(&self.dir)
             .env_remove("TARGET")
             .env_remove("HOST")
+            .env_remove("CXX")
+            .envs(self.compiler.map(|compiler| ("CXX", compiler)))
             .env("PATH", first.collect::<String>() + &usual)
             .env("XDG_CACHE_HOME", &self.cache)
             .args(["-Irocksdb", "-ffunction-sections", "-o", "out.o"])
@@ -273,11 +277,22 @@ fn clang_compiles_the_units_where_it_can_and_the_usual_compiler_the_rest() {
     assert!(maker(&sources).contains("GCC") && !maker(&sources).contains("clang"), "{}", maker(&sources));
 }
 
+#[test]
+fn a_compiler_that_is_asked_for_gets_each_file_as_it_is() {
+    let sources = Sources { compiler: Some("env c++"), ..Sources::new() };
+    for file in &sources.used[..2] {
+        succeeds(&sources.compile(file));
+        assert_eq!(sources.defined(), functions([file]));
+    }
+}
+
 /// What Cargo is told to call, in this clone and with a space in its path.
 #[test]
 fn cargo_calls_it_wherever_the_clone_is() {
     let config = fs::read_to_string(".cargo/config.toml").unwrap();
-    let call = config.lines().find_map(|line| line.strip_prefix("CXX = '")?.strip_suffix('\'')).unwrap();
+    let calls: Vec<_> = config.lines().filter_map(|line| line.split_once("_CXX = '")?.1.strip_suffix('\'')).collect();
+    let [call, of_target] = calls[..] else { panic!("{calls:?}") };
+    assert_eq!(call, of_target);
     let dir = tempfile::tempdir().unwrap();
     let clone = dir.path().join("a clone/scripts");
     fs::create_dir_all(&clone).unwrap();
@@ -291,6 +306,7 @@ fn cargo_calls_it_wherever_the_clone_is() {
         .args(["-o", "it is.o", "-c", "it is.cc"])
         .current_dir(&dir)
         .env("MQFS_UNITY_CXX", clone.join("unity-c++"))
+        .env_remove("CXX")
         .output()
         .unwrap();
     succeeds(&ran);
