@@ -2,6 +2,7 @@
 
 #![allow(dead_code)]
 
+use std::fs;
 use std::process::Command;
 
 use crate::common::{Mount, Ran, Running, wait_until};
@@ -26,22 +27,33 @@ pub fn start(m: &Mount, arguments: &[&str]) -> Running {
     m.start_command(&mut link(m, arguments))
 }
 
+/// What the links of this test tell; others may run on the machine.
+fn told(m: &Mount) -> Vec<serde_json::Value> {
+    let files = fs::read_dir(m.scratch().join("mqfs-link")).into_iter().flatten().flatten().map(|entry| entry.path());
+    let names: Vec<String> = files
+        .filter(|file| file.extension().is_some_and(|extension| extension == "json"))
+        .map(|file| file.file_stem().unwrap().to_str().unwrap().to_owned())
+        .collect();
+    if names.is_empty() {
+        return Vec::new();
+    }
+    let arguments: Vec<&str> = ["--status", "--json"].into_iter().chain(names.iter().map(String::as_str)).collect();
+    serde_json::from_str(&run(m, &arguments).stdout).unwrap()
+}
+
 /// What `--status --json` tells of the only link.
 #[track_caller]
 pub fn status(m: &Mount) -> serde_json::Value {
-    let mut only = serde_json::Value::Null;
+    let mut all = Vec::new();
     // It has just been started, perhaps.
     wait_until(|| {
-        let all: serde_json::Value = serde_json::from_str(&run(m, &["--status", "--json"]).stdout).unwrap();
-        only = all[0].clone();
-        !only.is_null() && all[1].is_null()
+        all = told(m);
+        all.len() == 1
     });
-    only
+    all.remove(0)
 }
 
 /// The state that it tells; nothing when no link has run.
 pub fn state(m: &Mount) -> String {
-    let ran = run(m, &["--status", "--json"]);
-    let all: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
-    all[0]["state"].as_str().unwrap_or_default().to_owned()
+    told(m).first().and_then(|link| link["state"].as_str()).unwrap_or_default().to_owned()
 }
