@@ -69,6 +69,8 @@ struct Gathered {
     /// What is acknowledged when it is enqueued.
     receipt: Option<u64>,
     since: Option<Instant>,
+    /// Whether the queue looks for duplicates itself: it is asked once for each batch.
+    dedup: Option<bool>,
 }
 
 /// Runs the loop.
@@ -268,7 +270,9 @@ impl Intake<'_, '_> {
             gathered.note(&came);
             return Ok(());
         }
-        let dedup = !matches!(self.queue.text("user.mq.dedup_window").as_str(), "" | "0s");
+        let dedup = *gathered
+            .dedup
+            .get_or_insert_with(|| !matches!(self.queue.text("user.mq.dedup_window").as_str(), "" | "0s"));
         let arrival = match properties::incoming(&came.envelope, dedup) {
             Ok(arrival) => arrival,
             Err(why) => return self.refuse(receiver, gathered, came, identity, &why),
@@ -342,7 +346,7 @@ impl Intake<'_, '_> {
             self.session.voice.status.succeeded(files, bytes);
         }
         gathered.fresh.clear();
-        gathered.since = None;
+        (gathered.since, gathered.dedup) = (None, None);
         Ok(())
     }
 
