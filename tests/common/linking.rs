@@ -2,10 +2,12 @@
 
 #![allow(dead_code)]
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::common::{Mount, Ran, Running, wait_until};
+use crate::common::{Mount, Ran, Running, try_xattr, wait_until, xattrs};
 
 const MQFS: &str = env!("CARGO_BIN_EXE_mqfs");
 
@@ -56,4 +58,50 @@ pub fn status(m: &Mount) -> serde_json::Value {
 /// The state that it tells; nothing when no link has run.
 pub fn state(m: &Mount) -> String {
     told(m).first().and_then(|link| link["state"].as_str()).unwrap_or_default().to_owned()
+}
+
+/// Tries again soon.
+pub const SOON: [&str; 2] = ["-o", "retry=20ms..200ms"];
+
+/// Name, body and attributes of a message.
+pub type Given<'a> = (&'a str, &'a [u8], &'a [(&'a str, &'a [u8])]);
+
+/// A queue `q` with so many messages, of which none comes back by itself.
+pub fn many(m: &Mount, count: usize) -> PathBuf {
+    let q = m.queue_with("q", &["durability=async", "visibility_timeout=1h"]);
+    m.fill(&q, count);
+    q
+}
+
+/// Nothing is ready, claimed or delayed.
+pub fn is_empty(m: &Mount, q: &Path) -> bool {
+    let stats = m.stats(q);
+    ["ready", "claimed", "delayed"].iter().all(|state| stats[*state] == 0)
+}
+
+/// Every message is in `q` once.
+#[track_caller]
+pub fn assert_each_once(m: &Mount, count: usize) {
+    let bodies = m.bodies("q");
+    let each: BTreeSet<&String> = bodies.iter().collect();
+    assert_eq!((bodies.len(), each.len()), (count, count));
+}
+
+/// What goes with a message to wherever it is sent, and comes back with it.
+const PROPERTIES: [&str; 6] = [
+    "user.mq.content_type",
+    "user.mq.correlation_id",
+    "user.mq.dedup_id",
+    "user.mq.group",
+    "user.mq.priority",
+    "user.mq.reply_to",
+];
+
+/// The attributes of a message that somebody has set, or a link, and those called `more`.
+pub fn attributes(path: &Path, more: &[&str]) -> Vec<(String, Vec<u8>)> {
+    let travels = |name: &str| !name.starts_with("user.mq.") || PROPERTIES.contains(&name) || more.contains(&name);
+    let mut names = xattrs(path);
+    names.retain(|name| travels(name));
+    names.sort();
+    names.into_iter().map(|name| (name.clone(), try_xattr(path, &name).unwrap())).collect()
 }

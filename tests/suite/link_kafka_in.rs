@@ -7,37 +7,7 @@ use std::path::Path;
 use crate::common::*;
 use crate::extra::*;
 use crate::kafka::{Kafka, shared};
-use crate::linking::{run, start, state, status};
-
-const SOON: [&str; 2] = ["-o", "retry=20ms..200ms"];
-
-/// The attributes of a message that somebody has set, or a link.
-fn attributes(path: &Path) -> Vec<(String, Vec<u8>)> {
-    let mut names = xattrs(path);
-    names.retain(|name| !name.starts_with("user.mq.") || PROPERTIES.contains(&name.as_str()));
-    names.sort();
-    names.into_iter().map(|name| (name.clone(), try_xattr(path, &name).unwrap())).collect()
-}
-
-const PROPERTIES: [&str; 6] = [
-    "user.mq.content_type",
-    "user.mq.correlation_id",
-    "user.mq.dedup_id",
-    "user.mq.group",
-    "user.mq.priority",
-    "user.mq.reply_to",
-];
-
-/// Name, body and attributes.
-type Given<'a> = (&'a str, &'a [u8], &'a [(&'a str, &'a [u8])]);
-
-/// Every message once.
-#[track_caller]
-fn assert_each_once(m: &Mount, count: usize) {
-    let bodies = m.bodies("q");
-    let each: BTreeSet<&String> = bodies.iter().collect();
-    assert_eq!((bodies.len(), each.len()), (count, count));
-}
+use crate::linking::{Given, SOON, assert_each_once, attributes, run, start, state, status};
 
 /// The mark of the link `name`, and the id of the topic in it.
 fn mark(q: &Path, name: &str) -> (String, String) {
@@ -88,7 +58,7 @@ fn what_went_out_and_came_in_on_another_mount_is_the_same() {
         fs::rename(out.join(".d"), out.join(name)).unwrap();
     }
     let before: Vec<_> =
-        names(control(&out, "peek")).iter().map(|name| attributes(&control(&out, "peek").join(name))).collect();
+        names(control(&out, "peek")).iter().map(|name| attributes(&control(&out, "peek").join(name), &[])).collect();
     kafka.topic("there-and-back", 1);
     run(&here, &["--until-empty", "out", &kafka.url("there-and-back")]).ok();
     run(&there, &["--until-empty", &kafka.url("there-and-back"), "into"]).ok();
@@ -97,7 +67,7 @@ fn what_went_out_and_came_in_on_another_mount_is_the_same() {
         let path = into.join(names(&into).into_iter().find(|full| full.to_str().unwrap().ends_with(name)).unwrap());
         let path = within(&into, "peek", &path);
         assert_eq!(fs::read(&path).unwrap(), *body, "{name}");
-        let mut after = attributes(&path);
+        let mut after = attributes(&path, &[]);
         after.retain(|(name, _)| !name.starts_with("user.link.") || name == "user.link.null");
         assert_eq!(after, before, "{name}");
         assert_eq!(xattr(&path, "user.link.hops").unwrap(), "1");

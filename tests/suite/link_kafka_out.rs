@@ -3,15 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::common::*;
 use crate::extra::*;
 use crate::kafka::shared;
-use crate::linking::{run, start, state, status};
-
-/// Tries again soon.
-const SOON: [&str; 2] = ["-o", "retry=20ms..200ms"];
+use crate::linking::{SOON, is_empty, many, run, start, state, status};
 
 /// A message with attributes.
 fn with_attributes(q: &Path, name: &str, body: &[u8], attributes: &[(&str, &[u8])]) {
@@ -21,18 +18,6 @@ fn with_attributes(q: &Path, name: &str, body: &[u8], attributes: &[(&str, &[u8]
         set_xattr(&draft, attribute, value).unwrap();
     }
     fs::rename(draft, q.join(name)).unwrap();
-}
-
-/// Nothing is ready, claimed or delayed.
-fn is_empty(m: &Mount, q: &Path) -> bool {
-    let stats = m.stats(q);
-    ["ready", "claimed", "delayed"].iter().all(|state| stats[*state] == 0)
-}
-
-fn many(m: &Mount, count: usize) -> PathBuf {
-    let q = m.queue_with("q", &["durability=async", "visibility_timeout=1h"]);
-    m.fill(&q, count);
-    q
 }
 
 /// A file with a user and a password, as an option.

@@ -5,10 +5,9 @@ use std::fs;
 
 use crate::common::*;
 use crate::extra::*;
-use crate::linking::{run, start, state, status};
+use crate::linking::{SOON, run, start, state, status};
 use crate::nats::Nats;
 
-const SOON: [&str; 2] = ["-o", "retry=20ms..200ms"];
 const MARK: &str = "user.mark.link-in";
 
 fn numbers(from: usize, to: usize) -> Vec<String> {

@@ -2,26 +2,11 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
 
 use crate::common::*;
 use crate::extra::*;
-use crate::linking::{run, start, state, status};
+use crate::linking::{SOON, is_empty, many, run, start, state, status};
 use crate::nats::{MOST_BYTES, NKEY, Nats};
-
-const SOON: [&str; 2] = ["-o", "retry=20ms..200ms"];
-
-/// Nothing is ready, claimed or delayed.
-fn is_empty(m: &Mount, q: &Path) -> bool {
-    let stats = m.stats(q);
-    ["ready", "claimed", "delayed"].iter().all(|state| stats[*state] == 0)
-}
-
-fn many(m: &Mount, count: usize) -> PathBuf {
-    let q = m.queue_with("q", &["durability=async", "visibility_timeout=1h"]);
-    m.fill(&q, count);
-    q
-}
 
 fn numbers(count: usize) -> Vec<String> {
     (0..count).map(|i| format!("m{i}")).collect()

@@ -1,50 +1,17 @@
 //! `mqfs link` from RabbitMQ: what the broker is told is done is in the queue, and once.
 
-use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
 
 use crate::common::*;
 use crate::extra::*;
-use crate::linking::{run, start, state, status};
+use crate::linking::{Given, SOON, assert_each_once, attributes, run, start, state, status};
 use crate::rabbit::{Rabbit, shared};
-
-const SOON: [&str; 2] = ["-o", "retry=20ms..200ms"];
-
-/// The attributes of a message that somebody has set, or a link.
-fn attributes(path: &Path) -> Vec<(String, Vec<u8>)> {
-    let mut names = xattrs(path);
-    names.retain(|name| !name.starts_with("user.mq.") || PROPERTIES.contains(&name.as_str()));
-    names.sort();
-    names.into_iter().map(|name| (name.clone(), try_xattr(path, &name).unwrap())).collect()
-}
-
-const PROPERTIES: [&str; 7] = [
-    "user.mq.content_type",
-    "user.mq.correlation_id",
-    "user.mq.dedup_id",
-    "user.mq.group",
-    "user.mq.priority",
-    "user.mq.reply_to",
-    "user.mq.ttl",
-];
 
 /// Publishes numbers with identities. They are on the broker's disk when it returns.
 fn publish(rabbit: &Rabbit, queue: &str, count: usize) {
     rabbit.python(&format!(
         "ch.confirm_delivery()\nfor i in range({count}): ch.basic_publish('', {queue:?}, f'm{{i}}', P(message_id=f'id-{{i}}', delivery_mode=2))"
     ));
-}
-
-/// Name, body and attributes.
-type Given<'a> = (&'a str, &'a [u8], &'a [(&'a str, &'a [u8])]);
-
-/// Every message once.
-#[track_caller]
-fn assert_each_once(m: &Mount, count: usize) {
-    let bodies = m.bodies("q");
-    let each: BTreeSet<&String> = bodies.iter().collect();
-    assert_eq!((bodies.len(), each.len()), (count, count));
 }
 
 /// "A message that went mqfs -> broker -> mqfs has the same body, name, headers, priority, correlation id, content type, group."
@@ -76,8 +43,10 @@ fn what_went_out_and_came_in_is_the_same() {
         attributes.iter().for_each(|(name, value)| set_xattr(out.join(".d"), name, value).unwrap());
         fs::rename(out.join(".d"), out.join(name)).unwrap();
     }
-    let before: Vec<_> =
-        names(control(&out, "peek")).iter().map(|name| attributes(&control(&out, "peek").join(name))).collect();
+    let before: Vec<_> = names(control(&out, "peek"))
+        .iter()
+        .map(|name| attributes(&control(&out, "peek").join(name), &["user.mq.ttl"]))
+        .collect();
     rabbit.queue("there-and-back");
     run(&m, &["--until-empty", "out", &rabbit.url("?queue=there-and-back")]).ok();
     run(&m, &["--until-empty", &rabbit.url("?queue=there-and-back"), "into"]).ok();
@@ -86,7 +55,7 @@ fn what_went_out_and_came_in_is_the_same() {
         let path = into.join(names(&into).into_iter().find(|full| full.to_str().unwrap().ends_with(name)).unwrap());
         let path = within(&into, "peek", &path);
         assert_eq!(fs::read(&path).unwrap(), *body, "{name}");
-        let mut after = attributes(&path);
+        let mut after = attributes(&path, &["user.mq.ttl"]);
         after.retain(|(name, _)| !name.starts_with("user.link."));
         assert_eq!(after, before, "{name}");
         assert_eq!(xattr(&path, "user.link.hops").unwrap(), "1");

@@ -2,15 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::common::*;
 use crate::extra::*;
-use crate::linking::{run, start, state, status};
+use crate::linking::{SOON, is_empty, many, run, start, state, status};
 use crate::rabbit::{MOST_BYTES, Rabbit, shared};
-
-/// Tries again soon.
-const SOON: [&str; 2] = ["-o", "retry=20ms..200ms"];
 
 /// A message with attributes.
 fn with_attributes(m: &Mount, q: &Path, name: &str, body: &[u8], attributes: &[(&str, &[u8])]) {
@@ -21,18 +18,6 @@ fn with_attributes(m: &Mount, q: &Path, name: &str, body: &[u8], attributes: &[(
     }
     fs::rename(draft, q.join(name)).unwrap();
     let _ = m;
-}
-
-/// Nothing is ready, claimed or delayed.
-fn is_empty(m: &Mount, q: &Path) -> bool {
-    let stats = m.stats(q);
-    ["ready", "claimed", "delayed"].iter().all(|state| stats[*state] == 0)
-}
-
-fn many(m: &Mount, count: usize) -> PathBuf {
-    let q = m.queue_with("q", &["durability=async", "visibility_timeout=1h"]);
-    m.fill(&q, count);
-    q
 }
 
 /// "all properties there": each in the place that AMQP has for it, as another client sees it.

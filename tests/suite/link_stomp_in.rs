@@ -1,15 +1,12 @@
 //! `mqfs link` from ActiveMQ Classic and Artemis, by STOMP: what the broker is told is done is in the queue, and once.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
 use crate::activemq::{Broker, Kind, artemis, classic};
 use crate::common::*;
 use crate::extra::*;
-use crate::linking::{run, start, state, status};
-
-const SOON: [&str; 2] = ["-o", "retry=20ms..200ms"];
+use crate::linking::{Given, SOON, assert_each_once, attributes, run, start, state, status};
 
 macro_rules! with_both {
     ($($name:ident),* $(,)?) => {
@@ -44,35 +41,6 @@ fn arguments(broker: &Broker, options: &[&str], queue: &str) -> Vec<String> {
 fn words(arguments: &[String]) -> Vec<&str> {
     arguments.iter().map(String::as_str).collect()
 }
-
-/// The attributes of a message that somebody has set, or a link.
-fn attributes(path: &Path) -> Vec<(String, Vec<u8>)> {
-    let mut names = xattrs(path);
-    names.retain(|name| !name.starts_with("user.mq.") || PROPERTIES.contains(&name.as_str()));
-    names.retain(|name| !name.starts_with("user.link."));
-    names.sort();
-    names.into_iter().map(|name| (name.clone(), try_xattr(path, &name).unwrap())).collect()
-}
-
-const PROPERTIES: [&str; 6] = [
-    "user.mq.content_type",
-    "user.mq.correlation_id",
-    "user.mq.dedup_id",
-    "user.mq.group",
-    "user.mq.priority",
-    "user.mq.reply_to",
-];
-
-/// Every message once.
-#[track_caller]
-fn assert_each_once(m: &Mount, count: usize) {
-    let bodies = m.bodies("q");
-    let each: BTreeSet<&String> = bodies.iter().collect();
-    assert_eq!((bodies.len(), each.len()), (count, count));
-}
-
-/// Name, body and attributes.
-type Given<'a> = (&'a str, &'a [u8], &'a [(&'a str, &'a [u8])]);
 
 /// The same, as the queue tells the attributes.
 pub type Before = (String, Vec<u8>, Vec<(String, Vec<u8>)>);
@@ -118,8 +86,15 @@ pub fn enqueue_all(q: &Path) -> Vec<Before> {
         attributes.iter().for_each(|(name, value)| set_xattr(q.join(".d"), name, value).unwrap());
         fs::rename(q.join(".d"), q.join(name)).unwrap();
     }
-    let of = |name: &str| attributes(&within(q, "peek", &named(q, name)));
+    let of = |name: &str| sent(&within(q, "peek", &named(q, name)));
     all.iter().map(|(name, body, _)| ((*name).to_owned(), body.to_vec(), of(name))).collect()
+}
+
+/// The attributes of a message but for those that say where it came from.
+fn sent(path: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut all = attributes(path, &[]);
+    all.retain(|(name, _)| !name.starts_with("user.link."));
+    all
 }
 
 /// The message with this name.
@@ -133,7 +108,7 @@ pub fn assert_all(q: &Path, before: &[Before]) {
     for (name, body, attributes) in before {
         let path = within(q, "peek", &named(q, name));
         assert_eq!(fs::read(&path).unwrap(), *body, "{name}");
-        assert_eq!(self::attributes(&path), *attributes, "{name}");
+        assert_eq!(sent(&path), *attributes, "{name}");
         assert_eq!(xattr(&path, "user.link.hops").unwrap(), "1");
     }
     assert_eq!(names(q).len(), before.len());

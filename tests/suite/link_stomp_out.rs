@@ -2,15 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
 
 use crate::activemq::{Broker, Kind, artemis, classic};
 use crate::common::*;
 use crate::extra::*;
-use crate::linking::{run, start, state, status};
-
-/// Tries again soon.
-const SOON: [&str; 2] = ["-o", "retry=20ms..200ms"];
+use crate::linking::{SOON, is_empty, many, run, start, state, status};
 
 /// Each of these with a Classic and an Artemis.
 macro_rules! with_both {
@@ -36,18 +32,6 @@ with_both!(
     with_strict_order_each_waits_for_the_one_before,
     a_signal_drains,
 );
-
-fn many(m: &Mount, count: usize) -> PathBuf {
-    let q = m.queue_with("q", &["durability=async", "visibility_timeout=1h"]);
-    m.fill(&q, count);
-    q
-}
-
-/// Nothing is ready, claimed or delayed.
-fn is_empty(m: &Mount, q: &Path) -> bool {
-    let stats = m.stats(q);
-    ["ready", "claimed", "delayed"].iter().all(|state| stats[*state] == 0)
-}
 
 /// To the queue of that name, as anna.
 fn arguments(broker: &Broker, options: &[&str], queue: &str) -> Vec<String> {

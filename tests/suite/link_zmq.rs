@@ -3,13 +3,12 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use crate::brokers::free_ports;
 use crate::common::*;
 use crate::extra::*;
-use crate::linking::{run, start, state, status};
+use crate::linking::{SOON, is_empty, many, run, start, state, status};
 
 /// A Python program that runs beside the link; it ends when its input does.
 struct Peer(Child, BufReader<std::process::ChildStdout>);
@@ -54,22 +53,9 @@ impl Drop for Peer {
     }
 }
 
-const SOON: [&str; 2] = ["-o", "retry=20ms..200ms"];
-
 fn port() -> u16 {
     let [port] = free_ports();
     port
-}
-
-fn many(m: &Mount, count: usize) -> std::path::PathBuf {
-    let q = m.queue_with("q", &["durability=async", "visibility_timeout=1h"]);
-    m.fill(&q, count);
-    q
-}
-
-fn is_empty(m: &Mount, q: &Path) -> bool {
-    let stats = m.stats(q);
-    ["ready", "claimed", "delayed"].iter().all(|state| stats[*state] == 0)
 }
 
 fn bodies(count: usize) -> Vec<String> {
