@@ -115,6 +115,25 @@ fn what_is_pushed_here_is_enqueued() {
     drop(peer);
 }
 
+/// "--check, --show: nothing is acknowledged": a peer never gets back what it has given.
+#[test]
+fn looking_takes_nothing_from_a_peer() {
+    let m = Mount::new();
+    let q = m.queue_with("q", &["durability=async"]);
+    let port = port();
+    let mut peer = Peer::start(&format!(
+        "s = c.socket(zmq.PUSH)\ns.bind('tcp://127.0.0.1:{port}')\nsay('bound')\nfor i in range(3): s.send(f'm{{i}}'.encode())\near.read()"
+    ));
+    assert_eq!(peer.line(), "bound");
+    let url = format!("zmq+pull://127.0.0.1:{port}");
+    let shown = run(&m, &["--show", "1", &url, "q"]);
+    assert_eq!(shown.code(), Some(2), "{shown:?}");
+    shown.fails("gives to nobody else");
+    run(&m, &["--check", &url, "q"]).ok();
+    run(&m, &["--until-empty", &url, "q"]).ok();
+    assert_eq!(m.bodies(&q), bodies(3));
+}
+
 /// "topic=%group"; with `wait=subscriber` nothing is dropped before somebody listens.
 #[test]
 fn what_is_published_is_by_topic() {

@@ -34,10 +34,19 @@ impl System for Zmq {
         Ok(Box::new(receiver::Receiver::connect(ends)?))
     }
 
+    fn watch(&self, net: &Net, ends: Ends<'_>, mark: Option<&Positions>) -> Result<Box<dyn peer::Receiver>, Trouble> {
+        match Address::of(ends.target, false)?.pattern {
+            Pattern::Sub => self.receiver(net, ends, mark),
+            _ => Err(Trouble::usage(
+                "what a peer has given to be shown it gives to nobody else: only zmq+sub can be shown",
+            )),
+        }
+    }
+
     fn look(&self, net: &Net, ends: Ends<'_>, out: bool) -> Result<Vec<String>, Trouble> {
         match out {
             true => self.sender(net, ends)?.close(net),
-            false => self.receiver(net, ends, None)?.close(net),
+            false => receiver::look(ends)?,
         }
         Ok(vec!["broker: there is none: whether a peer is there, nobody can tell".to_owned()])
     }

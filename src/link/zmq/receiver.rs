@@ -26,16 +26,25 @@ pub struct Receiver {
     asked: VecDeque<(u64, Vec<Vec<u8>>)>,
 }
 
+fn kind(address: &Address) -> SocketType {
+    match address.pattern {
+        Pattern::Sub => SocketType::SUB,
+        Pattern::Rep => SocketType::ROUTER,
+        _ => SocketType::PULL,
+    }
+}
+
+/// Looks whether a socket can be had with these settings. No peer can reach it: what one gave it would be lost with it.
+pub fn look(ends: Ends<'_>) -> Result<(), Trouble> {
+    let address = Address::of(ends.target, false)?;
+    socket::make(ends, &address, kind(&address), ends.settings.batch as i32).map(drop)
+}
+
 impl Receiver {
     /// Opens the socket.
     pub fn connect(ends: Ends<'_>) -> Result<Receiver, Trouble> {
         let address = Address::of(ends.target, false)?;
-        let kind = match address.pattern {
-            Pattern::Sub => SocketType::SUB,
-            Pattern::Rep => SocketType::ROUTER,
-            _ => SocketType::PULL,
-        };
-        let open = socket::open(ends, &address, kind, ends.settings.batch as i32)?;
+        let open = socket::open(ends, &address, kind(&address), ends.settings.batch as i32)?;
         if address.pattern == Pattern::Sub {
             let topic = match &address.topic {
                 Some(Topic::Fixed(topic)) => topic.as_str(),

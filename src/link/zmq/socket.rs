@@ -26,6 +26,16 @@ pub fn trouble(address: &Address, error: zmq::Error) -> Trouble {
 
 /// Opens a socket, and binds or connects it; `room` is for so many messages of each peer.
 pub fn open(ends: Ends<'_>, address: &Address, kind: SocketType, room: i32) -> Result<Open, Trouble> {
+    let open = make(ends, address, kind, room)?;
+    for endpoint in &address.endpoints {
+        let opened = if address.bind { open.socket.bind(endpoint) } else { open.socket.connect(endpoint) };
+        opened.map_err(|error| trouble(address, error))?;
+    }
+    Ok(open)
+}
+
+/// The same, but nobody can reach it yet.
+pub fn make(ends: Ends<'_>, address: &Address, kind: SocketType, room: i32) -> Result<Open, Trouble> {
     let context = Context::new();
     let socket = context.socket(kind).map_err(|error| trouble(address, error))?;
     let largest = i64::try_from(ends.settings.largest).unwrap_or(i64::MAX);
@@ -42,10 +52,6 @@ pub fn open(ends: Ends<'_>, address: &Address, kind: SocketType, room: i32) -> R
     };
     set().map_err(|error| trouble(address, error))?;
     encrypt(&socket, address, ends.secret)?;
-    for endpoint in &address.endpoints {
-        let opened = if address.bind { socket.bind(endpoint) } else { socket.connect(endpoint) };
-        opened.map_err(|error| trouble(address, error))?;
-    }
     Ok(Open { socket, _context: context })
 }
 
