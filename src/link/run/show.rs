@@ -34,17 +34,16 @@ pub fn run(link: &Link, count: usize, line: &mut dyn FnMut(&str)) -> Result<(), 
 fn out(link: &Link, count: usize, line: &mut dyn FnMut(&str)) -> Result<(), Trouble> {
     let queue = Queue::open(&link.queue)?;
     let trouble = |error: std::io::Error| queue.trouble(&error);
-    let peek = queue.path().join(".mq/peek");
-    let mut paths: Vec<_> =
-        std::fs::read_dir(&peek).map_err(trouble)?.filter_map(|entry| Some(entry.ok()?.path())).collect();
-    paths.sort();
+    // Nothing is written to the queue, so what it is told apart by may not be there yet.
+    let origin = queue.text("user.link.origin");
     let mut shown = 0;
-    for path in paths {
+    // What is ready is listed in the order of delivery, and may be much.
+    for entry in std::fs::read_dir(queue.path().join(".mq/peek")).map_err(trouble)? {
         if shown == count {
             break;
         }
         // Gone meanwhile, perhaps.
-        let Ok(file) = File::open(&path) else { continue };
+        let Ok(file) = File::open(entry.map_err(trouble)?.path()) else { continue };
         let attributes = outgoing::attributes(&file).map_err(trouble)?;
         let mut state = [0; 16];
         let length = rustix::fs::fgetxattr(&file, "user.mq.state", &mut state).unwrap_or(0);
@@ -52,8 +51,6 @@ fn out(link: &Link, count: usize, line: &mut dyn FnMut(&str)) -> Result<(), Trou
             continue;
         }
         let size = file.metadata().map_err(trouble)?.len();
-        // Nothing is written to the queue, so what it is told apart by may not be there yet.
-        let origin = queue.text("user.link.origin");
         let mut envelope = properties::outgoing(&attributes, &origin, clock::now_ms());
         file.take(SHOWN).read_to_end(&mut envelope.body).map_err(trouble)?;
         line(&sent(&envelope, size));
