@@ -29,7 +29,9 @@ pub fn print(options: &Options, scratch: &Scratch) -> Result<(), Failure> {
     println!("machine      {processors} x {}, Linux {}", processor(), kernel.trim());
     println!("load         {}", load.split(' ').take(3).collect::<Vec<_>>().join(" "));
     println!("filesystem   {} (store and spool)", filesystem(scratch.path())?);
-    println!("messages     {BODY} bytes, a new name each; every client is a process of its own");
+    println!(
+        "messages     {BODY} bytes where nothing else is said, a new name each; every client is a process of its own"
+    );
     println!("figures      median of {} rounds, smallest .. largest; us/op as one client sees it", options.rounds);
     Ok(())
 }

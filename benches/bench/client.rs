@@ -1,10 +1,10 @@
 //! One client: a process of its own that makes plain system calls, as a shell, `cp` or a worker would.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, BufRead, Write};
 use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
@@ -13,8 +13,10 @@ use rustix::time::ClockId;
 
 use crate::Failure;
 
-/// The size of every message.
+/// The size of every message, where nothing else is said.
 pub const BODY: usize = 1024;
+/// So many messages are enqueued together.
+pub const BATCH: u64 = 256;
 
 /// What a client does over and over.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -25,6 +27,10 @@ pub enum Work {
     Spool,
     /// `open`, `read` to the end, `close`, `unlink` of names that it was given
     Consume,
+    /// a read of `.mq/claim`, and the same with the path that it answers
+    Claim,
+    /// `Enqueue` in a directory of `.mq/batch`, which is renamed when it has [`BATCH`] of them
+    Batch,
 }
 
 /// One client's task.
@@ -38,12 +44,15 @@ pub struct Task {
     pub prefix: String,
     /// How many times (the names for `consume` are read from the standard input)
     pub count: u64,
+    /// How many bytes each message has
+    #[arg(default_value_t = BODY)]
+    pub bytes: usize,
 }
 
 /// Waits for the word to go, does the work, and prints when it began and ended on the machine's monotonic clock.
 pub fn run(task: &Task) -> Result<(), Failure> {
     let mut input = io::stdin().lock();
-    let body = body();
+    let body = body(task.bytes);
     let names = match task.work {
         Work::Consume => read_names(&mut input, task.count)?,
         _ => Vec::new(),
@@ -73,7 +82,20 @@ pub fn run(task: &Task) -> Result<(), Failure> {
         (Work::Consume, _) => {
             for name in &names {
                 let path = task.dir.join(name);
-                consume(&path).map_err(|e| describe("consume", &path, e))?;
+                consume(&path, task.bytes).map_err(|e| describe("consume", &path, e))?;
+            }
+        }
+        (Work::Claim, _) => {
+            for _ in 0..task.count {
+                claim(&task.dir, task.bytes).map_err(|e| describe("claim", &task.dir, e))?;
+            }
+        }
+        (Work::Batch, _) => {
+            let mut left = task.count;
+            while left > 0 {
+                let files = left.min(BATCH);
+                batch(task, files, left, &body).map_err(|e| describe("enqueue", &task.dir, e))?;
+                left -= files;
             }
         }
     }
@@ -82,9 +104,9 @@ pub fn run(task: &Task) -> Result<(), Failure> {
 }
 
 /// A body that does not compress.
-fn body() -> Vec<u8> {
+pub fn body(bytes: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    (0..BODY)
+    (0..bytes)
         .map(|_| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (state >> 56) as u8
@@ -113,7 +135,28 @@ fn write_file(path: &Path, flags: OFlags, body: &[u8]) -> io::Result<()> {
     close(file)
 }
 
-fn consume(path: &Path) -> io::Result<()> {
+/// Claims the next message as workers do, reads it and acknowledges it.
+fn claim(dir: &Path, bytes: usize) -> io::Result<()> {
+    let mut answer = [0; 1024];
+    let file = open(&dir.join(".mq/claim"), OFlags::RDONLY)?;
+    let length = rustix::io::read(&file, &mut answer)?;
+    close(file)?;
+    let path = answer[..length].strip_suffix(b"\n").ok_or_else(|| io::Error::other("not a path"))?;
+    consume(&dir.join(OsStr::from_bytes(path)), bytes)
+}
+
+/// Enqueues so many messages in one step; `left` makes its name another one each time.
+fn batch(task: &Task, files: u64, left: u64, body: &[u8]) -> io::Result<()> {
+    let name = format!("{}-{left}", task.prefix);
+    let dir = task.dir.join(".mq/batch").join(&name);
+    fs::create_dir(&dir)?;
+    for i in 0..files {
+        write_file(&dir.join(format!("{i:07}")), OFlags::TRUNC, body)?;
+    }
+    fs::rename(dir, task.dir.join(name))
+}
+
+fn consume(path: &Path, bytes: usize) -> io::Result<()> {
     let mut buffer = [0; 16 * 1024];
     let mut length = 0;
     let file = open(path, OFlags::RDONLY)?;
@@ -124,8 +167,8 @@ fn consume(path: &Path) -> io::Result<()> {
         }
     }
     close(file)?;
-    if length != BODY {
-        return Err(io::Error::other(format!("a message of {length} bytes instead of {BODY}")));
+    if length != bytes {
+        return Err(io::Error::other(format!("a message of {length} bytes instead of {bytes}")));
     }
     Ok(rustix::fs::unlink(path)?)
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use crate::Failure;
-use crate::client::Work;
+use crate::client::{BODY, Work};
 use crate::scratch::Scratch;
 
 /// What a group of clients did.
@@ -35,12 +35,17 @@ struct Client {
 
 /// Has `clients` clients do `work` in `dir`, `each` times each.
 pub fn run(scratch: &Scratch, work: Work, dir: &Path, clients: u32, each: u64) -> Result<Sample, Failure> {
-    start(scratch, work, dir, clients, each, &[])
+    start(scratch, work, dir, clients, each, &[], BODY)
+}
+
+/// Has one client do `work` in `dir`, `count` times, with messages of `bytes`.
+pub fn one(scratch: &Scratch, work: Work, dir: &Path, count: u64, bytes: usize) -> Result<Sample, Failure> {
+    start(scratch, work, dir, 1, count, &[], bytes)
 }
 
 /// Has `clients` clients consume `names`, every name once.
 pub fn consume(scratch: &Scratch, dir: &Path, clients: u32, names: &[OsString]) -> Result<Sample, Failure> {
-    start(scratch, Work::Consume, dir, clients, names.len() as u64 / u64::from(clients), names)
+    start(scratch, Work::Consume, dir, clients, names.len() as u64 / u64::from(clients), names, BODY)
 }
 
 fn start(
@@ -50,12 +55,13 @@ fn start(
     clients: u32,
     each: u64,
     names: &[OsString],
+    bytes: usize,
 ) -> Result<Sample, Failure> {
     scratch.check()?;
     scratch.settle()?;
     let mut running = Vec::new();
     for number in 0..clients {
-        let mut client = Client::spawn(work, dir, number, each)?;
+        let mut client = Client::spawn(work, dir, number, each, bytes)?;
         // Neighbours in the listing go to different clients, as they would in real life.
         for name in names.iter().skip(number as usize).step_by(clients as usize).take(each as usize) {
             client.input.write_all(name.as_bytes())?;
@@ -83,12 +89,12 @@ fn start(
 }
 
 impl Client {
-    fn spawn(work: Work, dir: &Path, number: u32, each: u64) -> Result<Client, Failure> {
+    fn spawn(work: Work, dir: &Path, number: u32, each: u64, bytes: usize) -> Result<Client, Failure> {
         let work = clap::ValueEnum::to_possible_value(&work).ok_or("no such work")?;
         let mut child = Command::new(std::env::current_exe()?)
             .args(["client", work.get_name()])
             .arg(dir)
-            .args([format!("p{number}"), each.to_string()])
+            .args([format!("p{number}"), each.to_string(), bytes.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;

@@ -4,7 +4,8 @@
 //!   rename, fsync the directory);
 //! - **asynchronous enqueue and consuming** against a FUSE server that does nothing but answer the same
 //!   calls ([`nothing`]): what the kernel's protocol allows at most;
-//! - **a million messages**: memory, the first lines of a listing, and mounting again.
+//! - **a million messages**: memory, the first lines of a listing, and mounting again;
+//! - **links**, when they are asked for, against the brokers' own clients, and links that have nothing to do.
 //!
 //! The contenders take turns within every round, so that noise hits all of them, and what is judged is the median of the
 //! rounds' ratios. Clients are processes that make plain system calls ([`client`]). Run it as `./scripts/bench`.
@@ -14,6 +15,8 @@ mod client;
 mod clients;
 mod contender;
 mod durable;
+#[cfg(all(feature = "link-amqp", feature = "link-kafka"))]
+mod links;
 mod million;
 mod nothing;
 mod options;
@@ -21,6 +24,18 @@ mod protocol;
 mod report;
 mod scratch;
 mod server;
+
+// The servers of the tests, and what those need.
+#[path = "../../tests/common/brokers.rs"]
+mod brokers;
+#[path = "../../tests/common/until.rs"]
+mod common;
+#[path = "../../tests/common/kafka.rs"]
+mod kafka;
+#[path = "../../tests/common/maven.rs"]
+mod maven;
+#[path = "../../tests/common/rabbit.rs"]
+mod rabbit;
 
 use std::process::ExitCode;
 
@@ -62,5 +77,7 @@ fn run(options: &Options) -> Result<bool, Failure> {
     if options.wants(Part::Million) {
         million::run(options, &scratch, &mut report)?;
     }
+    #[cfg(all(feature = "link-amqp", feature = "link-kafka"))]
+    links::run(options, &scratch, &mut report)?;
     Ok(report.summary())
 }

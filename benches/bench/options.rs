@@ -6,11 +6,12 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::client::Task;
 
-/// Measure mqfs against the spool idiom and against a FUSE server that does nothing.
+/// Measure mqfs against the spool idiom and against a FUSE server that does nothing; with `--only links`, links against the
+/// brokers' own clients.
 #[derive(Parser)]
 #[command(name = "bench", about)]
 pub struct Options {
-    /// Run only this part; may be given several times
+    /// Run only this part; may be given several times. Without it, all parts but `links` and `idle`
     #[arg(long, value_name = "PART")]
     only: Vec<Part>,
     /// Run only the part with a million messages
@@ -33,12 +34,22 @@ pub struct Options {
     /// Messages of the million part
     #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1000..))]
     pub messages: u64,
+    /// Numbers of links that have nothing to do
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "20,100",
+          value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub idle: Vec<u32>,
+    /// Systems that are linked
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "rabbitmq,kafka")]
+    pub systems: Vec<System>,
     /// Where store, spool and mount points go [default: $MQFS_BENCH_DIR, else below the build directory]
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
     /// The mqfs to measure [default: the one that was built together with this program]
     #[arg(long, value_name = "FILE", default_value = env!("CARGO_BIN_EXE_mqfs"), hide_default_value = true)]
     pub mqfs: PathBuf,
+    /// A setting of all links, as `mqfs link -o` takes them; may be given several times
+    #[arg(long = "link-option", value_name = "KEY=VALUE")]
+    pub link_settings: Vec<String>,
     /// Options for the mount, as `mqfs mount -o` takes them
     #[arg(short = 'o', value_name = "OPTIONS")]
     pub mount_options: Option<String>,
@@ -63,6 +74,19 @@ pub enum Part {
     Consume,
     /// A million messages: memory, listing, mounting again
     Million,
+    /// Links to RabbitMQ and Kafka against the brokers' own clients; only when it is asked for
+    Links,
+    /// Links with nothing to do: what they take of the processors; only when it is asked for
+    Idle,
+}
+
+/// The systems of the parts with links.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum System {
+    /// RabbitMQ, by AMQP 0-9-1
+    Rabbitmq,
+    /// Apache Kafka
+    Kafka,
 }
 
 /// What the benchmark starts from itself.
@@ -85,6 +109,8 @@ impl Options {
         if self.million {
             return part == Part::Million;
         }
-        self.only.is_empty() || self.only.contains(&part)
+        // What needs packages that nothing else here does is run on request.
+        let usual = !matches!(part, Part::Links | Part::Idle);
+        self.only.contains(&part) || self.only.is_empty() && usual
     }
 }

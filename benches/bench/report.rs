@@ -60,6 +60,12 @@ impl Report {
         self.judge(what, value, expected);
     }
 
+    /// Prints a figure that may be far below 1, and judges it. `what` is the section that it belongs to.
+    pub fn fraction(&mut self, what: &str, label: &str, value: f64, unit: &str, expected: Option<Expected>) {
+        print!("  {label:<34}{value:>9.4} {unit:<24}");
+        self.judge(&format!("{what}: {label}"), value, expected);
+    }
+
     /// Prints how many expectations were met; true when all were.
     pub fn summary(&self) -> bool {
         let missed: Vec<&str> = self.judged.iter().filter(|(_, met)| !met).map(|(what, _)| what.as_str()).collect();

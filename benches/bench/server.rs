@@ -111,9 +111,14 @@ impl Mqfs {
         Ok(queue)
     }
 
+    /// The process that serves it.
+    pub fn pid(&self) -> u32 {
+        self.mounted.child.id()
+    }
+
     /// The field `key` of the process's status, in MiB.
     pub fn memory(&self, key: &str) -> Result<f64, Failure> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.mounted.child.id()))?;
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
         let line = status.lines().find_map(|line| line.strip_prefix(key)).ok_or("no such field")?;
         let kib: f64 = line.trim_start_matches(':').trim().trim_end_matches(" kB").parse()?;
         Ok(kib / 1024.0)

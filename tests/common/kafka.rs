@@ -12,7 +12,8 @@ use crate::brokers::{Place, free_ports, make_certificates};
 use crate::common::wait_until;
 use crate::maven::skip;
 
-const VERSION: &str = "4.3.1";
+/// Which one it is.
+pub const VERSION: &str = "4.3.1";
 
 /// A running server. Its topics are the tests' own by their names.
 pub struct Kafka {
@@ -113,6 +114,11 @@ impl Kafka {
         if let Some(server) = self.server.lock().unwrap().take() {
             self.place.signal(server, libc::SIGKILL);
         }
+    }
+
+    /// Where it listens without encryption.
+    pub fn host(&self) -> String {
+        format!("127.0.0.1:{}", self.ports.plain)
     }
 
     /// `kafka://HOST` and what follows.

@@ -16,10 +16,12 @@ mod clock;
 mod files;
 mod mounts;
 mod run;
+mod until;
 
 pub use files::*;
 pub use mounts::is_mounted;
 pub use run::{Ran, Running};
+pub use until::{LIMIT, poll, wait_until};
 
 use mounts::{PREFIX, detach, remove_leftovers};
 use run::kill_stragglers;
@@ -31,12 +33,8 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Once;
-use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
-
-/// How long any condition may take to come true before the test fails.
-pub const LIMIT: Duration = Duration::from_secs(120);
 
 /// A store and its mount, served by a child process; both go away with it.
 pub struct Mount {
@@ -329,26 +327,6 @@ impl Drop for Mount {
             Some(text) => panic!("{text}"),
             None => {}
         }
-    }
-}
-
-/// Waits until the condition holds; fails the test after [`LIMIT`].
-#[track_caller]
-pub fn wait_until(condition: impl FnMut() -> bool) {
-    assert!(poll(LIMIT, condition), "the condition did not come true within {LIMIT:?}");
-}
-
-/// Waits until the condition holds, at most for `limit`; tells whether it does.
-pub fn poll(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
-    let start = Instant::now();
-    loop {
-        if condition() {
-            return true;
-        }
-        if start.elapsed() > limit {
-            return false;
-        }
-        std::thread::sleep(Duration::from_millis(2));
     }
 }
 
