@@ -37,6 +37,10 @@ pub enum State {
 }
 
 impl State {
+    /// Each of them.
+    pub const ALL: [State; 6] =
+        [State::Connecting, State::Running, State::Blocked, State::Failing, State::Holding, State::Stopped];
+
     /// As it is shown.
     pub fn word(self) -> &'static str {
         match self {
@@ -98,22 +102,27 @@ pub struct Status {
     pub now: Snapshot,
     /// The process of the run before, if there was one.
     pub previous: Option<u32>,
+    /// Why there is no file; then there is no lock either.
+    pub untold: Option<String>,
 }
 
 impl Status {
     /// Takes the name. Fails when another process has it.
     pub fn take(now: Snapshot) -> Result<Status, Trouble> {
         let directory = directory();
-        let mut status = Status { directory: None, _lock: None, written: None, now, previous: None };
+        let mut status = Status { directory: None, _lock: None, written: None, now, previous: None, untold: None };
         if let Err(error) = fs::create_dir_all(&directory) {
             // A user who has no such place has a link without a status.
-            tracing::debug!(%error, "no status");
+            status.untold = Some(format!("{}: {error}", directory.display()));
             return Ok(status);
         }
         let path = directory.join(format!("{}.lock", status.now.name));
         let lock = match File::options().create(true).append(true).open(&path) {
             Ok(lock) => lock,
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(status),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                status.untold = Some(format!("{}: {error}", path.display()));
+                return Ok(status);
+            }
             Err(error) => return Err(Trouble::file(&path, &error)),
         };
         if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {

@@ -43,6 +43,8 @@ pub struct Target {
     pub tls: bool,
     /// Where it is, at least one; none when it is a path.
     pub hosts: Vec<Host>,
+    /// The port of a host for which the URL names none.
+    pub port: u16,
     /// Who logs in, if the URL says so.
     pub user: Option<String>,
     /// What follows the slash, decoded; nothing when nothing does.
@@ -111,7 +113,16 @@ pub fn parse(text: &str, scheme: &'static Scheme) -> Result<Target, String> {
     }
     let path = whole.path().strip_prefix('/').filter(|path| !path.is_empty()).map(decoded).transpose()?;
     let user = user.filter(|user| !user.is_empty()).map(decoded).transpose()?;
-    Ok(Target { text: text.to_owned(), scheme: scheme.name, tls: scheme.tls, hosts, user, path, parameters })
+    Ok(Target {
+        text: text.to_owned(),
+        scheme: scheme.name,
+        tls: scheme.tls,
+        hosts,
+        port: scheme.port,
+        user,
+        path,
+        parameters,
+    })
 }
 
 fn host(scheme: &Scheme, machine: &str) -> Result<Host, String> {

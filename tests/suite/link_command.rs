@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use crate::common::*;
-use crate::linking::{run, start, state};
+use crate::linking::{run, start, state, status};
 
 /// What makes no sense is refused with exit code 2, before anything is touched.
 #[test]
@@ -76,8 +76,34 @@ fn credentials_of_systemd_are_used() {
     fs::write(m.scratch().join("secret"), "oops\n").unwrap();
     fs::set_permissions(m.scratch().join("secret"), fs::Permissions::from_mode(0o400)).unwrap();
     let mqfs = env!("CARGO_BIN_EXE_mqfs");
-    let script = format!("CREDENTIALS_DIRECTORY=$T {mqfs} link --until-empty q 'amqp://127.0.0.1:1?queue=q'");
+    let script =
+        format!("CREDENTIALS_DIRECTORY=$T XDG_RUNTIME_DIR=$T {mqfs} link --until-empty q 'amqp://127.0.0.1:1?queue=q'");
     m.sh(&script).fails("a line is not `key = value`");
+    // What contrib/mqfs-link@.service hands over where nobody has a password.
+    fs::write(m.scratch().join("secret"), "#").unwrap();
+    m.sh(&script).fails("Connection refused");
+}
+
+/// A user who can have no status is told, since nothing keeps a second link of the name away then.
+#[test]
+fn a_link_without_a_status_says_so() {
+    let m = Mount::new();
+    m.queue("q");
+    let mqfs = env!("CARGO_BIN_EXE_mqfs");
+    let link = |directory: &str| {
+        m.sh(&format!("XDG_RUNTIME_DIR={directory} {mqfs} link --until-empty q 'amqp://127.0.0.1:1?queue=q'"))
+    };
+    link("/proc/nothing").fails("no status is kept, and nothing keeps a second link");
+    assert!(!link("$T").stderr.contains("no status"));
+}
+
+/// Links tell where their queues are, wherever they were started.
+#[test]
+fn a_status_names_the_whole_path() {
+    let m = Mount::new();
+    let q = m.queue("q");
+    run(&m, &["--until-empty", "q", "amqp://127.0.0.1:1?queue=q"]).fails("Connection refused");
+    assert_eq!(status(&m)["from"], q.to_str().unwrap());
 }
 
 /// A link may be a file; the command line has the last word. Nobody answers there, which is told, and its status says so.

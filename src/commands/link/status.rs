@@ -1,7 +1,7 @@
 //! `mqfs link --status`: what the links of this machine tell of themselves.
 
 use comfy_table::presets::NOTHING;
-use comfy_table::{ContentArrangement, Table};
+use comfy_table::{CellAlignment, ContentArrangement, Table};
 
 use super::super::exit::{Exit, Failure};
 use super::super::text::printable;
@@ -30,13 +30,30 @@ pub fn run(names: &[String], json: bool) -> Result<(), Failure> {
 fn table(links: &[Snapshot]) {
     let mut table = Table::new();
     table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(["NAME", "STATE", "MESSAGES", "IN FLIGHT", "RETRIED", "REFUSED", "DUPLICATES", "SINCE", "WHY"]);
+    table.set_header([
+        "NAME",
+        "STATE",
+        "MESSAGES",
+        "IN FLIGHT",
+        "RETRIED",
+        "REFUSED",
+        "DUPLICATES",
+        "LAG",
+        "SINCE",
+        "WHY",
+    ]);
     for link in links {
         let counts = [link.messages, link.in_flight, link.retried, link.refused, link.duplicates];
         let mut row = vec![link.name.clone(), link.state.word().to_owned()];
         row.extend(counts.map(|count| count.to_string()));
+        row.push(link.lag.map_or_else(|| "-".to_owned(), |lag| lag.to_string()));
         row.extend([link.since.clone(), printable(&link.why)]);
         table.add_row(row);
+    }
+    for (at, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((if at == 0 { 0 } else { 1 }, 1));
+        let number = (2..8).contains(&at);
+        column.set_cell_alignment(if number { CellAlignment::Right } else { CellAlignment::Left });
     }
     for line in table.to_string().lines() {
         print(line.trim_end());

@@ -1,5 +1,7 @@
 //! What `--check` says of a topic: what is promised, and where that is less than somebody may think.
 
+use std::time::Duration;
+
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, ResourceSpecifier};
 use rdkafka::config::FromClientConfigAndContext;
 
@@ -12,6 +14,7 @@ use super::address::{Address, Key};
 use super::client::{self, ANSWER, Quiet};
 use super::events::Topic;
 use super::sender;
+use crate::queue::duration;
 
 /// Connects, looks at the topic, and says what there is to say of it, line by line.
 pub fn look(net: &Net, ends: Ends<'_>, out: bool) -> Result<Vec<String>, Trouble> {
@@ -32,7 +35,8 @@ pub fn look(net: &Net, ends: Ends<'_>, out: bool) -> Result<Vec<String>, Trouble
             }
         }
         Ok(_) => lines.extend(value("retention.ms").filter(|ms| ms != "-1").map(|ms| {
-            format!("broker: records may be gone after {ms} ms: a link that comes later stops, and says what it missed")
+            let after = ms.parse().map_or(format!("{ms} ms"), |ms| duration::format(Duration::from_millis(ms)));
+            format!("broker: records may be gone after {after}: a link that comes later stops, and says what it missed")
         })),
         Err(trouble) => lines.push(format!("broker: the topic's configuration cannot be seen: {trouble}")),
     }
@@ -53,8 +57,9 @@ fn configuration(net: &Net, ends: Ends<'_>, address: &Address) -> Result<ConfigR
 /// How well the cluster keeps what it has acknowledged.
 fn kept(address: &Address, topic: &Topic, in_sync: Option<&str>) -> Vec<String> {
     let replicas = topic.partitions.iter().map(|(_, replicas)| *replicas).min().unwrap_or(0);
-    let mut lines =
-        vec![format!("broker: {address} has {} partitions, on {replicas} machines each", topic.partitions.len())];
+    let number = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    let partitions = number(topic.partitions.len(), "partition");
+    let mut lines = vec![format!("broker: {address} has {partitions}, on {} each", number(replicas, "machine"))];
     if replicas <= 1 {
         lines.push(
             "WARNING: its replication factor is 1: what is acknowledged is in the memory of one machine, and lost with it"

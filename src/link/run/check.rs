@@ -27,7 +27,8 @@ pub fn run(link: &Link, line: &mut dyn FnMut(&str)) -> Result<(), Trouble> {
     let net = Net::start()?;
     // Asking for messages would have a broker count a delivery of each that it takes back.
     let found = link.system.look(&net, link.ends(), link.out)?;
-    line(&format!("broker: connected to {}, logged in", link.target.text));
+    let login = if link.secret.is_some() { ", logged in" } else { "" };
+    line(&format!("broker: connected to {}{login}", link.target.text));
     found.iter().for_each(|found| line(found));
     line(match link.target.tls {
         true => "broker: encrypted, and its certificate is verified",

@@ -77,7 +77,7 @@ impl Link {
     }
 
     fn snapshot(&self) -> Snapshot {
-        let queue = self.queue.display().to_string();
+        let queue = std::path::absolute(&self.queue).unwrap_or_else(|_| self.queue.clone()).display().to_string();
         let (from, to) = if self.out { (queue, self.target.text.clone()) } else { (self.target.text.clone(), queue) };
         Snapshot {
             name: self.name.clone(),
@@ -110,6 +110,11 @@ impl Link {
         let net = Net::start()?;
         let status = Status::take(self.snapshot())?;
         let mut voice = Voice::new(status, self.settings.metrics.clone(), listener);
+        if let Some(why) = &voice.status.untold {
+            voice.say(&format!(
+                "no status is kept, and nothing keeps a second link of this name away: {why}; set XDG_RUNTIME_DIR"
+            ));
+        }
         voice.ready();
         let session = Session::new(self, &net, until_empty, stop, again, &mut voice);
         let ended = match session.link.out {
@@ -130,16 +135,66 @@ impl Link {
     }
 }
 
-/// What a link is called when nobody says: by what it links, so that it is the same the next time.
+/// What a link is called when nobody says: by what it links, so that it is the same the next time, and another link's is another.
 fn default_name(queue: &Path, target: &Target, out: bool) -> String {
     let queue = queue.file_name().unwrap_or_default().to_string_lossy();
+    let direction = if out { "to" } else { "from" };
+    let system = if target.tls { target.scheme.trim_end_matches('s') } else { target.scheme };
+    let mut text = format!("{queue}-{direction}-{system}");
+    if let Some(host) = target.hosts.first() {
+        text += &format!("-{}", host.name);
+        if host.port != target.port {
+            text += &format!("-{}", host.port);
+        }
+    }
     let there =
         ["exchange", "queue", "topic", "destination", "stream", "durable"].iter().find_map(|key| target.parameter(key));
-    let there = there.or(target.path.as_deref()).unwrap_or_default();
-    let host = target.hosts.first().map_or("", |host| &host.name);
-    let direction = if out { "to" } else { "from" };
-    let text = format!("{queue}-{direction}-{}-{there}", host);
+    for part in target.path.as_deref().into_iter().chain(there) {
+        text += &format!("-{part}");
+    }
     let sound = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' };
     let name: String = text.chars().map(sound).take(100).collect();
     settings::name(&name).unwrap_or_else(|_| "link".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(queue: &str, url: &str) -> String {
+        let target = systems::parse(url).unwrap().0;
+        default_name(Path::new(queue), &target, true)
+    }
+
+    /// Two links of one name would be taken for one, with one status and one mark.
+    #[test]
+    fn what_is_another_link_is_called_otherwise() {
+        let urls = [
+            #[cfg(feature = "link-amqp")]
+            "amqp://h?queue=t",
+            #[cfg(feature = "link-amqp")]
+            "amqp://h:5673?queue=t",
+            #[cfg(feature = "link-amqp")]
+            "amqp://h/prod?queue=t",
+            #[cfg(feature = "link-amqp")]
+            "amqp://other/prod?queue=t",
+            #[cfg(feature = "link-kafka")]
+            "kafka://h/t",
+            #[cfg(feature = "link-nats")]
+            "nats://h/t",
+            #[cfg(feature = "link-stomp")]
+            "activemq://h?topic=t",
+        ];
+        let names: std::collections::BTreeSet<String> = urls.iter().map(|url| name("/srv/mq/q", url)).collect();
+        assert_eq!(names.len(), urls.len(), "{names:?}");
+    }
+
+    /// One that is encrypted now goes on where it was.
+    #[cfg(feature = "link-amqp")]
+    #[test]
+    fn tls_and_the_usual_port_change_no_name() {
+        for url in ["amqp://h?queue=t", "amqp://h:5672?queue=t", "amqps://h?queue=t", "amqps://anna@h:5671?queue=t"] {
+            assert_eq!(name("q", url), "q-to-amqp-h-t", "{url}");
+        }
+    }
 }

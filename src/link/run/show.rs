@@ -35,7 +35,8 @@ fn out(link: &Link, count: usize, line: &mut dyn FnMut(&str)) -> Result<(), Trou
     let queue = Queue::open(&link.queue)?;
     let trouble = |error: std::io::Error| queue.trouble(&error);
     // Nothing is written to the queue, so what it is told apart by may not be there yet.
-    let origin = queue.text("user.link.origin");
+    let origin = Some(queue.text("user.link.origin")).filter(|origin| !origin.is_empty());
+    let origin = origin.unwrap_or_else(|| "ORIGIN".to_owned());
     let mut shown = 0;
     // What is ready is listed in the order of delivery, and may be much.
     for entry in std::fs::read_dir(queue.path().join(".mq/peek")).map_err(trouble)? {
