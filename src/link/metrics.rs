@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::UNIX_EPOCH;
 
 use super::status::{Snapshot, State};
+use crate::clock;
 
 /// Replaces the file.
 pub fn write(path: &Path, now: &Snapshot) -> std::io::Result<()> {
@@ -28,6 +29,11 @@ fn render(now: &Snapshot) -> String {
     };
     let up = u64::from(matches!(now.state, State::Running | State::Blocked));
     metric("up", "gauge", "Whether the link is connected to its broker.", &[(&[], up)]);
+    // Each has all of them, so that one which is over is not read on from a file before.
+    let states: Vec<([(&str, &str); 1], u64)> =
+        State::ALL.iter().map(|state| ([("state", state.word())], u64::from(*state == now.state))).collect();
+    let states: Vec<(&[(&str, &str)], u64)> = states.iter().map(|(labels, value)| (&labels[..], *value)).collect();
+    metric("state", "gauge", "1 for what the link does, 0 for what it does not.", &states);
     let results: [(&[(&str, &str)], u64); 4] = [
         (&[("result", "done")], now.messages),
         (&[("result", "retried")], now.retried),
@@ -51,5 +57,7 @@ fn render(now: &Snapshot) -> String {
         let help = "When the newest message was confirmed or enqueued.";
         metric("last_success_timestamp_seconds", "gauge", help, &[(&[], at.as_secs())]);
     }
+    let written = clock::now_ms() / 1000;
+    metric("timestamp_seconds", "gauge", "When these numbers were written.", &[(&[], written)]);
     text
 }

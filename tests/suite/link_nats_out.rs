@@ -294,6 +294,8 @@ fn metrics_are_what_prometheus_takes() {
     let text = fs::read_to_string(&file).unwrap();
     for line in [
         "mqfs_link_up{link=\"m\"} 0",
+        "mqfs_link_state{link=\"m\",state=\"stopped\"} 1",
+        "mqfs_link_state{link=\"m\",state=\"running\"} 0",
         "mqfs_link_messages_total{link=\"m\",result=\"done\"} 3",
         "mqfs_link_bytes_total{link=\"m\"} 6",
         "mqfs_link_in_flight{link=\"m\"} 0",
