@@ -71,14 +71,18 @@ impl std::fmt::Debug for Secret {
 
 /// Reads the secret of a link, if there is one: that of `secret = FILE`, else `$CREDENTIALS_DIRECTORY/secret`, which systemd sets.
 pub fn of(settings: &Settings, target: &Target) -> Result<Option<Secret>, Trouble> {
-    let given = settings.secret.clone();
+    let given = settings.secret.is_some();
     let by_systemd = || {
         let path = PathBuf::from(std::env::var_os("CREDENTIALS_DIRECTORY")?).join("secret");
         path.exists().then_some(path)
     };
-    let Some(path) = given.or_else(by_systemd) else { return Ok(None) };
+    let Some(path) = settings.secret.clone().or_else(by_systemd) else { return Ok(None) };
     let refused = |why: String| Trouble::usage(format_args!("secret {}: {why}", path.display()));
     let text = read(&path).map_err(refused)?;
+    // What a unit of systemd hands over when there is no file.
+    if !given && lines(&text).next().is_none() {
+        return Ok(None);
+    }
     let secret = parse(&text, target.user.as_deref()).map_err(refused)?;
     // A key is not sent.
     let sent = !matches!(secret, Secret::Curve { .. });
@@ -110,10 +114,15 @@ pub fn read(path: &Path) -> Result<String, String> {
     Ok(text)
 }
 
+/// The lines that say something.
+fn lines(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'))
+}
+
 fn parse(text: &str, user_of_url: Option<&str>) -> Result<Secret, String> {
     const KEYS: [&str; 6] = ["user", "password", "token", "nkey", "curve_public", "curve_secret"];
     let mut values: [Option<String>; KEYS.len()] = Default::default();
-    for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+    for line in lines(text) {
         // A line that makes no sense may be a password: it is not repeated.
         let (key, value) = line.split_once('=').ok_or("a line is not `key = value`")?;
         let known = KEYS.iter().position(|known| *known == key.trim());
