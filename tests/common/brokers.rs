@@ -121,6 +121,23 @@ pub fn free_ports<const N: usize>() -> [u16; N] {
     listeners.map(|listener| listener.local_addr().unwrap().port())
 }
 
+/// Runs something in a network of its own, with nothing in it but loopback, which all that it starts is in: there, servers can have
+/// the ports that everybody knows.
+pub fn in_own_network(run: impl FnOnce() + Send) {
+    std::thread::scope(|scope| {
+        let ran = scope.spawn(|| {
+            // SAFETY: a call without pointers; it changes the calling thread only, which ends with this.
+            let own = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+            assert_eq!(own, 0, "unshare(CLONE_NEWNET): {}", std::io::Error::last_os_error());
+            assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
+            run();
+        });
+        if let Err(panic) = ran.join() {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
 /// Makes `ca.pem`; `cert.pem` and `key.pem`, of 127.0.0.1; and `client.pem` and `client.key`, of a client called guest.
 pub fn make_certificates(dir: &Path) {
     let script = "set -e

@@ -37,6 +37,26 @@ pub fn shared() -> Option<&'static Kafka> {
     SHARED.get_or_init(Kafka::start).as_ref()
 }
 
+/// Whether one can be started; fetches what that needs.
+pub fn can_be_had() -> bool {
+    jars().is_some()
+}
+
+/// `kafka-topics.sh --bootstrap-server HOST --create --topic NAME [--partitions N]`, which Maven does not have.
+pub const TOPICS: &str = r"#!/usr/bin/python3
+import argparse
+from confluent_kafka.admin import AdminClient, NewTopic
+p = argparse.ArgumentParser()
+p.add_argument('--bootstrap-server', required=True)
+p.add_argument('--create', action='store_true', required=True)
+p.add_argument('--topic', required=True)
+p.add_argument('--partitions', type=int, default=1)
+a = p.parse_args()
+admin = AdminClient({'bootstrap.servers': a.bootstrap_server})
+for made in admin.create_topics([NewTopic(a.topic, a.partitions, 1)]).values(): made.result(60)
+print(f'Created topic {a.topic}.')
+";
+
 /// The folder with the jars, if they can be had.
 fn jars() -> Option<&'static Path> {
     static JARS: OnceLock<Option<PathBuf>> = OnceLock::new();
@@ -77,12 +97,20 @@ fn fetch() -> Result<PathBuf, String> {
 impl Kafka {
     /// Starts one.
     pub fn start() -> Option<Kafka> {
+        Kafka::start_at(free_ports())
+    }
+
+    /// Starts one where clients look for it when they are told no port: in a network of its own.
+    pub fn start_as_new() -> Option<Kafka> {
+        Kafka::start_at([9092, 9093, 9094, 9095])
+    }
+
+    fn start_at([plain, tls, sasl, controller]: [u16; 4]) -> Option<Kafka> {
         let jars = jars()?;
         let place = Place::new("kafka");
         make_certificates(place.dir());
         let pem = |name: &str| fs::read_to_string(place.path(name)).unwrap();
         place.write("keystore.pem", &(pem("key.pem") + &pem("cert.pem")));
-        let [plain, tls, sasl, controller] = free_ports();
         let ports = Ports { plain, tls, sasl, controller };
         place.write("config", &config(place.dir(), ports));
         let kafka = Kafka { place, jars, ports, server: Mutex::new(None) };

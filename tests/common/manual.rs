@@ -44,8 +44,8 @@ fn shown(line: &str) -> String {
     line.replace("\\&", "").replace("\\(dq", "\"").replace("\\e", "\\")
 }
 
-/// Those of mqfs(7) and mqfs(1) that are run by a test, by the beginnings of their titles.
-pub const RUN: [&str; 29] = [
+/// Those of mqfs(7), mqfs(1) and mqfs-link(1) that are run by a test, by the beginnings of their titles.
+pub const RUN: [&str; 38] = [
     "A worker that waits for messages",
     "The same with several messages",
     "Take one message",
@@ -75,6 +75,15 @@ pub const RUN: [&str; 29] = [
     "A backup every hour",
     "The bodies of the dead letters",
     "From .Xr cron 8",
+    "Each minute, what has come in a queue is sent",
+    "A topic of Kafka into a queue",
+    "What these settings promise",
+    "A mainframe's batch to Kafka",
+    "A mainframe's batch to Kafka 2",
+    "A queue of RabbitMQ, worked off by a shell script",
+    "Three mounts in three cities",
+    "Three mounts in three cities 2",
+    "Three mounts in three cities 3",
 ];
 
 /// Configuration of other programs, and what needs a terminal. (`mount8.rs` has the line of fstab.)
@@ -84,7 +93,13 @@ pub const NOT_RUN: [&str; 4] =
 /// All of their examples and recipes, by their titles; those after the first of one title have a number.
 pub fn all() -> Vec<(String, String)> {
     let mut all: Vec<(String, String)> = Vec::new();
-    let sections = [("mqfs.7", "EXAMPLES"), ("mqfs.7", "RECIPES"), ("mqfs.1", "EXAMPLES")];
+    let sections = [
+        ("mqfs.7", "EXAMPLES"),
+        ("mqfs.7", "RECIPES"),
+        ("mqfs.1", "EXAMPLES"),
+        ("mqfs-link.1", "EXAMPLES"),
+        ("mqfs-link.1", "RECIPES"),
+    ];
     for block in sections.into_iter().flat_map(|(page, section)| blocks(page, section)) {
         let before = all.iter().filter(|(title, _)| title.trim_end_matches([' ', '2', '3']) == block.title).count();
         let number = if before > 0 { format!(" {}", before + 1) } else { String::new() };

@@ -39,13 +39,21 @@ pub fn shared() -> &'static Rabbit {
 impl Rabbit {
     /// Starts one.
     pub fn start() -> Rabbit {
+        Rabbit::start_at(free_ports())
+    }
+
+    /// Starts one where clients look for it when they are told no port: in a network of its own.
+    pub fn start_as_new() -> Rabbit {
+        Rabbit::start_at([5672, 5671, 61613, 25672, 4369])
+    }
+
+    fn start_at([amqp, amqps, stomp, dist, epmd]: [u16; 5]) -> Rabbit {
         let place = Place::new("rabbit");
         for name in ["home", "mnesia", "log"] {
             fs::create_dir(place.path(name)).unwrap();
         }
         place.write("plugins", "[rabbitmq_auth_mechanism_ssl,rabbitmq_stomp].\n");
         make_certificates(place.dir());
-        let [amqp, amqps, stomp, dist, epmd] = free_ports();
         let ports = Ports { amqp, amqps, stomp, dist, epmd };
         let path = place.dir().display();
         let config = format!(

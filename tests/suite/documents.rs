@@ -190,7 +190,7 @@ fn what_a_mount_shows_is_documented() {
 /// A reference to a section, of the page itself or of another one, leads somewhere.
 #[test]
 fn every_section_that_is_referred_to_exists() {
-    let pages = [("mqfs 1", man_1()), ("mqfs 5", man_5()), ("mqfs 7", man_7())];
+    let pages = [("mqfs 1", man_1()), ("mqfs-link 1", man_link()), ("mqfs 5", man_5()), ("mqfs 7", man_7())];
     let mut references = 0;
     for (name, page) in &pages {
         let lines: Vec<&str> = page.lines().collect();
@@ -216,7 +216,8 @@ fn every_section_that_is_referred_to_exists() {
 /// A quotation or a bracket goes to the end of its line: a second one would stand within it, and words after `No` too.
 #[test]
 fn quotations_and_brackets_end_where_they_should() {
-    for (page, text) in [("mqfs(1)", man_1()), ("mqfs(5)", man_5()), ("mqfs(7)", man_7())] {
+    for (page, text) in [("mqfs(1)", man_1()), ("mqfs-link(1)", man_link()), ("mqfs(5)", man_5()), ("mqfs(7)", man_7())]
+    {
         for line in text.lines().filter(|line| line.starts_with('.')) {
             let words: Vec<&str> = line[1..].split(' ').collect();
             let of = |names: &[&str]| words.iter().filter(|word| names.contains(word)).count();

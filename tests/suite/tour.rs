@@ -1,14 +1,19 @@
-//! The tour in README.md, typed line by line: what it shows is what happens.
+//! The tours in README.md, typed line by line: what they show is what happens. The one of links has real brokers, at the ports that
+//! everybody knows, in a network of its own.
 //!
 //! In a `console` block, a line that begins with `$ ` is a command (lines that begin with `> ` go on with it), and the
 //! lines after it are its output, errors included. `...` stands for any text within a line, and alone on a line for any
 //! number of lines.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::brokers::in_own_network;
 use crate::common::is_mounted;
+use crate::kafka::{self, Kafka};
+use crate::manual::program;
+use crate::rabbit::Rabbit;
 
 struct Step {
     /// Where the command stands in README.md.
@@ -19,34 +24,38 @@ struct Step {
 
 #[test]
 fn the_tour_in_the_readme_works() {
-    let steps = steps(&fs::read_to_string("README.md").unwrap());
-    assert!(steps.len() > 10, "the tour has gone: {} commands left", steps.len());
-    let home = Home(tempfile::tempdir().unwrap());
-    let output = home.run(&script(&steps));
-    let mut outputs = output.split_terminator(MARK);
-    for step in &steps {
-        let shown = outputs.next().unwrap_or_else(|| panic!("README.md:{}: the shell ended before", step.line));
-        let shown: Vec<&str> = shown.lines().collect();
-        assert!(
-            lines_match(&step.output, &shown),
-            "README.md:{}: $ {}\nshould print {:#?}\nbut prints {shown:#?}",
-            step.line,
-            step.command,
-            step.output
-        );
+    let tour = tour("Five minutes");
+    assert!(tour.len() > 10, "the tour has gone: {} commands left", tour.len());
+    Home::new().take(&tour);
+}
+
+#[test]
+fn the_tour_of_two_brokers_works() {
+    let tour = tour("Two brokers");
+    assert!(tour.len() > 10, "the tour has gone: {} commands left", tour.len());
+    if !kafka::can_be_had() {
+        return;
     }
-    assert!(!is_mounted(&home.0.path().join("mnt")), "the tour leaves its mount behind");
+    in_own_network(|| {
+        let (_rabbit, _kafka) = (Rabbit::start_as_new(), Kafka::start_as_new());
+        let home = Home::new();
+        program(&home.bin().join("kafka-topics.sh"), kafka::TOPICS);
+        home.take(&tour);
+    });
 }
 
 /// Written by the shell after each command; no command of a tour prints it.
 const MARK: &str = "\x1e\n";
 
-fn steps(readme: &str) -> Vec<Step> {
+/// The commands of the section with this heading.
+fn tour(heading: &str) -> Vec<Step> {
     let mut steps: Vec<Step> = Vec::new();
-    let mut inside = false;
-    for (number, line) in readme.lines().enumerate() {
+    let (mut here, mut inside) = (false, false);
+    for (number, line) in fs::read_to_string("README.md").unwrap().lines().enumerate() {
         if line.starts_with("```") {
-            inside = line == "```console";
+            inside = here && line == "```console";
+        } else if let Some(title) = line.strip_prefix("## ") {
+            here = title == heading;
         } else if !inside {
             continue;
         } else if let Some(command) = line.strip_prefix("$ ") {
@@ -66,19 +75,50 @@ fn script(steps: &[Step]) -> String {
     // A busy machine may not get to it within a second.
     let command = |step: &Step| step.command.replace("timeout 1 ", "timeout 5 ");
     let run = |step: &Step| format!("{}\nprintf '\\036\\n'\n", command(step));
-    "exec 2>&1\n".to_owned() + &steps.iter().map(run).collect::<String>()
+    // What runs in the background ends with it, however that is.
+    "exec 2>&1\ntrap 'kill $(jobs -p) 2> /dev/null' EXIT\n".to_owned() + &steps.iter().map(run).collect::<String>()
 }
 
-/// Where the tour is taken; whatever it leaves mounted is taken off.
+/// Where a tour is taken; whatever it leaves mounted is taken off.
 struct Home(tempfile::TempDir);
 
 impl Home {
+    fn new() -> Home {
+        let home = Home(tempfile::tempdir().unwrap());
+        fs::create_dir(home.bin()).unwrap();
+        home
+    }
+
+    /// A directory on the path.
+    fn bin(&self) -> PathBuf {
+        self.0.path().join("bin")
+    }
+
+    #[track_caller]
+    fn take(&self, steps: &[Step]) {
+        let output = self.run(&script(steps));
+        let mut outputs = output.split_terminator(MARK);
+        for step in steps {
+            let shown = outputs.next().unwrap_or_else(|| panic!("README.md:{}: the shell ended before", step.line));
+            let shown: Vec<&str> = shown.lines().collect();
+            assert!(
+                lines_match(&step.output, &shown),
+                "README.md:{}: $ {}\nshould print {:#?}\nbut prints {shown:#?}",
+                step.line,
+                step.command,
+                step.output
+            );
+        }
+        assert!(!is_mounted(&self.0.path().join("mnt")), "the tour leaves its mount behind");
+    }
+
     fn run(&self, script: &str) -> String {
-        let program = Path::new(env!("CARGO_BIN_EXE_mqfs"));
-        let path = format!("{}:{}", program.parent().unwrap().display(), std::env::var("PATH").unwrap());
+        let program = Path::new(env!("CARGO_BIN_EXE_mqfs")).parent().unwrap();
+        let path = format!("{}:{}:{}", self.bin().display(), program.display(), std::env::var("PATH").unwrap());
         let ran = Command::new("timeout")
             .args(["--kill-after=5", "600", "bash", "-c", script, "bash"])
             .env("PATH", path)
+            .env("XDG_RUNTIME_DIR", self.0.path())
             .current_dir(&self.0)
             .stdin(Stdio::null())
             .output()
