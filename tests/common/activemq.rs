@@ -13,6 +13,9 @@ use crate::brokers::{Place, free_ports, make_certificates};
 use crate::common::wait_until;
 use crate::maven;
 
+/// The version of Artemis.
+pub const ARTEMIS: &str = "2.40.0";
+
 /// Which of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -99,8 +102,8 @@ impl Broker {
 
     /// Starts an Artemis.
     pub fn start_artemis() -> Option<Broker> {
-        let name = "org.apache.activemq:apache-artemis:2.40.0:tar.gz:bin";
-        let home = maven::unpacked(name, "apache-artemis-2.40.0")?;
+        let name = format!("org.apache.activemq:apache-artemis:{ARTEMIS}:tar.gz:bin");
+        let home = maven::unpacked(&name, &format!("apache-artemis-{ARTEMIS}"))?;
         let broker = Broker::new(Kind::Artemis);
         let mut create = broker.place.command(home.join("bin/artemis"));
         create.arg("create").arg(broker.path("instance")).args(["--user", "anna", "--password", "sesame", "--silent"]);

@@ -103,6 +103,7 @@ mod link_recipes;
 mod link_stomp_in;
 mod link_stomp_out;
 mod link_stomp_rabbit;
+mod link_table;
 mod link_zmq;
 mod listings;
 mod locking;
