@@ -7,15 +7,16 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::super::backoff::random;
 use super::super::local::batch::{Batch, Mark};
 use super::super::local::queue::{Queue, is_mount_gone};
-use super::super::mark::{Identity, Known, Positions, Remembered};
+use super::super::mark::{Identity, Known};
 use super::super::peer::{Begins, Came, Receiver};
 use super::super::properties;
-use super::super::settings::{Dedup, Poison};
+use super::super::settings::Poison;
 use super::super::status::State;
 use super::super::trouble::{Kind, Trouble};
+use super::gathered::{Asked, Gathered};
+use super::marked::{self, Marked};
 use super::poison;
 use super::session::{Session, TICK};
 
@@ -30,8 +31,8 @@ enum Served {
     Lost(Trouble),
     /// The settings say that another one is needed.
     Changed,
-    /// The queue has taken nothing for so long that the broker shall have its messages back.
-    Full,
+    /// The queue has taken nothing for so long, for this reason, that the broker shall have its messages back.
+    Full(String),
 }
 
 /// What ends a connection, as the error of what is done with it.
@@ -52,36 +53,20 @@ impl From<Trouble> for Ended {
 struct Intake<'a, 'b> {
     session: Session<'a, 'b>,
     queue: Queue,
-    /// The name of the mark.
-    mark: String,
-    /// What the queue's mark is.
-    was: Vec<u8>,
-    /// What it says is in the queue; nothing before it was read, and of a log that has not begun.
-    known: Option<Known>,
-}
-
-/// What has come and is not acknowledged.
-#[derive(Default)]
-struct Gathered {
-    batch: Option<Batch>,
-    /// What is in the batch, or done with otherwise.
-    fresh: Vec<Identity>,
-    /// What is acknowledged when it is enqueued.
-    receipt: Option<u64>,
-    since: Option<Instant>,
-    /// Whether the queue looks for duplicates itself: it is asked once for each batch.
-    dedup: Option<bool>,
+    mark: Marked,
+    /// For which part of the queue there was no room: the broker is asked for messages again when there is.
+    wanted: f64,
 }
 
 /// Runs the loop.
 pub fn run(session: Session<'_, '_>) -> Result<(), Trouble> {
     let queue = Queue::open(&session.link.queue)?;
-    let mark = format!("link-{}", session.link.name);
+    let mark = Marked::of(&session.link);
     if session.link.system.is_log() {
         let origin = queue.origin().map_err(|error| queue.trouble(&error))?;
         session.link.origin.get_or_init(|| origin);
     }
-    Intake { session, queue, mark, was: Vec::new(), known: None }.run()
+    Intake { session, queue, mark, wanted: 0.0 }.run()
 }
 
 impl Intake<'_, '_> {
@@ -96,7 +81,8 @@ impl Intake<'_, '_> {
             match ended? {
                 Served::End => return Ok(()),
                 Served::Lost(trouble) if self.session.fail(&trouble)? => return Ok(()),
-                Served::Lost(_) | Served::Full | Served::Changed => {}
+                Served::Full(why) if self.session.until_empty => return Err(Trouble::new(Kind::Queue, why)),
+                Served::Lost(_) | Served::Full(_) | Served::Changed => {}
             }
         }
     }
@@ -104,17 +90,21 @@ impl Intake<'_, '_> {
     /// Waits until the queue is there and takes something, and reads what it remembers; tells whether the link goes on. Nothing is asked
     /// of the broker before, since each message that it has to take back counts as a delivery there.
     fn ready(&mut self) -> Result<bool, Trouble> {
+        let begun = Instant::now();
         loop {
-            match self.look() {
+            let why = match self.look() {
                 Ok(None) => return Ok(true),
-                Ok(Some(why)) => self.session.voice.trouble(State::Holding, &why),
+                Ok(Some(why)) => why,
                 Err(error) if is_mount_gone(&error) => {
-                    let why = format!("{}: the mount is gone", self.queue.path().display());
-                    self.session.voice.trouble(State::Holding, &why);
                     let _ = self.queue.reopen();
+                    format!("{}: the mount is gone", self.queue.path().display())
                 }
                 Err(error) => return Err(self.queue.trouble(&error)),
+            };
+            if self.session.until_empty && begun.elapsed() >= self.session.link.settings.hold {
+                return Err(Trouble::new(Kind::Queue, why));
             }
+            self.session.voice.trouble(State::Holding, &why);
             if self.session.stop.wait(TICK / 4, None) > 0 {
                 return Ok(false);
             }
@@ -124,41 +114,21 @@ impl Intake<'_, '_> {
     /// Why the queue takes nothing, if it does not.
     fn look(&mut self) -> io::Result<Option<String>> {
         Batch::sweep(&self.queue, &self.session.link.name)?;
-        self.read_mark()?;
+        self.mark.read(&self.queue, &self.session.link)?;
         if matches!(self.queue.text("user.mq.paused").as_str(), "in" | "both") {
             return Ok(Some("the queue is paused".to_owned()));
         }
-        // Messages that are full of nothing are as full as can be.
-        let full = self.queue.text("user.mq.fullness").parse::<f64>().is_ok_and(|full| full >= 1.0);
-        Ok(full.then(|| "the queue is full".to_owned()))
-    }
-
-    /// The attribute of the queue that is the mark.
-    fn attribute(&self) -> String {
-        format!("user.mark.{}", self.mark)
-    }
-
-    fn read_mark(&mut self) -> io::Result<()> {
-        self.was = self.queue.attribute(&self.attribute())?.unwrap_or_default();
-        let link = &self.session.link;
-        self.known = match link.system.is_log() {
-            true if self.was.is_empty() => None,
-            // A mark of another kind is of no log that there is.
-            true => {
-                let positions = Positions::parse(&self.was);
-                Some(Known::Positions(positions.unwrap_or_else(|| Positions::new("none", "none"))))
-            }
-            false => {
-                let capacity = link.settings.remember;
-                let read = Remembered::parse(&self.was, capacity);
-                Some(Known::Identities(read.unwrap_or_else(|| Remembered::new([random(), random()], capacity))))
-            }
-        };
-        Ok(())
+        // It is not there where there are no limits.
+        let fullness = self.queue.text("user.mq.fullness").parse::<f64>();
+        if fullness.is_ok_and(|full| full >= 1.0 || full + self.wanted > 1.0) {
+            return Ok(Some("the queue is full".to_owned()));
+        }
+        self.wanted = 0.0;
+        Ok(None)
     }
 
     fn connect(&mut self) -> Result<Option<Box<dyn Receiver>>, Trouble> {
-        let mark = self.known.as_ref().and_then(Known::positions);
+        let mark = self.mark.positions();
         self.session.connect(|link, net| link.system.receiver(net, link.ends(), mark))
     }
 
@@ -166,25 +136,19 @@ impl Intake<'_, '_> {
     fn begin(&mut self, begins: Begins) -> Result<(), Ended> {
         begins.told.iter().for_each(|told| self.session.voice.say(told));
         let mark = begins.mark.render().into_bytes();
-        if mark != self.was {
+        if mark != self.mark.was {
             self.move_on(None, &mark, false)?;
-            self.was = mark;
         }
-        self.known = Some(Known::Positions(begins.mark));
+        self.mark.is_now(mark, Some(Known::Positions(begins.mark)));
         Ok(())
-    }
-
-    /// Moves the mark without enqueuing anything.
-    fn move_mark(&self, is: &[u8]) -> io::Result<()> {
-        if self.queue.attribute(&self.attribute())?.unwrap_or_default() != self.was {
-            return Err(io::Error::from_raw_os_error(libc::ESTALE));
-        }
-        self.queue.set_attribute(&self.attribute(), is)
     }
 
     fn serve(&mut self, receiver: &mut dyn Receiver) -> Result<Served, Trouble> {
         let mut gathered = Gathered::default();
         let ended = self.gather(receiver, &mut gathered);
+        if let Err(Ended::By(Served::Full(_))) = &ended {
+            self.wanted = gathered.part();
+        }
         self.drop(&mut gathered);
         match ended {
             Ok(served) | Err(Ended::By(served)) => Ok(served),
@@ -226,8 +190,8 @@ impl Intake<'_, '_> {
             self.session.voice.status.now.lag = receiver.lag();
             self.session.voice.status.now.in_flight = gathered.batch.as_ref().map_or(0, Batch::files) as u64;
             self.session.voice.tick();
-            let left = gathered.since.map(|since| settings.linger.saturating_sub(since.elapsed()));
-            let limit = left.unwrap_or(if self.session.until_empty { EMPTY } else { TICK }).min(TICK);
+            let limit =
+                gathered.left(settings).unwrap_or(if self.session.until_empty { EMPTY } else { TICK }).min(TICK);
             let came = match receiver.next(limit) {
                 Err(trouble) if self.session.link.system.is_log() => {
                     // What is missing when it is asked for again, as nothing is kept for ever, is here.
@@ -251,11 +215,7 @@ impl Intake<'_, '_> {
                 }
                 None => {}
             }
-            let batch = gathered.batch.as_ref();
-            let full =
-                batch.is_some_and(|batch| batch.files() >= settings.batch || batch.bytes() >= settings.window_bytes);
-            let late = gathered.since.is_some_and(|since| since.elapsed() >= settings.linger);
-            if full || late {
+            if gathered.is_due(settings) {
                 self.enqueue(receiver, gathered)?;
             }
         }
@@ -263,31 +223,28 @@ impl Intake<'_, '_> {
 
     /// Takes one message in, or knows that it is in the queue already.
     fn take(&mut self, receiver: &mut dyn Receiver, gathered: &mut Gathered, came: Came) -> Result<(), Ended> {
-        let identity = self.identity(&came);
-        let known = |id| self.known.as_ref().is_some_and(|known| known.has(id)) || gathered.fresh.contains(id);
-        if identity.as_ref().is_some_and(known) {
+        let identity = marked::identity(&came, &self.session.link.settings.dedup);
+        if identity.as_ref().is_some_and(|id| self.mark.has(id) || gathered.fresh.contains(id)) {
             self.session.voice.status.now.duplicates += 1;
             gathered.note(&came);
             return Ok(());
         }
-        let dedup = *gathered
-            .dedup
-            .get_or_insert_with(|| !matches!(self.queue.text("user.mq.dedup_window").as_str(), "" | "0s"));
+        let Asked { dedup, room } = gathered.ask(&self.queue);
+        let size = came.envelope.body.len() as u64;
+        if !room.holds(size) {
+            let why = format!("{size} bytes: more than the queue's max_bytes, {}", room.max_bytes());
+            return self.refuse(receiver, gathered, came, identity, &why);
+        }
         let arrival = match properties::incoming(&came.envelope, dedup) {
             Ok(arrival) => arrival,
             Err(why) => return self.refuse(receiver, gathered, came, identity, &why),
         };
-        if gathered.batch.as_ref().is_some_and(|batch| batch.is_full_for(&arrival)) {
+        if gathered.is_full_for(&arrival, size) {
             self.enqueue(receiver, gathered)?;
         }
         let mut held = None;
         loop {
-            let added = match &mut gathered.batch {
-                Some(batch) => batch.add(&arrival, &came.envelope.body),
-                None => {
-                    self.new_batch().and_then(|batch| gathered.batch.insert(batch).add(&arrival, &came.envelope.body))
-                }
-            };
+            let added = gathered.add(&self.queue, &self.session.link.name, &arrival, &came.envelope.body);
             match added {
                 Ok(()) => break,
                 Err(error) if is_poison(&error) => {
@@ -301,30 +258,16 @@ impl Intake<'_, '_> {
         Ok(())
     }
 
-    fn new_batch(&self) -> io::Result<Batch> {
-        Batch::new(&self.queue, &self.session.link.name, self.queue.text("user.mq.names") == "keep")
-    }
-
-    /// What tells a message from others.
-    fn identity(&self, came: &Came) -> Option<Identity> {
-        if let Some(at) = came.at {
-            return Some(Identity::At(at));
-        }
-        let named = match &self.session.link.settings.dedup {
-            Dedup::None => None,
-            Dedup::MessageId => Some(came.envelope.id.clone()).filter(|id| !id.is_empty()),
-            Dedup::Header(name) => came.envelope.header(name).map(|id| String::from_utf8_lossy(id).into_owned()),
-        };
-        named.map(Identity::Named)
-    }
-
     /// Enqueues what has been gathered, and tells the broker.
     fn enqueue(&mut self, receiver: &mut dyn Receiver, gathered: &mut Gathered) -> Result<(), Ended> {
         self.store(gathered)?;
         if let Some(receipt) = gathered.receipt.take() {
-            receiver.done(self.session.net, receipt, self.known.as_ref().and_then(Known::positions))?;
+            receiver.done(self.session.net, receipt, self.mark.positions())?;
         }
         self.session.worked();
+        if self.session.voice.status.now.state == State::Holding {
+            self.session.voice.well();
+        }
         Ok(())
     }
 
@@ -333,20 +276,17 @@ impl Intake<'_, '_> {
         let (files, bytes) = gathered.batch.as_ref().map_or((0, 0), |batch| (batch.files(), batch.bytes()));
         // Read anew each time: whoever changes it is to be heeded from then on.
         let sync = self.queue.text("user.mq.durability") == "async";
-        let mut known = self.known.clone();
+        let mut known = self.mark.known.clone();
         known.iter_mut().for_each(|known| gathered.fresh.iter().for_each(|identity| known.add(identity)));
         let is = known.as_ref().map(Known::render).unwrap_or_default();
         // All of them were saved, or rejected: in a log the link goes on behind them.
-        let only_moves = files == 0 && self.session.link.system.is_log() && is != self.was;
+        let only_moves = files == 0 && self.session.link.system.is_log() && is != self.mark.was;
         if files > 0 || only_moves {
             self.move_on(gathered.batch.as_ref().filter(|_| files > 0), &is, sync)?;
-            gathered.batch = None;
-            self.was = is;
-            self.known = known;
+            self.mark.is_now(is, known);
             self.session.voice.status.succeeded(files, bytes);
         }
-        gathered.fresh.clear();
-        (gathered.since, gathered.dedup) = (None, None);
+        gathered.is_done();
         Ok(())
     }
 
@@ -354,10 +294,10 @@ impl Intake<'_, '_> {
     fn move_on(&mut self, batch: Option<&Batch>, is: &[u8], sync: bool) -> Result<(), Ended> {
         let mut held = None;
         loop {
-            let mark = Mark { name: &self.mark, was: &self.was, is, sync };
+            let mark = Mark { name: &self.mark.name, was: &self.mark.was, is, sync };
             let moved = match batch {
                 Some(batch) => batch.enqueue(&self.queue, &mark),
-                None => self.move_mark(is),
+                None => self.mark.set(&self.queue, is),
             };
             match moved {
                 Ok(()) => return Ok(()),
@@ -370,8 +310,18 @@ impl Intake<'_, '_> {
     fn hold(&mut self, held: &mut Option<Instant>, error: &io::Error) -> Result<(), Ended> {
         let why = match error.raw_os_error() {
             Some(libc::ESTALE) => {
-                let text = format!("the mark {} was moved by somebody else: beginning anew from there", self.mark);
+                let text = format!("the mark {} was moved by somebody else: beginning anew from there", self.mark.name);
                 return Err(Ended::By(Served::Lost(Trouble::away(text))));
+            }
+            // Nothing of it was acknowledged. A queue that is gone itself is found out when it is looked at anew.
+            Some(libc::ENOENT) => {
+                return Err(Ended::By(Served::Lost(Trouble::away("the batch was removed by somebody else"))));
+            }
+            // `max_message_bytes` was lowered since it was written: which one it is, is found out when they come again.
+            Some(libc::EFBIG) => {
+                return Err(Ended::By(Served::Lost(Trouble::away(
+                    "the queue does not take messages that large any more",
+                ))));
             }
             Some(libc::EDQUOT) => "the queue is full".to_owned(),
             Some(libc::EAGAIN) => "the queue is paused".to_owned(),
@@ -381,7 +331,7 @@ impl Intake<'_, '_> {
         };
         self.session.voice.trouble(State::Holding, &why);
         if held.get_or_insert_with(Instant::now).elapsed() >= self.session.link.settings.hold {
-            return Err(Ended::By(Served::Full));
+            return Err(Ended::By(Served::Full(why)));
         }
         if self.session.pause() {
             return Err(Ended::By(Served::End));
@@ -426,13 +376,6 @@ impl Intake<'_, '_> {
                 Ok(())
             }
         }
-    }
-}
-
-impl Gathered {
-    fn note(&mut self, came: &Came) {
-        self.since.get_or_insert_with(Instant::now);
-        self.receipt = Some(came.receipt);
     }
 }
 

@@ -1,7 +1,10 @@
-//! A link that runs: [`out`] and [`into`] are its two loops; [`check`] and [`show`] look and change nothing.
+//! A link that runs: [`out`] and [`into`] are its two loops ([`gathered`]: what has
+//! come; [`marked`]: the queue's mark); [`check`] and [`show`] look and change nothing.
 
 pub mod check;
+pub mod gathered;
 pub mod into;
+pub mod marked;
 pub mod notify;
 pub mod out;
 pub mod poison;
