@@ -114,6 +114,11 @@ pub trait Sender {
         None
     }
 
+    /// A number that changes when something is confirmed of what is under way, where that is known before all of it is answered.
+    fn progress(&self) -> u64 {
+        0
+    }
+
     /// Whether the connection stands, as far as is known.
     fn is_connected(&self) -> bool;
 

@@ -1,6 +1,7 @@
-//! A link that runs: [`out`] and [`into`] are its two loops ([`gathered`]: what has
-//! come; [`marked`]: the queue's mark); [`check`] and [`show`] look and change nothing.
+//! A link that runs: [`out`] and [`into`] are its two loops ([`answer`]: the
+//! broker's; [`gathered`]: what has come; [`marked`]: the queue's mark); [`check`] and [`show`] look and change nothing.
 
+pub mod answer;
 pub mod check;
 pub mod gathered;
 pub mod into;

@@ -6,8 +6,7 @@
 use std::ffi::OsString;
 use std::io::{self, Read};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver as Waiting, RecvTimeoutError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::super::envelope::Envelope;
 use super::super::local::outgoing::{self, Claimed, Claims, Nack};
@@ -17,13 +16,9 @@ use super::super::properties;
 use super::super::settings::{Order, Refused};
 use super::super::status::State;
 use super::super::trouble::{Kind, Trouble};
+use super::answer::{Answer, answer};
 use super::session::{Session, TICK};
 use crate::clock;
-
-/// How often it is looked what there is to tell while an answer of the broker is waited for.
-const SHORT_TICK: Duration = Duration::from_millis(100);
-/// How long the broker may take to confirm what is under way when the link is asked to end.
-const DRAIN: Duration = Duration::from_secs(10);
 
 /// A message that is claimed and not acknowledged.
 struct Flight {
@@ -39,6 +34,8 @@ enum Served {
     Lost(Trouble),
     /// The settings say that another one is needed.
     Changed,
+    /// The same, and it has taken nothing for `confirm_timeout`.
+    Stuck(Trouble),
     /// The broker objects to one of the messages.
     Objected,
 }
@@ -53,6 +50,8 @@ struct Out<'a, 'b> {
     confirmed: Vec<OsString>,
     /// What is under way is sent one at a time, to find the one that the broker objects to.
     singly: bool,
+    /// Since when the broker takes nothing for now, of all that it is sent.
+    stuck: Option<Instant>,
 }
 
 /// Runs the loop.
@@ -60,8 +59,8 @@ pub fn run(session: Session<'_, '_>) -> Result<(), Trouble> {
     let queue = Queue::open(&session.link.queue)?;
     let origin = queue.origin().map_err(|error| queue.trouble(&error))?;
     let (claims, flights, confirmed) = (Claims::default(), Vec::new(), Vec::new());
-    let mut out = Out { session, queue, claims, origin, flights, confirmed, singly: false };
-    out.give_back_of_the_last_run();
+    let mut out = Out { session, queue, claims, origin, flights, confirmed, singly: false, stuck: None };
+    out.session.voice.status.previous.into_iter().for_each(|pid| outgoing::give_back_of(&out.queue, pid));
     let ended = out.run();
     out.give_back();
     ended
@@ -74,16 +73,16 @@ impl Out<'_, '_> {
         }
         while let Some(sender) = self.session.connect(|link, net| link.system.sender(net, link.ends()))? {
             let served = self.serve(&*sender);
-            let blocked = sender.blocked().is_some();
             sender.close(self.session.net);
             match served? {
                 Served::End => return Ok(()),
                 // It would be the same the next time.
-                Served::Lost(trouble) if self.session.until_empty && (blocked || trouble.kind == Kind::Refusing) => {
+                Served::Stuck(trouble) if self.session.until_empty => return Err(trouble),
+                Served::Lost(trouble) if self.session.until_empty && trouble.kind == Kind::Refusing => {
                     return Err(trouble);
                 }
-                Served::Lost(trouble) if self.session.fail(&trouble)? => return Ok(()),
-                Served::Lost(_) | Served::Objected | Served::Changed => {}
+                Served::Lost(trouble) | Served::Stuck(trouble) if self.session.fail(&trouble)? => return Ok(()),
+                Served::Lost(_) | Served::Stuck(_) | Served::Objected | Served::Changed => {}
             }
         }
         Ok(())
@@ -119,8 +118,8 @@ impl Out<'_, '_> {
             let count = if self.singly { 1 } else { self.flights.len() };
             let messages = self.flights[..count].iter().map(|flight| flight.envelope.clone()).collect();
             let sent = sender.send(self.session.net, messages);
-            match self.answer(sender, &sent) {
-                Some(Sent::Answered(outcomes)) => {
+            match answer(&mut self.session, sender, &sent) {
+                Answer::Is(Sent::Answered(outcomes)) => {
                     let trouble = sender.trouble();
                     if trouble.is_none() {
                         self.session.worked();
@@ -132,19 +131,23 @@ impl Out<'_, '_> {
                         return Ok(Served::Lost(trouble));
                     }
                 }
-                Some(Sent::Lost(trouble)) => {
+                Answer::Is(Sent::Lost(trouble)) => {
                     self.singly |= sender.repeats_singly();
                     return Ok(Served::Lost(trouble));
                 }
-                Some(Sent::Objected(outcome)) if count == 1 => {
+                Answer::Is(Sent::Objected(outcome)) if count == 1 => {
                     self.settle(vec![outcome], true)?;
                     return Ok(Served::Objected);
                 }
-                Some(Sent::Objected(_)) => {
+                Answer::Is(Sent::Objected(_)) => {
                     self.singly = true;
                     return Ok(Served::Objected);
                 }
-                None => return Ok(Served::End),
+                Answer::Late(trouble) => {
+                    self.singly |= sender.repeats_singly();
+                    return Ok(Served::Stuck(trouble));
+                }
+                Answer::End => return Ok(Served::End),
             }
         }
     }
@@ -163,8 +166,6 @@ impl Out<'_, '_> {
                     self.flights.push(flight);
                 }
                 Err(error) if is_mount_gone(&error) => return self.wait_for_mount(),
-                // Gone, or somebody else's, since it was claimed.
-                Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EBUSY | libc::ESTALE)) => {}
                 // Paused: nothing is claimed for now.
                 Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => return Ok(()),
                 Err(error) => return Err(self.queue.trouble(&error)),
@@ -177,10 +178,13 @@ impl Out<'_, '_> {
     fn claim(&mut self) -> io::Result<Option<Flight>> {
         loop {
             let Some(name) = self.claims.next(&self.queue)? else { return Ok(None) };
-            let (mut claimed, attributes, size) = outgoing::open(&self.queue, name)?;
+            let (mut claimed, attributes, size) = match outgoing::open(&self.queue, name) {
+                Err(error) if outgoing::is_over(&error) => continue,
+                opened => opened?,
+            };
             if size > self.session.link.settings.largest {
                 let why = format!("{size} bytes: more than `largest`");
-                self.give_up(&claimed, &why)?;
+                unless_over(self.give_up(&claimed, &why))?;
                 continue;
             }
             let mut envelope = properties::outgoing(&attributes, &self.origin, clock::now_ms());
@@ -192,62 +196,10 @@ impl Out<'_, '_> {
                 // Damaged, perhaps; the next one may be well.
                 let said = format!("it cannot be read: {error}");
                 self.session.voice.say(&format!("{}: {said}", claimed.name.to_string_lossy()));
-                outgoing::nack(&self.queue, &claimed.name, Nack::Later, &said)?;
+                unless_over(outgoing::nack(&self.queue, &claimed.name, Nack::Later, &said))?;
                 continue;
             }
             return Ok(Some(Flight { claimed, envelope: Arc::new(envelope) }));
-        }
-    }
-
-    /// The broker's answer; nothing when the link is to end without it.
-    fn answer(&mut self, sender: &dyn Sender, sent: &Waiting<Sent>) -> Option<Sent> {
-        let (mut since, mut draining) = (Instant::now(), None);
-        loop {
-            match sent.recv_timeout(SHORT_TICK) {
-                Ok(sent) => {
-                    if matches!(self.session.voice.status.now.state, State::Blocked | State::Connecting) {
-                        self.session.voice.well();
-                    }
-                    return Some(sent);
-                }
-                Err(RecvTimeoutError::Disconnected) => {
-                    return Some(Sent::Lost(Trouble::away("the connection is lost")));
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-            }
-            match self.session.stop.asked() {
-                0 => {}
-                1 if draining.get_or_insert_with(Instant::now).elapsed() < DRAIN => {}
-                _ => return None,
-            }
-            if let Some(why) = sender.away() {
-                self.session.voice.trouble(State::Connecting, &why);
-                since = Instant::now();
-            }
-            match sender.blocked() {
-                Some(why)
-                    if self.session.until_empty && since.elapsed() > self.session.link.settings.confirm_timeout =>
-                {
-                    return Some(Sent::Lost(Trouble::away(format_args!("the broker takes nothing: {why}"))));
-                }
-                Some(why) if self.session.until_empty => {
-                    self.session.voice.trouble(State::Blocked, &format!("the broker takes nothing: {why}"));
-                }
-                // It will confirm when it is over. To connect again would only send everything twice.
-                Some(why) => {
-                    self.session.voice.trouble(State::Blocked, &format!("the broker takes nothing: {why}"));
-                    since = Instant::now();
-                }
-                None if since.elapsed() > self.session.link.settings.confirm_timeout => {
-                    let text = format!("no confirm for {} s", self.session.link.settings.confirm_timeout.as_secs());
-                    if !sender.is_patient() {
-                        return Some(Sent::Lost(Trouble::away(text)));
-                    }
-                    self.session.voice.trouble(State::Failing, &text);
-                }
-                None => {}
-            }
-            self.session.voice.tick();
         }
     }
 
@@ -288,9 +240,16 @@ impl Out<'_, '_> {
         if let Some(trouble) = end {
             return Err(trouble);
         }
+        if wait.is_none() || confirmed > 0 {
+            self.stuck = None;
+        }
         // With another connection, it is that what is waited for.
         match wait.filter(|_| connected) {
             Some(why) => {
+                let since = *self.stuck.get_or_insert_with(Instant::now);
+                if self.session.until_empty && since.elapsed() > self.session.link.settings.confirm_timeout {
+                    return Err(Trouble::refusing(why));
+                }
                 self.session.voice.trouble(State::Failing, &why);
                 if self.session.pause() {
                     return Ok(false);
@@ -391,21 +350,9 @@ impl Out<'_, '_> {
             let _ = outgoing::nack(&self.queue, &flight.claimed.name, Nack::Uncounted, "");
         }
     }
+}
 
-    /// Gives back what an earlier process of this link had claimed when it was killed, instead of waiting for its leases.
-    fn give_back_of_the_last_run(&mut self) {
-        let Some(pid) = self.session.voice.status.previous else { return };
-        if std::path::Path::new(&format!("/proc/{pid}")).exists() {
-            return;
-        }
-        let owner = format!("pid={pid} uid={}", rustix::process::geteuid().as_raw());
-        let claimed = self.queue.path().join(".mq/claimed");
-        for entry in std::fs::read_dir(claimed).into_iter().flatten().flatten() {
-            let mut value = [0; 64];
-            let length = rustix::fs::lgetxattr(entry.path(), "user.mq.claimed_by", &mut value).unwrap_or(0);
-            if value[..length] == *owner.as_bytes() {
-                let _ = outgoing::nack(&self.queue, &entry.file_name(), Nack::Now, "");
-            }
-        }
-    }
+/// A claim that is over is nobody's concern.
+fn unless_over(result: io::Result<()>) -> io::Result<()> {
+    result.or_else(|error| if outgoing::is_over(&error) { Ok(()) } else { Err(error) })
 }
