@@ -27,12 +27,11 @@ pub const ANSWER: Duration = Duration::from_secs(20);
 /// The user that RabbitMQ has when it is new, and his password; he is let in from its own machine only.
 const GUEST: &str = "guest";
 
+/// A connection, its channel, and with whom.
+pub type Open = (Connection, Channel, Host);
+
 /// Connects to the first host that lets us in, and opens a channel. What is linked is looked at, or made.
-pub async fn open(
-    ends: Ends<'_>,
-    address: &Address,
-    tls: Option<Arc<ClientConfig>>,
-) -> Result<(Connection, Channel), Trouble> {
+pub async fn open(ends: Ends<'_>, address: &Address, tls: Option<Arc<ClientConfig>>) -> Result<Open, Trouble> {
     if let (None, None, Some(user)) = (&ends.secret, &ends.settings.tls_cert, &ends.target.user)
         && user != GUEST
     {
@@ -46,7 +45,7 @@ async fn open_at(
     ends: Ends<'_>,
     address: &Address,
     tls: Option<Arc<ClientConfig>>,
-) -> Result<(Connection, Channel), Trouble> {
+) -> Result<Open, Trouble> {
     let stream = net::connect(host, tls).await?;
     let (user, password) = ends.secret.map_or(Ok((GUEST, GUEST)), |secret| secret.password())?;
     // A certificate that is shown says who it is, where there is no password.
@@ -80,7 +79,7 @@ async fn open_at(
     let connection = Connection::connector(uri, runtime, take, properties).await.map_err(at)?;
     let channel = connection.create_channel().await.map_err(at)?;
     prepare(&channel, address).await.map_err(at)?;
-    Ok((connection, channel))
+    Ok((connection, channel, host.clone()))
 }
 
 /// Looks that exchange and queue are there, or makes the queue.
@@ -151,7 +150,7 @@ pub fn look(net: &Net, ends: Ends<'_>, out: bool) -> Result<(), Trouble> {
     let address = Address::of(ends.target, out)?;
     let tls = net::tls(ends.target, ends.settings)?;
     let limit = ANSWER * ends.target.hosts.len() as u32;
-    let (connection, _) = net.wait(limit, open(ends, &address, tls))??;
+    let (connection, ..) = net.wait(limit, open(ends, &address, tls))??;
     close(net, &connection);
     Ok(())
 }

@@ -60,6 +60,9 @@ fn promises(ends: Ends<'_>, out: bool) -> Vec<String> {
             "out: after a crash or a lost connection up to {window} messages may be sent twice, with the same message-id"
         ));
         lines.push(match settings.refused {
+            _ if address.exchange.is_empty() => {
+                "out: when the queue goes away, all wait until it is there again".to_owned()
+            }
             _ if settings.order == Order::Strict => "out: a message without a route holds up all others".to_owned(),
             Refused::Retry => "out: a message without a route is tried again later, until max_deliveries".to_owned(),
             Refused::Dead => "out: a message without a route becomes a dead letter".to_owned(),
@@ -86,8 +89,8 @@ fn promises(ends: Ends<'_>, out: bool) -> Vec<String> {
         Poison::Stop => "in: a message that does not fit ends the link, and stays with the broker".to_owned(),
         Poison::Save(directory) => format!("in: a message that does not fit is saved in {}", directory.display()),
         Poison::Reject => {
-            "in: a message that does not fit is rejected: the broker drops it unless the queue has a dead letter \
-                           exchange"
+            "WARNING: in: a message that does not fit is rejected: unless the queue has a dead letter exchange, which \
+                           cannot be seen from here, the broker drops it"
                 .to_owned()
         }
     });

@@ -40,17 +40,17 @@ impl Receiver {
         // One batch is being enqueued while the next one comes.
         let prefetch = u16::try_from(ends.settings.batch * 2).unwrap_or(u16::MAX);
         let (tell, came) = mpsc::channel();
-        let host = ends.target.hosts[0].clone();
         let opening = async {
-            let (connection, channel) = connection::open(ends, &address, tls).await?;
+            let (connection, channel, host) = connection::open(ends, &address, tls).await?;
             let wrong = |error| connection::trouble(&host, &error);
             channel.basic_qos(prefetch, BasicQosOptions::default()).await.map_err(wrong)?;
             let options = BasicConsumeOptions::default();
             let consumer =
                 channel.basic_consume(queue.as_str().into(), "".into(), options, FieldTable::default()).await;
-            Ok::<_, Trouble>((connection, channel, consumer.map_err(wrong)?))
+            let consumer = consumer.map_err(wrong)?;
+            Ok::<_, Trouble>((connection, channel, consumer, host))
         };
-        let (connection, channel, mut consumer) = net.wait(limit, opening)??;
+        let (connection, channel, mut consumer, host) = net.wait(limit, opening)??;
         let at = host.clone();
         net.handle().spawn(async move {
             while let Some(came) = poll_fn(|context| Pin::new(&mut consumer).poll_next(context)).await {

@@ -3,8 +3,9 @@
 use std::collections::HashSet;
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver as Waiting};
+use std::sync::{Arc, OnceLock};
 
 use futures_core::Stream;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
@@ -25,6 +26,10 @@ pub struct Sender {
     address: Arc<Address>,
     host: Host,
     condition: Condition,
+    /// How many confirms have come. Only that it changes is looked at.
+    confirms: Arc<AtomicU64>,
+    /// The queue that all is sent to is not there any more. Once it is set by the thread of the network, the connection is of no use.
+    gone: Arc<OnceLock<Trouble>>,
 }
 
 impl Sender {
@@ -35,8 +40,7 @@ impl Sender {
         let limit = connection::ANSWER * ends.target.hosts.len() as u32;
         let condition = Condition::default();
         let opening = async {
-            let (connection, channel) = connection::open(ends, &address, tls).await?;
-            let host = ends.target.hosts[0].clone();
+            let (connection, channel, host) = connection::open(ends, &address, tls).await?;
             let selected = channel.confirm_select(ConfirmSelectOptions::default()).await;
             selected.map_err(|error| connection::trouble(&host, &error))?;
             Ok::<_, Trouble>((connection, channel, host))
@@ -53,7 +57,8 @@ impl Sender {
                 }
             }
         });
-        Ok(Sender { connection, channel, address: Arc::new(address), host, condition })
+        let (confirms, gone) = (Arc::default(), Arc::default());
+        Ok(Sender { connection, channel, address: Arc::new(address), host, condition, confirms, gone })
     }
 }
 
@@ -61,9 +66,15 @@ impl peer::Sender for Sender {
     fn send(&self, net: &Net, messages: Vec<Arc<Envelope>>) -> Waiting<Sent> {
         let (tell, told) = mpsc::channel();
         let (channel, address, host) = (self.channel.clone(), self.address.clone(), self.host.clone());
+        let (confirms, gone) = (self.confirms.clone(), self.gone.clone());
         net.handle().spawn(async move {
-            let sent = match send(&channel, &address, &messages).await {
-                Ok(outcomes) => Sent::Answered(outcomes),
+            let sent = match send(&channel, &address, &messages, &confirms).await {
+                Ok(mut outcomes) => {
+                    if let Some(why) = is_gone(&address, &mut outcomes) {
+                        let _ = gone.set(Trouble::refusing(format_args!("{}:{}: {why}", host.name, host.port)));
+                    }
+                    Sent::Answered(outcomes)
+                }
                 Err(error) if connection::is_objection(&error) => {
                     Sent::Objected(Outcome::Never(connection::trouble(&host, &error).text))
                 }
@@ -78,6 +89,15 @@ impl peer::Sender for Sender {
         self.condition.blocked()
     }
 
+    fn progress(&self) -> u64 {
+        self.confirms.load(Ordering::Relaxed)
+    }
+
+    fn trouble(&self) -> Option<Trouble> {
+        let lost = || Trouble::away("the connection is lost");
+        self.gone.get().cloned().or_else(|| (!self.is_connected()).then(lost))
+    }
+
     fn is_connected(&self) -> bool {
         self.connection.status().connected() && self.channel.status().connected()
     }
@@ -87,14 +107,34 @@ impl peer::Sender for Sender {
     }
 }
 
+/// Where all is sent to one queue, a message without a route says that it is not there, and nothing of the message: none is refused,
+/// and the reason is given.
+fn is_gone(address: &Address, outcomes: &mut [Outcome]) -> Option<String> {
+    let queue = address.queue.as_ref().filter(|_| address.exchange.is_empty())?;
+    let mut found = None;
+    for outcome in outcomes {
+        if let Outcome::Refused(why) = outcome {
+            let text = format!("queue {queue} is not there: {why}");
+            *outcome = Outcome::Later(text.clone());
+            found = Some(text);
+        }
+    }
+    found
+}
+
 /// Publishes all, and then waits for all: a `basic.return` comes before the confirm of its message, but nothing says which confirm
 /// comes next, so only when every confirm is there is every return known. It is told by its identity.
-async fn send(channel: &Channel, address: &Address, messages: &[Arc<Envelope>]) -> Result<Vec<Outcome>, Error> {
+async fn send(
+    channel: &Channel,
+    address: &Address,
+    messages: &[Arc<Envelope>],
+    confirms: &AtomicU64,
+) -> Result<Vec<Outcome>, Error> {
     let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-    let mut confirms: Vec<Result<PublisherConfirm, String>> = Vec::new();
+    let mut waiting: Vec<Result<PublisherConfirm, String>> = Vec::new();
     for message in messages {
         let ready = address.key_of(message).and_then(|key| Ok((key, map::properties(message)?)));
-        confirms.push(match ready {
+        waiting.push(match ready {
             Ok((key, properties)) => {
                 let exchange = address.exchange.as_str().into();
                 let key = key.as_str().into();
@@ -106,9 +146,9 @@ async fn send(channel: &Channel, address: &Address, messages: &[Arc<Envelope>]) 
     let mut outcomes = Vec::new();
     let mut returned = HashSet::new();
     let mut why = String::new();
-    for confirm in confirms {
+    for confirm in waiting {
         let confirmation = match confirm {
-            Ok(confirm) => confirm.await?,
+            Ok(confirm) => confirm.await.inspect(|_| _ = confirms.fetch_add(1, Ordering::Relaxed))?,
             Err(why) => {
                 outcomes.push(Outcome::Never(why));
                 continue;
