@@ -30,13 +30,15 @@ pub struct Voice<'a> {
     notify: Notify,
     /// What was said last, and when.
     told: Option<(String, Instant)>,
+    /// It was said as well that it is over.
+    over: bool,
     stood: Option<Instant>,
 }
 
 impl<'a> Voice<'a> {
     /// Nothing is said yet.
     pub fn new(status: Status, metrics: Option<std::path::PathBuf>, listener: &'a dyn Listener) -> Voice<'a> {
-        Voice { status, metrics, listener, notify: Notify::of_systemd(), told: None, stood: None }
+        Voice { status, metrics, listener, notify: Notify::of_systemd(), told: None, over: false, stood: None }
     }
 
     /// The link has begun: it needs nothing more of whoever started it.
@@ -85,16 +87,17 @@ impl<'a> Voice<'a> {
         let old = self.told.as_ref().is_some_and(|(told, at)| *told == text && at.elapsed() < AGAIN);
         if !old {
             self.say(&text);
-            self.told = Some((text, Instant::now()));
+            (self.told, self.over) = (Some((text, Instant::now())), false);
         }
     }
 
-    /// All is well; says so where it was not.
+    /// All is well; says so where it was not. What comes and goes, such as a login that works and a message that is refused after it, is
+    /// told once a minute all the same.
     pub fn well(&mut self) {
         if self.status.set(State::Running, "") {
             self.stood = None;
         }
-        if self.told.take().is_some() {
+        if self.told.is_some() && !std::mem::replace(&mut self.over, true) {
             self.say("running");
         }
         self.tick();
