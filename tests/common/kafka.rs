@@ -6,7 +6,7 @@ use std::fs;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::brokers::{Place, free_ports, make_certificates};
 use crate::common::wait_until;
@@ -56,6 +56,19 @@ admin = AdminClient({'bootstrap.servers': a.bootstrap_server})
 for made in admin.create_topics([NewTopic(a.topic, a.partitions, 1)]).values(): made.result(60)
 print(f'Created topic {a.topic}.')
 ";
+
+/// The server of the tests that kill or stop it, one after another.
+pub fn rough() -> Option<MutexGuard<'static, Kafka>> {
+    static ROUGH: OnceLock<Option<Mutex<Kafka>>> = OnceLock::new();
+    let kafka = ROUGH.get_or_init(|| Kafka::start().map(Mutex::new)).as_ref()?;
+    let kafka = kafka.lock().unwrap_or_else(PoisonError::into_inner);
+    // A test that has failed may have left it so.
+    kafka.resume();
+    if kafka.server.lock().unwrap().is_none() {
+        kafka.start_again();
+    }
+    Some(kafka)
+}
 
 /// The folder with the jars, if they can be had.
 fn jars() -> Option<&'static Path> {
@@ -147,6 +160,22 @@ impl Kafka {
     /// Where it listens without encryption.
     pub fn host(&self) -> String {
         format!("127.0.0.1:{}", self.ports.plain)
+    }
+
+    /// Stops it with SIGSTOP: its connections stay, and nothing comes.
+    pub fn pause(&self) {
+        self.signal(libc::SIGSTOP);
+    }
+
+    /// Has it go on.
+    pub fn resume(&self) {
+        self.signal(libc::SIGCONT);
+    }
+
+    fn signal(&self, signal: i32) {
+        if let Some(server) = *self.server.lock().unwrap() {
+            self.place.signal(server, signal);
+        }
     }
 
     /// `kafka://HOST` and what follows.

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -58,6 +59,20 @@ pub fn status(m: &Mount) -> serde_json::Value {
 /// The state that it tells; nothing when no link has run.
 pub fn state(m: &Mount) -> String {
     told(m).first().and_then(|link| link["state"].as_str()).unwrap_or_default().to_owned()
+}
+
+/// What `--status --json` tells of one of several links; nothing while it has not begun.
+pub fn of(m: &Mount, name: &str, key: &str) -> serde_json::Value {
+    let link = told(m).into_iter().find(|link| link["name"] == name);
+    link.map_or(serde_json::Value::Null, |link| link[key].clone())
+}
+
+/// A file with a user and a password, as an option.
+pub fn secret(m: &Mount, user: &str, password: &str) -> String {
+    let path = m.scratch().join(format!("{user}-{password}"));
+    fs::write(&path, format!("user = {user}\npassword = {password}\n")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    format!("secret={}", path.display())
 }
 
 /// Tries again soon.

@@ -6,7 +6,7 @@ use std::fs;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::brokers::{Place, free_ports, make_certificates};
 use crate::common::wait_until;
@@ -36,18 +36,32 @@ pub fn shared() -> &'static Rabbit {
     SHARED.get_or_init(Rabbit::start)
 }
 
+/// The server of the tests that kill or stop it, one after another. It notices within ten seconds, and lets others notice, that nobody
+/// is there any more.
+pub fn rough() -> MutexGuard<'static, Rabbit> {
+    static ROUGH: OnceLock<Mutex<Rabbit>> = OnceLock::new();
+    let rabbit = ROUGH.get_or_init(|| Mutex::new(Rabbit::start_at(free_ports(), "heartbeat = 5\n")));
+    let rabbit = rabbit.lock().unwrap_or_else(PoisonError::into_inner);
+    // A test that has failed may have left it so.
+    rabbit.resume();
+    if rabbit.server.lock().unwrap().is_none() {
+        rabbit.start_again();
+    }
+    rabbit
+}
+
 impl Rabbit {
     /// Starts one.
     pub fn start() -> Rabbit {
-        Rabbit::start_at(free_ports())
+        Rabbit::start_at(free_ports(), "")
     }
 
     /// Starts one where clients look for it when they are told no port: in a network of its own.
     pub fn start_as_new() -> Rabbit {
-        Rabbit::start_at([5672, 5671, 61613, 25672, 4369])
+        Rabbit::start_at([5672, 5671, 61613, 25672, 4369], "")
     }
 
-    fn start_at([amqp, amqps, stomp, dist, epmd]: [u16; 5]) -> Rabbit {
+    fn start_at([amqp, amqps, stomp, dist, epmd]: [u16; 5], more: &str) -> Rabbit {
         let place = Place::new("rabbit");
         for name in ["home", "mnesia", "log"] {
             fs::create_dir(place.path(name)).unwrap();
@@ -64,7 +78,7 @@ impl Rabbit {
              auth_mechanisms.1 = PLAIN\nauth_mechanisms.2 = AMQPLAIN\nauth_mechanisms.3 = EXTERNAL\n\
              stomp.listeners.tcp.1 = 127.0.0.1:{stomp}\nstomp.default_user = guest\nstomp.default_pass = guest\n\
              vm_memory_high_watermark.absolute = 256MB\n\
-             disk_free_limit.absolute = 1MB\nlog.console = false\nmax_message_size = {MOST_BYTES}\n"
+             disk_free_limit.absolute = 1MB\nlog.console = false\nmax_message_size = {MOST_BYTES}\n{more}"
         );
         place.write("rabbitmq.conf", &config);
         // Ours, so that nobody else's is used, and none is left.
@@ -105,14 +119,28 @@ impl Rabbit {
     /// Kills it with SIGKILL.
     pub fn kill9(&self) {
         let Some(server) = self.server.lock().unwrap().take() else { return };
-        let pid = fs::read_to_string(self.path("pid")).ok().and_then(|text| text.trim().parse::<i32>().ok());
-        if let Some(pid) = pid {
-            // SAFETY: a call without pointers; the server has written its own id.
-            unsafe { libc::kill(pid, libc::SIGKILL) };
-        }
+        let pid = self.signal(libc::SIGKILL);
         self.place.signal(server, libc::SIGKILL);
         wait_until(|| pid.is_none_or(|pid| !Path::new(&format!("/proc/{pid}")).exists()));
         let _ = fs::remove_file(self.path("pid"));
+    }
+
+    /// Stops it with SIGSTOP: its connections stay, and nothing comes.
+    pub fn pause(&self) {
+        self.signal(libc::SIGSTOP).expect("it runs");
+    }
+
+    /// Has it go on.
+    pub fn resume(&self) {
+        self.signal(libc::SIGCONT);
+    }
+
+    /// Sends a signal to the server; its process id, if it runs.
+    fn signal(&self, signal: i32) -> Option<i32> {
+        let pid = fs::read_to_string(self.path("pid")).ok()?.trim().parse::<i32>().ok()?;
+        // SAFETY: a call without pointers; the server has written its own id.
+        unsafe { libc::kill(pid, signal) };
+        Some(pid)
     }
 
     /// `amqp://HOST` and what follows.
@@ -179,4 +207,11 @@ impl Rabbit {
             .map(|(id, body)| (id.to_owned(), body.to_owned()))
             .collect()
     }
+}
+
+/// Publishes numbers with identities. They are on the broker's disk when it returns.
+pub fn publish(rabbit: &Rabbit, queue: &str, count: usize) {
+    rabbit.python(&format!(
+        "ch.confirm_delivery()\nfor i in range({count}): ch.basic_publish('', {queue:?}, f'm{{i}}', P(message_id=f'id-{{i}}', delivery_mode=2))"
+    ));
 }

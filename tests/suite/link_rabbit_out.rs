@@ -6,8 +6,8 @@ use std::path::Path;
 
 use crate::common::*;
 use crate::extra::*;
-use crate::linking::{SOON, is_empty, many, run, start, state, status};
-use crate::rabbit::{MOST_BYTES, Rabbit, shared};
+use crate::linking::{SOON, is_empty, many, run, secret, start, state, status};
+use crate::rabbit::{MOST_BYTES, shared};
 
 /// A message with attributes.
 fn with_attributes(m: &Mount, q: &Path, name: &str, body: &[u8], attributes: &[(&str, &[u8])]) {
@@ -98,6 +98,11 @@ fn refused_messages_may_be_dead_letters_or_end_the_link() {
     assert_eq!((&m.stats(&q)["ready"], deliveries(&q, &q.join(&names(&q)[0]))), (&2.into(), 0));
     let ran = run(&m, &["--until-empty", "-o", "refused=dead", "q", &url]);
     assert_eq!((ran.code(), &m.stats(&q)["dead"]), (Some(0), &2.into()), "{ran:?}");
+    // "after `max_deliveries` dead".
+    m.set(&q, "max_deliveries=1");
+    m.fill(&q, 1);
+    run(&m, &["--until-empty", "q", &url]).succeeds();
+    assert_eq!(m.stats(&q)["dead"], 3);
 }
 
 /// The returns of a pipeline belong to the messages that have no route, and to no others: to tell them by the order of confirms loses
@@ -232,6 +237,54 @@ fn what_the_broker_will_not_is_told() {
     assert_eq!(link.finish().code(), Some(0));
 }
 
+/// "exchange/queue missing: [...] retry for ever", also when it goes away while the link runs: nothing is counted against a message.
+#[test]
+fn a_queue_that_goes_away_is_waited_for() {
+    let (m, rabbit) = (Mount::new(), shared());
+    let q = many(&m, 1);
+    rabbit.queue("goes-out");
+    let link = start(&m, &[&SOON[..], &["q", &rabbit.url("?queue=goes-out")]].concat());
+    wait_until(|| is_empty(&m, &q));
+    rabbit.python("ch.queue_delete('goes-out')");
+    m.fill(&q, 20);
+    wait_until(|| state(&m) == "failing");
+    assert!(status(&m)["why"].as_str().unwrap().contains("goes-out"), "{}", status(&m));
+    holds_for(std::time::Duration::from_millis(500), || m.stats(&q)["delayed"] == 0);
+    rabbit.queue("goes-out");
+    wait_until(|| is_empty(&m, &q));
+    link.signal(libc::SIGTERM);
+    assert_eq!(link.finish().code(), Some(0));
+    assert_eq!((&m.stats(&q)["claims_total"], &m.stats(&q)["dead"]), (&21.into(), &0.into()));
+    assert_eq!(rabbit.drain("goes-out").len(), 20);
+}
+
+/// "not authorized: fault of the link": who may not write is told, and nothing is counted against a message.
+#[test]
+fn who_may_not_write_waits() {
+    let (m, rabbit) = (Mount::new(), shared());
+    let q = many(&m, 2);
+    rabbit.queue("not-for-bob");
+    let may = |what: &str| {
+        rabbit.control(&["eval", &format!("rabbit_auth_backend_internal:set_permissions(<<\"bob\">>, <<\"/\">>, <<\"\">>, <<\"{what}\">>, <<\".*\">>, <<\"t\">>).")]);
+    };
+    rabbit.control(&["add_user", "bob", "sesame"]);
+    may("");
+    let secret = secret(&m, "bob", "sesame");
+    let url = rabbit.url("?queue=not-for-bob");
+    let ran = run(&m, &["--until-empty", "-o", &secret, "q", &url]);
+    assert_eq!(ran.code(), Some(16), "{ran:?}");
+    ran.fails("ACCESS_REFUSED");
+    let link = start(&m, &[&SOON[..], &["-o", &secret, "q", &url]].concat());
+    wait_until(|| state(&m) == "failing" && status(&m)["reconnects"].as_u64().unwrap() > 1);
+    may(".*");
+    wait_until(|| is_empty(&m, &q));
+    link.signal(libc::SIGTERM);
+    let ran = link.finish();
+    let told = ran.stderr.matches("ACCESS_REFUSED").count();
+    assert_eq!((ran.code(), told), (Some(0), 1), "the same is told once a minute: {ran:?}");
+    assert_eq!((&m.stats(&q)["dead"], rabbit.waiting("not-for-bob")), (&0.into(), 2));
+}
+
 /// `--check` says what is promised and changes nothing; `--show` says what would be sent.
 #[test]
 fn looking_changes_nothing() {
@@ -323,49 +376,6 @@ fn a_killed_link_loses_nothing() {
     let ids: BTreeSet<&String> = there.iter().map(|(id, _)| id).collect();
     assert_eq!((bodies.len(), ids.len()), (1500, 1500), "each is there, under one identity");
     assert!(there.len() <= 1500 + window * kills, "{} doubles", there.len() - 1500);
-}
-
-/// "broker away: [...] costs no deliveries and no leases; what was in flight stays claimed and is sent again".
-#[test]
-fn a_killed_broker_loses_nothing() {
-    let (m, rabbit) = (Mount::new(), Rabbit::start());
-    let q = many(&m, 1500);
-    rabbit.queue("broker");
-    let (url, window) = (rabbit.url("?queue=broker"), 50);
-    let link = start(&m, &[&SOON[..], &["-o", &format!("window={window}"), "q", &url]].concat());
-    for kills in 1..=2 {
-        wait_until(|| m.stats(&q)["acked_total"].as_u64().unwrap() > 300 * kills);
-        rabbit.kill9();
-        wait_until(|| state(&m) == "connecting");
-        rabbit.start_again();
-    }
-    wait_until(|| is_empty(&m, &q));
-    link.signal(libc::SIGTERM);
-    assert_eq!(link.finish().code(), Some(0));
-    let stats = m.stats(&q);
-    assert_eq!((&stats["dead"], &stats["claims_total"], &stats["expired_total"]), (&0.into(), &1500.into(), &0.into()));
-    let there = rabbit.drain("broker");
-    let bodies: BTreeSet<&String> = there.iter().map(|(_, body)| body).collect();
-    assert_eq!(bodies.len(), 1500);
-    assert!(there.len() <= 1500 + window * 2, "{} doubles", there.len() - 1500);
-}
-
-/// "`connection.blocked` is a state of its own": nothing is sent twice, and it goes on when the alarm is over.
-#[test]
-fn a_broker_without_memory_blocks() {
-    let (m, rabbit) = (Mount::new(), Rabbit::start());
-    let q = many(&m, 100);
-    rabbit.queue("blocked");
-    rabbit.control(&["set_vm_memory_high_watermark", "absolute", "1"]);
-    // It says so to who publishes, and not before.
-    let link = start(&m, &["-o", "confirm_timeout=1s", "q", &rabbit.url("?queue=blocked")]);
-    wait_until(|| state(&m) == "blocked");
-    assert!(status(&m)["why"].as_str().unwrap().contains("low on memory"), "{}", status(&m));
-    rabbit.control(&["set_vm_memory_high_watermark", "absolute", "256MB"]);
-    wait_until(|| is_empty(&m, &q));
-    link.signal(libc::SIGTERM);
-    assert_eq!(link.finish().code(), Some(0));
-    assert_eq!(rabbit.drain("blocked").len(), 100, "each once");
 }
 
 /// "mqfs gone or killed: the link waits for the mount to come back, finishes unlinking what was confirmed, starts over."
