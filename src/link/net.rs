@@ -155,6 +155,12 @@ pub async fn first<T>(hosts: &[Host], open: impl AsyncFn(&Host) -> Result<T, Tro
     Err(trouble.unwrap_or_else(|| Trouble::usage("there is no host")))
 }
 
+/// Whether what came is nothing of TLS.
+fn is_no_tls(error: &io::Error) -> bool {
+    let error = error.get_ref().and_then(|inner| inner.downcast_ref::<tokio_rustls::rustls::Error>());
+    matches!(error, Some(tokio_rustls::rustls::Error::InvalidMessage(_)))
+}
+
 /// Connects to a host, with TLS if there is a configuration.
 pub async fn connect(host: &Host, tls: Option<Arc<ClientConfig>>) -> Result<Stream, Trouble> {
     let at = |why: &dyn std::fmt::Display| format!("{}:{}: {why}", host.name, host.port);
@@ -167,6 +173,7 @@ pub async fn connect(host: &Host, tls: Option<Arc<ClientConfig>>) -> Result<Stre
         match TlsConnector::from(config).connect(name, plain).await {
             Ok(stream) => Ok(Box::pin(stream) as Stream),
             // What rustls itself objects to does not go away by itself.
+            Err(error) if is_no_tls(&error) => Err(Trouble::refusing(at(&"nobody speaks TLS at this port"))),
             Err(error) if error.get_ref().is_some() => Err(Trouble::refusing(at(&format_args!("TLS: {error}")))),
             Err(error) => Err(Trouble::away(at(&error))),
         }

@@ -84,6 +84,18 @@ fn credentials_of_systemd_are_used() {
     m.sh(&script).fails("Connection refused");
 }
 
+/// "save:directory": whether anything can be saved there is found before something has to be.
+#[test]
+fn where_nothing_can_be_saved_is_told_at_once() {
+    let m = Mount::new();
+    m.queue("q");
+    for how in ["--check", "--until-empty"] {
+        let ran = run(&m, &[how, "-o", "poison=save:/nowhere", "amqp://127.0.0.1:1?queue=q", "q"]);
+        assert_eq!(ran.code(), Some(1), "{ran:?}");
+        ran.fails("poison: /nowhere: No such file or directory");
+    }
+}
+
 /// A user who can have no status is told, since nothing keeps a second link of the name away then.
 #[test]
 fn a_link_without_a_status_says_so() {

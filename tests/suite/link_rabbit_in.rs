@@ -206,6 +206,10 @@ fn what_does_not_fit_is_left_saved_or_rejected() {
     let read =
         |end: &str| fs::read_to_string(saved.join(files.iter().find(|name| name.ends_with(end)).unwrap())).unwrap();
     assert_eq!((files.len(), read(".body").as_str()), (2, "much too large"));
+    assert!(
+        files.iter().all(|name| crate::users::mode(saved.join(name)) == 0o600),
+        "who may not read the queue reads neither"
+    );
     let told: serde_json::Value = serde_json::from_str(&read(".json")).unwrap();
     assert_eq!((&told["header.colour"], &told["id"]), (&"red".into(), &"much too large".into()));
     rabbit.python("for b in ['again too large', '3']: ch.basic_publish('', 'poison', b)");

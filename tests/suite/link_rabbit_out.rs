@@ -330,6 +330,8 @@ fn tls_verifies() {
     let ran = run(&m, &["--until-empty", "-o", &ca, "q", &url.replace("127.0.0.1", "localhost")]);
     assert_eq!(ran.code(), Some(16), "{ran:?}");
     ran.fails("certificate");
+    let ran = run(&m, &["--until-empty", "-o", &ca, "q", &rabbit.url("?queue=tls").replace("amqp:", "amqps:")]);
+    ran.fails("nobody speaks TLS at this port");
     assert!(run(&m, &["--check", "-o", &ca, "q", &url]).ok().contains("its certificate is verified"));
     run(&m, &["--until-empty", "-o", &ca, "q", &url]).ok();
     assert_eq!(rabbit.waiting("tls"), 1);

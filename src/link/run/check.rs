@@ -3,7 +3,7 @@
 use super::super::local::queue::Queue;
 use super::super::net::Net;
 use super::super::trouble::{Kind, Trouble};
-use super::Link;
+use super::{Link, poison};
 
 /// Says what it finds, line by line.
 pub fn run(link: &Link, line: &mut dyn FnMut(&str)) -> Result<(), Trouble> {
@@ -23,6 +23,9 @@ pub fn run(link: &Link, line: &mut dyn FnMut(&str)) -> Result<(), Trouble> {
         line(&format!(
             "queue: after {deliveries} refusals, or restarts by kill -9, a message becomes a dead letter; max_deliveries = 0 never does"
         ));
+    }
+    if !link.out {
+        poison::check(&link.settings)?;
     }
     let net = Net::start()?;
     // Asking for messages would have a broker count a delivery of each that it takes back.

@@ -111,6 +111,9 @@ impl Link {
         again: Option<Again<'_>>,
         listener: &dyn Listener,
     ) -> Result<(), Trouble> {
+        if !self.out {
+            poison::check(&self.settings)?;
+        }
         let net = Net::start()?;
         let status = Status::take(self.snapshot())?;
         let mut voice = Voice::new(status, self.settings.metrics.clone(), listener);
@@ -151,8 +154,8 @@ fn default_name(queue: &Path, target: &Target, out: bool) -> String {
             text += &format!("-{}", host.port);
         }
     }
-    let there =
-        ["exchange", "queue", "topic", "destination", "stream", "durable"].iter().find_map(|key| target.parameter(key));
+    let there = ["exchange", "queue", "topic", "destination", "stream", "durable"];
+    let there = there.iter().filter_map(|key| target.parameter(key));
     for part in target.path.as_deref().into_iter().chain(there) {
         text += &format!("-{part}");
     }
@@ -182,6 +185,10 @@ mod tests {
             "amqp://h/prod?queue=t",
             #[cfg(feature = "link-amqp")]
             "amqp://other/prod?queue=t",
+            #[cfg(feature = "link-amqp")]
+            "amqp://h?exchange=e&queue=t",
+            #[cfg(feature = "link-amqp")]
+            "amqp://h?exchange=e&queue=u",
             #[cfg(feature = "link-kafka")]
             "kafka://h/t",
             #[cfg(feature = "link-nats")]

@@ -2,13 +2,25 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+
+use rustix::fs::Access;
 
 use super::super::backoff::random;
 use super::super::envelope::Envelope;
 use super::super::overflow;
 use super::super::properties::header_of;
+use super::super::settings::{Poison, Settings};
+use super::super::trouble::{Kind, Trouble};
 use crate::clock;
+
+/// Whether messages can be saved, where that is asked for: before the first one comes that has to be.
+pub fn check(settings: &Settings) -> Result<(), Trouble> {
+    let Poison::Save(directory) = &settings.poison else { return Ok(()) };
+    let wrong = |why: io::Error| Trouble::new(Kind::Local, format_args!("poison: {}: {why}", directory.display()));
+    rustix::fs::access(directory, Access::WRITE_OK | Access::EXEC_OK).map_err(|errno| wrong(errno.into()))
+}
 
 /// Writes `NAME.body` and `NAME.json` into a directory, both on disk when it returns; gives NAME.
 pub fn save(directory: &Path, envelope: &Envelope, why: &str) -> io::Result<String> {
@@ -25,7 +37,8 @@ pub fn save(directory: &Path, envelope: &Envelope, why: &str) -> io::Result<Stri
 }
 
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = File::options().write(true).create_new(true).open(path)?;
+    // Who may not read the queue may not read what did not fit into it.
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
     let written = file.write_all(bytes).and_then(|()| file.sync_all());
     if written.is_err() {
         let _ = fs::remove_file(path);
