@@ -3,6 +3,7 @@
 //! A system is a [`System`], named in [`super::systems`] and nowhere else. Its operations wait for the broker; what is asynchronous goes
 //! on in the thread of [`Net`].
 
+use std::fs::File;
 use std::sync::mpsc::Receiver as Waiting;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -157,6 +158,27 @@ pub struct Came {
     pub receipt: u64,
     /// Its place, if it comes from a log. In each partition places come in order.
     pub at: Option<At>,
+    /// Its body is larger than `largest`: the envelope is without it, and the queue never takes it.
+    pub large: Option<Large>,
+}
+
+impl Came {
+    /// Whether there is all of it here; the error is why not.
+    pub fn fits(&self) -> Result<(), String> {
+        match &self.large {
+            Some(large) => Err(format!("{} bytes: more than `largest`", large.bytes)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A body that is larger than `largest`, and so in no memory.
+#[derive(Debug)]
+pub struct Large {
+    /// So many bytes it has.
+    pub bytes: u64,
+    /// All of it, in a file without a name, where such messages are to be saved.
+    pub file: Option<File>,
 }
 
 /// Where a log is read from.

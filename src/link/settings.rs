@@ -84,7 +84,7 @@ pub struct Settings {
     pub confirm_timeout: Duration,
     /// In: a full or paused queue is waited for so long before the messages are left to the broker.
     pub hold: Duration,
-    /// The largest body that is sent.
+    /// The largest body that is sent; with STOMP and ZeroMQ also the largest that is taken in.
     pub largest: u64,
     /// A file with the certificates that are trusted, instead of the system's.
     pub tls_ca: Option<PathBuf>,
@@ -168,7 +168,6 @@ impl Settings {
             linger: now.linger,
             order: now.order,
             refused: now.refused,
-            poison: now.poison,
             retry_first: now.retry_first,
             retry_longest: now.retry_longest,
             largest: now.largest,

@@ -233,6 +233,36 @@ fn what_does_not_fit_is_left_saved_or_rejected(broker: &Broker) {
     if broker.kind == Kind::Classic {
         assert_eq!(broker.bodies("ActiveMQ.DLQ"), ["again too large"]);
     }
+    what_is_larger_than_is_kept_in_memory(broker, &m);
+}
+
+/// The same of a message that is larger than `largest`: it comes in pieces, and the next one is not disturbed.
+fn what_is_larger_than_is_kept_in_memory(broker: &Broker, m: &Mount) {
+    let q = m.queue("large");
+    let run = |options: &[&str]| {
+        let (anna, url) = (broker.secret("anna"), broker.url("?queue=large"));
+        run(m, &[&["--until-empty", "-o", "largest=64K", "-o", &anna], options, &[&url, "large"]].concat())
+    };
+    broker.python("send('large', ['1', 'x' * 300000, '2'], colour='red')");
+    let ran = run(&[]);
+    assert_eq!(ran.code(), Some(16), "{ran:?}");
+    ran.fails("300000 bytes: more than `largest`").fails("stays with the broker");
+    assert_eq!(m.bodies(&q), ["1"]);
+    let saved = m.scratch().join("large");
+    fs::create_dir(&saved).unwrap();
+    run(&["-o", &format!("poison=save:{}", saved.display())]).succeeds();
+    assert_eq!(m.bodies(&q), ["1", "2"]);
+    let files = listing(&saved);
+    assert_eq!(files.len(), 2, "{files:?}");
+    let read =
+        |end: &str| fs::read_to_string(saved.join(files.iter().find(|name| name.ends_with(end)).unwrap())).unwrap();
+    assert!(read(".body") == "x".repeat(300_000) && read(".json").contains(r#""header.colour":"red""#));
+    broker.python("send('large', ['y' * 300000, '3'])");
+    run(&["-o", "poison=reject"]).succeeds();
+    assert_eq!((m.bodies(&q).len(), broker.bodies("large").len()), (3, 0));
+    if broker.kind == Kind::Classic {
+        assert_eq!(broker.python("print(*(len(b) for _, b in take('ActiveMQ.DLQ')))"), "300000\n");
+    }
 }
 
 /// "EDQUOT [...]: the batch stays": nothing is acknowledged before there is room, and nothing comes twice.
@@ -279,41 +309,4 @@ fn looking_changes_nothing(broker: &Broker) {
     assert_eq!(shown.lines().count(), 2);
     assert!(shown.contains(r#""body":"m0""#) && shown.contains("user.link.id"), "{shown}");
     assert_eq!((m.bodies(&q).len(), broker.bodies("looking-in").len()), (0, 3));
-}
-
-/// "Classic's message-id survives kill -9 of the broker".
-#[test]
-fn a_killed_classic_doubles_and_loses_nothing() {
-    a_killed_broker_doubles_and_loses_nothing(&Broker::start_classic());
-}
-
-/// And so does what an Artemis's messages are known by here.
-#[test]
-fn a_killed_artemis_doubles_and_loses_nothing() {
-    Broker::start_artemis().iter().for_each(a_killed_broker_doubles_and_loses_nothing);
-}
-
-fn a_killed_broker_doubles_and_loses_nothing(broker: &Broker) {
-    let m = Mount::new();
-    let q = m.queue_with("q", &["durability=async"]);
-    broker.publish("away", 1500, "");
-    let enqueued = || m.stats(&q)["enqueued_total"].as_u64().unwrap();
-    let link = start(&m, &words(&arguments(broker, &[&SOON[..], &["-o", "batch=40"]].concat(), "away")));
-    for kills in 1..=2 {
-        wait_until(|| enqueued() > 300 * kills);
-        broker.kill9();
-        wait_until(|| state(&m) == "connecting");
-        broker.start_again();
-    }
-    wait_until(|| enqueued() >= 1500);
-    link.signal(libc::SIGTERM);
-    assert_eq!(link.finish().code(), Some(0));
-    assert_each_once(&m, 1500);
-    // A broker that begins anew counts its messages from the first: they are not those that are known.
-    broker.kill9();
-    broker.forget();
-    broker.start_again();
-    broker.publish("away", 300, "");
-    run(&m, &words(&arguments(broker, &["--until-empty"], "away"))).succeeds();
-    assert_eq!((m.bodies(&q).len(), &status(&m)["duplicates"]), (1800, &0.into()));
 }

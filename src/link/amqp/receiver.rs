@@ -76,7 +76,7 @@ impl peer::Receiver for Receiver {
         envelope.source.push(("exchange", text(&delivery.exchange)));
         envelope.source.push(("key", text(&delivery.routing_key)));
         envelope.source.extend(delivery.redelivered.then(|| ("redelivered", b"1".to_vec())));
-        Ok(Some(Came { envelope, receipt: delivery.delivery_tag, at: None }))
+        Ok(Some(Came { envelope, receipt: delivery.delivery_tag, at: None, large: None }))
     }
 
     fn done(&mut self, net: &Net, receipt: u64, _: Option<&Positions>) -> Result<(), Trouble> {

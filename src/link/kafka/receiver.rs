@@ -132,7 +132,7 @@ impl Receiver {
         self.receipt += 1;
         self.handed.push_back((self.receipt, partition, number + 1));
         let envelope = map::envelope(record, &self.address.topic, &self.topic.id, clock::now_ms());
-        Some(Came { envelope, receipt: self.receipt, at: Some(At { partition, number }) })
+        Some(Came { envelope, receipt: self.receipt, at: Some(At { partition, number }), large: None })
     }
 
     /// A partition has no more for now. Where it ends may be after markers of transactions, which nobody is given.

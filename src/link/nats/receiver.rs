@@ -200,7 +200,7 @@ impl peer::Receiver for Receiver {
         let receipt = self.count;
         let (_, acker) = message.split();
         self.open.push_back((receipt, acker));
-        Ok(Some(Came { envelope, receipt, at: Some(at) }))
+        Ok(Some(Came { envelope, receipt, at: Some(at), large: None }))
     }
 
     fn done(&mut self, net: &Net, receipt: u64, _: Option<&Positions>) -> Result<(), Trouble> {

@@ -235,7 +235,7 @@ impl Intake<'_, '_> {
             let why = format!("{size} bytes: more than the queue's max_bytes, {}", room.max_bytes());
             return self.refuse(receiver, gathered, came, identity, &why);
         }
-        let arrival = match properties::incoming(&came.envelope, dedup) {
+        let arrival = match came.fits().and_then(|()| properties::incoming(&came.envelope, dedup)) {
             Ok(arrival) => arrival,
             Err(why) => return self.refuse(receiver, gathered, came, identity, &why),
         };
@@ -358,7 +358,7 @@ impl Intake<'_, '_> {
                 Err(Ended::Final(Trouble::new(Kind::Poison, text)))
             }
             Poison::Save(directory) => {
-                let saved = poison::save(directory, &came.envelope, why);
+                let saved = poison::save(directory, &came, why);
                 let name = saved.map_err(|error| Ended::Final(Trouble::file(directory, &error)))?;
                 self.session.voice.say(&format!("message {id}: {why}; saved as {name}"));
                 gathered.fresh.extend(identity.filter(|identity| matches!(identity, Identity::At(_))));

@@ -76,8 +76,8 @@ fn into(link: &Link, count: usize, line: &mut dyn FnMut(&str)) -> Result<(), Tro
     let mut receiver = link.system.watch(&net, link.ends(), mark.as_ref())?;
     for _ in 0..count {
         let Some(came) = receiver.next(PATIENCE)? else { break };
-        let size = came.envelope.body.len() as u64;
-        match properties::incoming(&came.envelope, false) {
+        let size = came.large.as_ref().map_or(came.envelope.body.len() as u64, |large| large.bytes);
+        match came.fits().and_then(|()| properties::incoming(&came.envelope, false)) {
             Ok(arrival) => {
                 let mut pairs = vec![("name".to_owned(), arrival.name)];
                 pairs.extend(arrival.attributes);

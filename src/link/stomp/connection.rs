@@ -3,6 +3,10 @@
 //! Two tasks have the two halves of the stream. What is read goes through a channel that holds so much and no more: then nothing is
 //! read, and the server has to wait.
 
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,13 +16,15 @@ use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use tokio_rustls::rustls::ClientConfig;
 
+use super::super::backoff::random;
 use super::super::net::{self, Stream};
-use super::super::peer::{Condition, Ends};
+use super::super::peer::{Condition, Ends, Large};
+use super::super::settings::Poison;
 use super::super::trouble::Trouble;
 use super::super::url::Host;
 use super::address::{Address, is_activemq};
 use super::dialect::{self, Dialect};
-use super::frame::{Decoder, Frame, Limits};
+use super::frame::{Decoder, Frame, Limits, Piece};
 
 /// How long the server may take to answer when nothing is sent.
 pub const ANSWER: Duration = Duration::from_secs(20);
@@ -40,10 +46,18 @@ pub struct Connection {
     /// Frames that are sent.
     pub write: Sender<Vec<u8>>,
     /// Frames that have come; an error is the last.
-    pub read: Receiver<Result<Frame, Trouble>>,
+    pub read: Receiver<Result<Heard, Trouble>>,
     /// The number of the last receipt that was asked for.
     pub receipt: u64,
     tasks: [AbortHandle; 2],
+}
+
+/// A frame that has come.
+pub struct Heard {
+    /// The frame.
+    pub frame: Frame,
+    /// A message's body that is not in the frame, as it is too large.
+    pub large: Option<Large>,
 }
 
 /// How often who says something; nothing is never.
@@ -84,8 +98,10 @@ async fn open_at(
         stream.write_all(&bytes).await.map_err(|error| Trouble::away(at(&error)))?;
         stream.flush().await.map_err(|error| Trouble::away(at(&error)))?;
         loop {
-            if let Some(frame) = decoder.take().map_err(|error| Trouble::refusing(at(&error)))? {
-                return Ok::<_, Trouble>(frame);
+            match decoder.take().map_err(|error| Trouble::refusing(at(&error)))? {
+                Some(Piece::Frame(frame)) => return Ok::<_, Trouble>(frame),
+                Some(_) => return Err(Trouble::refusing(at(&"a message came before anything was said"))),
+                None => {}
             }
             let mut piece = [0; 4096];
             match stream.read(&mut piece).await.map_err(|error| Trouble::away(at(&error)))? {
@@ -104,8 +120,13 @@ async fn open_at(
     let (reading, writing) = tokio::io::split(stream);
     let (write, to_write) = channel(2);
     let (has_read, read) = channel(room);
+    let saved_in = match &ends.settings.poison {
+        Poison::Save(directory) => Some(directory.clone()),
+        Poison::Stop | Poison::Reject => None,
+    };
+    let reader = Reader { decoder, large: None, saved_in, tell: has_read, host: host.clone() };
     let tasks = [
-        tokio::spawn(self::read(reading, decoder, beats.theirs, has_read, host.clone())).abort_handle(),
+        tokio::spawn(reader.read(reading, beats.theirs)).abort_handle(),
         tokio::spawn(self::write(writing, to_write, beats.ours, condition.clone())).abort_handle(),
     ];
     Ok(Connection { dialect: Dialect::of(&answered), host: host.clone(), write, read, receipt: 0, tasks })
@@ -136,43 +157,91 @@ fn beats(theirs: &str) -> Beats {
     Beats { ours: agreed(they_want), theirs: agreed(they_can) }
 }
 
-async fn read(
-    mut stream: ReadHalf<Stream>,
-    mut decoder: Decoder,
-    beat: Option<Duration>,
-    tell: Sender<Result<Frame, Trouble>>,
+/// What reads.
+struct Reader {
+    decoder: Decoder,
+    /// A message whose body is too large, as far as it has come.
+    large: Option<(Frame, Large)>,
+    /// Where such bodies are kept, if anybody wants them.
+    saved_in: Option<PathBuf>,
+    tell: Sender<Result<Heard, Trouble>>,
     host: Host,
-) {
-    let mut piece = vec![0; PIECE];
-    let why = 'reading: loop {
-        loop {
-            match decoder.take() {
-                Ok(None) => break,
-                Ok(Some(frame)) => {
-                    if tell.send(Ok(frame)).await.is_err() {
-                        return;
-                    }
+}
+
+impl Reader {
+    /// Reads until there is no more, and says why; or until nobody listens.
+    async fn read(mut self, mut stream: ReadHalf<Stream>, beat: Option<Duration>) {
+        let mut piece = vec![0; PIECE];
+        let why = loop {
+            match self.hand_over().await {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(why) => break why,
+            }
+            let reading = stream.read(&mut piece);
+            let read = match beat {
+                Some(beat) => timeout(beat * 2, reading).await,
+                None => Ok(reading.await),
+            };
+            let ended = match read {
+                Ok(Ok(length)) if length > 0 => {
+                    self.decoder.feed(&piece[..length]);
+                    continue;
                 }
-                Err(why) => break 'reading Trouble::refusing(format_args!("{}:{}: {why}", host.name, host.port)),
+                Ok(Ok(_)) => "the server has ended the connection".to_owned(),
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => format!("no heart-beat for {} s", (beat.unwrap_or_default() * 2).as_secs()),
+            };
+            break Trouble::away(format_args!("{}:{}: {ended}", self.host.name, self.host.port));
+        };
+        let _ = self.tell.send(Err(why)).await;
+    }
+
+    /// Hands over the frames that have come; tells whether anybody listens.
+    async fn hand_over(&mut self) -> Result<bool, Trouble> {
+        loop {
+            let came = self.decoder.take();
+            let came =
+                came.map_err(|why| Trouble::refusing(format_args!("{}:{}: {why}", self.host.name, self.host.port)))?;
+            let heard = match came {
+                None => return Ok(true),
+                Some(Piece::Frame(frame)) => Heard { frame, large: None },
+                Some(Piece::Large(frame)) => {
+                    let file = self.saved_in.as_deref().map(nameless).transpose()?;
+                    self.large = Some((frame, Large { bytes: 0, file }));
+                    continue;
+                }
+                Some(Piece::Body(more)) => {
+                    if let Some((_, large)) = &mut self.large {
+                        large.bytes += more.len() as u64;
+                        // It goes into the kernel's memory, and to disk when it is given a name.
+                        let written = large.file.as_mut().map_or(Ok(()), |file| file.write_all(&more));
+                        let directory = self.saved_in.as_deref().unwrap_or(Path::new(""));
+                        written.map_err(|error| Trouble::file(directory, &error))?;
+                    }
+                    continue;
+                }
+                Some(Piece::End) => match self.large.take() {
+                    Some((frame, large)) => Heard { frame, large: Some(large) },
+                    None => continue,
+                },
+            };
+            if self.tell.send(Ok(heard)).await.is_err() {
+                return Ok(false);
             }
         }
-        let reading = stream.read(&mut piece);
-        let read = match beat {
-            Some(beat) => timeout(beat * 2, reading).await,
-            None => Ok(reading.await),
-        };
-        let ended = match read {
-            Ok(Ok(length)) if length > 0 => {
-                decoder.feed(&piece[..length]);
-                continue;
-            }
-            Ok(Ok(_)) => "the server has ended the connection".to_owned(),
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("no heart-beat for {} s", (beat.unwrap_or_default() * 2).as_secs()),
-        };
-        break Trouble::away(format_args!("{}:{}: {ended}", host.name, host.port));
+    }
+}
+
+/// A file that is gone when it is closed.
+fn nameless(directory: &Path) -> Result<File, Trouble> {
+    let path = directory.join(format!(".mqfs-link-{:016x}", random()));
+    let open = || -> io::Result<File> {
+        let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+        fs::remove_file(&path)?;
+        Ok(file)
     };
-    let _ = tell.send(Err(why)).await;
+    open().map_err(|error| Trouble::file(directory, &error))
 }
 
 /// Ends when there is nobody any more who sends, or nobody who reads.
@@ -216,7 +285,7 @@ impl Connection {
         }
         while let Ok(came) = self.read.try_recv() {
             match came {
-                Ok(frame) if frame.command == "ERROR" => return Some(self.refused(&frame)),
+                Ok(heard) if heard.frame.command == "ERROR" => return Some(self.refused(&heard.frame)),
                 Ok(_) => {}
                 Err(trouble) => return Some(trouble),
             }
@@ -231,7 +300,7 @@ impl Connection {
     }
 
     /// Sends a frame and waits for its receipt; other frames that come before it are given to `other`.
-    pub async fn ask(&mut self, frame: Frame, other: &mut (dyn FnMut(Frame) + Send)) -> Result<(), Trouble> {
+    pub async fn ask(&mut self, frame: Frame, other: &mut (dyn FnMut(Heard) + Send)) -> Result<(), Trouble> {
         let receipt = self.next_receipt().to_string();
         let mut bytes = Vec::new();
         frame.with("receipt", &receipt).encode(&mut bytes);
@@ -239,16 +308,16 @@ impl Connection {
         let _ = self.write.send(bytes).await;
         loop {
             let came = self.next().await?;
-            match came.command.as_str() {
-                "RECEIPT" if came.header("receipt-id") == Some(receipt.as_bytes()) => return Ok(()),
-                "ERROR" => return Err(self.refused(&came)),
+            match came.frame.command.as_str() {
+                "RECEIPT" if came.frame.header("receipt-id") == Some(receipt.as_bytes()) => return Ok(()),
+                "ERROR" => return Err(self.refused(&came.frame)),
                 _ => other(came),
             }
         }
     }
 
     /// The next frame.
-    pub async fn next(&mut self) -> Result<Frame, Trouble> {
+    pub async fn next(&mut self) -> Result<Heard, Trouble> {
         match self.read.recv().await {
             Some(came) => came,
             None => Err(Trouble::away(format_args!("{}:{}: the connection is lost", self.host.name, self.host.port))),

@@ -116,6 +116,19 @@ fn unescape(text: &[u8], bare: bool) -> Vec<u8> {
     plain
 }
 
+/// What has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// A frame.
+    Frame(Frame),
+    /// A message whose body is larger than the limit, without it: that comes in pieces.
+    Large(Frame),
+    /// A piece of such a body.
+    Body(Vec<u8>),
+    /// Such a body has ended.
+    End,
+}
+
 /// What has come and is not a whole frame yet.
 #[derive(Debug)]
 pub struct Decoder {
@@ -127,12 +140,14 @@ pub struct Decoder {
     seen: usize,
     /// The frame whose body is awaited, and how many bytes that has, if it says so.
     head: Option<(Frame, Option<usize>)>,
+    /// A body that is larger than the limit is on its way, with so many bytes to come, if it has said how many it has.
+    large: Option<Option<usize>>,
 }
 
 impl Decoder {
     /// Nothing has come yet.
     pub fn new(limits: Limits) -> Decoder {
-        Decoder { limits, buffer: Vec::new(), taken: 0, seen: 0, head: None }
+        Decoder { limits, buffer: Vec::new(), taken: 0, seen: 0, head: None, large: None }
     }
 
     /// More has come.
@@ -142,14 +157,18 @@ impl Decoder {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next frame, if all of it has come. What is no frame ends the conversation.
-    pub fn take(&mut self) -> Result<Option<Frame>, Malformed> {
+    /// The next frame, if all of it has come, or what has come of one that is too large for that. What is no frame ends the conversation.
+    pub fn take(&mut self) -> Result<Option<Piece>, Malformed> {
+        if let Some(left) = self.large {
+            return self.body(left);
+        }
         if self.head.is_none() && !self.head()? {
             return Ok(None);
         }
         let (start, length) = (self.taken, self.head.as_ref().and_then(|(_, length)| *length));
         let rest = &self.buffer[start..];
         let end = match length {
+            Some(length) if length > self.limits.body => return self.begin_large(length, Some(length)),
             Some(length) if rest.len() <= length => return Ok(None),
             Some(length) if rest[length] != 0 => {
                 return Err(Malformed("a body is longer than its content-length".to_owned()));
@@ -157,7 +176,7 @@ impl Decoder {
             Some(length) => length,
             None => match rest[self.seen..].iter().position(|byte| *byte == 0) {
                 Some(at) => self.seen + at,
-                None if rest.len() > self.limits.body => return Err(self.too_much(rest.len())),
+                None if rest.len() > self.limits.body => return self.begin_large(rest.len(), None),
                 None => {
                     self.seen = rest.len();
                     return Ok(None);
@@ -165,16 +184,48 @@ impl Decoder {
             },
         };
         if end > self.limits.body {
-            return Err(self.too_much(end));
+            return self.begin_large(end, None);
         }
         let body = rest[..end].to_vec();
         self.taken = start + end + 1;
         self.seen = 0;
-        Ok(self.head.take().map(|(frame, _)| Frame { body, ..frame }))
+        Ok(self.head.take().map(|(frame, _)| Piece::Frame(Frame { body, ..frame })))
     }
 
-    fn too_much(&self, bytes: usize) -> Malformed {
-        Malformed(format!("a body of {bytes} bytes: more than `largest`, which is {}", self.limits.body))
+    /// A message may be too large, and others come after it. Nothing else that is so large makes sense.
+    fn begin_large(&mut self, bytes: usize, length: Option<usize>) -> Result<Option<Piece>, Malformed> {
+        match self.head.take() {
+            Some((frame, _)) if frame.command == "MESSAGE" => {
+                self.seen = 0;
+                self.large = Some(length);
+                Ok(Some(Piece::Large(frame)))
+            }
+            _ => Err(Malformed(format!("a body of {bytes} bytes: more than `largest`, which is {}", self.limits.body))),
+        }
+    }
+
+    /// What has come of a body that is too large.
+    fn body(&mut self, left: Option<usize>) -> Result<Option<Piece>, Malformed> {
+        let rest = &self.buffer[self.taken..];
+        let end = match left {
+            Some(left) => left.min(rest.len()),
+            None => rest.iter().position(|byte| *byte == 0).unwrap_or(rest.len()),
+        };
+        if end > 0 {
+            let body = rest[..end].to_vec();
+            self.taken += end;
+            self.large = Some(left.map(|left| left - end));
+            return Ok(Some(Piece::Body(body)));
+        }
+        match rest.first() {
+            None => Ok(None),
+            Some(0) => {
+                self.taken += 1;
+                self.large = None;
+                Ok(Some(Piece::End))
+            }
+            Some(_) => Err(Malformed("a body is longer than its content-length".to_owned())),
+        }
     }
 
     /// Reads command and headers, if they have come.
@@ -237,10 +288,6 @@ fn parse(head: &[u8], limits: Limits) -> Result<(Frame, Option<usize>), Malforme
             Some(length.ok_or_else(|| Malformed("a content-length that is no number".to_owned()))?)
         }
     };
-    if length.is_some_and(|length| length > limits.body) {
-        let length = length.unwrap_or_default();
-        return Err(Malformed(format!("a body of {length} bytes: more than `largest`, which is {}", limits.body)));
-    }
     Ok((frame, length))
 }
 
@@ -257,11 +304,58 @@ mod tests {
         let mut frames = Vec::new();
         for piece in bytes.chunks(piece.max(1)) {
             decoder.feed(piece);
-            while let Some(frame) = decoder.take()? {
-                frames.push(frame);
+            while let Some(piece) = decoder.take()? {
+                match piece {
+                    Piece::Frame(frame) => frames.push(frame),
+                    other => panic!("{other:?}"),
+                }
             }
         }
         Ok(frames)
+    }
+
+    /// The same, where a message may be too large: its body as it was put together, how many pieces that had, and what comes after it.
+    fn decode_large(bytes: &[u8], piece: usize) -> Result<(Frame, Vec<u8>, Vec<Frame>), Malformed> {
+        let (mut decoder, mut large, mut body, mut after) = (Decoder::new(LIMITS), None, Vec::new(), Vec::new());
+        let mut ended = false;
+        for piece in bytes.chunks(piece) {
+            decoder.feed(piece);
+            while let Some(came) = decoder.take()? {
+                match came {
+                    Piece::Large(frame) => assert!(large.replace(frame).is_none()),
+                    Piece::Body(more) => body.extend(more),
+                    Piece::End => ended = true,
+                    Piece::Frame(frame) => after.push(frame),
+                }
+                assert!(decoder.buffer.len() <= LIMITS.body + 2 * piece.len() + 100, "it is in no memory");
+            }
+        }
+        assert!(ended);
+        Ok((large.unwrap(), body, after))
+    }
+
+    /// However it comes, and whether it has said its length or not; what comes after it is not disturbed.
+    #[test]
+    fn a_message_that_is_too_large_comes_in_pieces() {
+        for length in [101, 102, 5000] {
+            let mut body: Vec<u8> = (0..length).map(|i| (i % 250) as u8 + 1).collect();
+            for known in [true, false] {
+                let mut sent = Frame::new("MESSAGE").with("ack", "7");
+                if known {
+                    body[50] = 0;
+                    sent = sent.with("content-length", length.to_string());
+                } else {
+                    body[50] = 1;
+                }
+                let mut bytes = Vec::new();
+                Frame { body: body.clone(), ..sent.clone() }.encode(&mut bytes);
+                let after = Frame { body: b"small".to_vec(), ..Frame::new("MESSAGE") };
+                after.encode(&mut bytes);
+                for piece in [1, 3, 99, 100, 101, 4096, bytes.len()] {
+                    assert_eq!(decode_large(&bytes, piece).unwrap(), (sent.clone(), body.clone(), vec![after.clone()]));
+                }
+            }
+        }
     }
 
     #[test]
@@ -289,12 +383,12 @@ mod tests {
             (&b"HTTP/1.1 400\n\n"[..], "no command"),
             (b"MESSAGE\nx\n\n\0", "without a colon"),
             (b"MESSAGE\ncontent-length:x\n\n\0", "no number"),
-            (b"MESSAGE\ncontent-length:101\n\n", "101 bytes: more than `largest`"),
+            (b"ERROR\ncontent-length:101\n\n", "101 bytes: more than `largest`"),
             (b"MESSAGE\ncontent-length:99999999999999999999\n\n", "no number"),
             (b"MESSAGE\ncontent-length:1\n\nxy\0", "longer than its content-length"),
             (b"MESSAGE\na:\na:\na:\na:\na:\na:\na:\na:\na:\n\n", "more than 8 headers"),
             (long.as_bytes(), "more than 1000 bytes"),
-            (&[&b"MESSAGE\n\n"[..], &[b'x'; 101]].concat(), "101 bytes: more than `largest`"),
+            (&[&b"RECEIPT\n\n"[..], &[b'x'; 101]].concat(), "101 bytes: more than `largest`"),
         ] {
             for piece in [1, 7, bytes.len()] {
                 let why = decode(bytes, piece).expect_err(told).to_string();

@@ -11,7 +11,7 @@ use super::super::net::{self, Net};
 use super::super::peer::{self, Came, Condition, Ends};
 use super::super::trouble::Trouble;
 use super::address::Address;
-use super::connection::{self, Connection};
+use super::connection::{self, Connection, Heard};
 use super::dialect::Dialect;
 use super::frame::Frame;
 use super::map;
@@ -37,7 +37,7 @@ pub struct Receiver {
 struct Line {
     connection: Connection,
     /// What has come while something else was waited for.
-    came: VecDeque<Frame>,
+    came: VecDeque<Heard>,
 }
 
 impl Receiver {
@@ -53,7 +53,7 @@ impl Receiver {
         let opening = async {
             let mut connection = connection::open(ends, &address, tls, ROOM, &Condition::default()).await?;
             let subscribe = address.subscribe(connection.dialect, prefetch, bytes);
-            connection.ask(subscribe, &mut |frame| came.push_back(frame)).await?;
+            connection.ask(subscribe, &mut |heard| came.push_back(heard)).await?;
             Ok::<_, Trouble>(connection)
         };
         let connection = net.wait(limit, opening)??;
@@ -61,20 +61,20 @@ impl Receiver {
         Ok(Receiver { handle, line, open: VecDeque::new(), last: 0 })
     }
 
-    fn take(&mut self, frame: Frame) -> Came {
+    fn take(&mut self, Heard { frame, large }: Heard) -> Came {
         self.last += 1;
         let known_as = frame.header("ack").or_else(|| frame.header("message-id")).unwrap_or_default().to_vec();
         self.open.push_back((self.last, known_as));
         let dialect = self.line.get_mut().connection.dialect;
-        Came { envelope: map::came(frame, dialect, clock::now_ms()), receipt: self.last, at: None }
+        Came { envelope: map::came(frame, dialect, clock::now_ms()), receipt: self.last, at: None, large }
     }
 }
 
 impl Line {
     /// The next frame, if one comes in time.
-    fn next(&mut self, handle: &Handle, limit: Duration) -> Result<Option<Frame>, Trouble> {
-        if let Some(frame) = self.came.pop_front() {
-            return Ok(Some(frame));
+    fn next(&mut self, handle: &Handle, limit: Duration) -> Result<Option<Heard>, Trouble> {
+        if let Some(heard) = self.came.pop_front() {
+            return Ok(Some(heard));
         }
         if let Ok(came) = self.connection.read.try_recv() {
             return came.map(Some);
@@ -88,7 +88,7 @@ impl Line {
 
     fn ask(&mut self, net: &Net, frame: Frame) -> Result<(), Trouble> {
         let came = &mut self.came;
-        net.wait(connection::ANSWER, self.connection.ask(frame, &mut |frame| came.push_back(frame)))?
+        net.wait(connection::ANSWER, self.connection.ask(frame, &mut |heard| came.push_back(heard)))?
     }
 }
 
@@ -96,10 +96,10 @@ impl peer::Receiver for Receiver {
     fn next(&mut self, limit: Duration) -> Result<Option<Came>, Trouble> {
         loop {
             let line = self.line.get_mut();
-            let Some(frame) = line.next(&self.handle, limit)? else { return Ok(None) };
-            match frame.command.as_str() {
-                "MESSAGE" => return Ok(Some(self.take(frame))),
-                "ERROR" => return Err(line.connection.refused(&frame)),
+            let Some(heard) = line.next(&self.handle, limit)? else { return Ok(None) };
+            match heard.frame.command.as_str() {
+                "MESSAGE" => return Ok(Some(self.take(heard))),
+                "ERROR" => return Err(line.connection.refused(&heard.frame)),
                 _ => {}
             }
         }

@@ -10,7 +10,7 @@ use super::super::net::{self, Net};
 use super::super::peer::{self, Condition, Ends, Outcome, Sent};
 use super::super::trouble::Trouble;
 use super::address::Address;
-use super::connection::{self, Connection};
+use super::connection::{self, Connection, Heard};
 use super::dialect::{self, Meaning};
 use super::frame::Frame;
 use super::session::Session;
@@ -101,7 +101,7 @@ impl Line {
             };
             match came {
                 None => {}
-                Some(Some(Ok(frame))) => match frame.command.as_str() {
+                Some(Some(Ok(Heard { frame, .. }))) => match frame.command.as_str() {
                     "RECEIPT" => session.heard(frame.header("receipt-id").unwrap_or_default()),
                     "ERROR" => {
                         let at = format!("{}:{}: ", host.name, host.port);

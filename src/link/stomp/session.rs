@@ -163,7 +163,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::super::systems;
-    use super::super::frame::{Decoder, Limits};
+    use super::super::frame::{Decoder, Limits, Piece};
     use super::*;
 
     fn messages(count: usize) -> Vec<Arc<Envelope>> {
@@ -186,7 +186,7 @@ mod tests {
         fn take(&mut self, bytes: &[u8]) {
             let mut decoder = Decoder::new(Limits { head: 1000, headers: 20, body: 2000 });
             decoder.feed(bytes);
-            while let Some(frame) = decoder.take().unwrap() {
+            while let Some(Piece::Frame(frame)) = decoder.take().unwrap() {
                 let transaction = frame.text("transaction");
                 match frame.command.as_str() {
                     "BEGIN" => assert!(self.open.insert(transaction, Vec::new()).is_none()),

@@ -75,7 +75,7 @@ impl Receiver {
             self.asked.push_back((self.last, std::mem::replace(&mut frames, body)));
         }
         let envelope = map::came(frames, self.address.json, self.address.pattern == Pattern::Sub);
-        Came { envelope, receipt: self.last, at: None }
+        Came { envelope, receipt: self.last, at: None, large: None }
     }
 
     fn answer(&self, mut frames: Vec<Vec<u8>>, said: &[&[u8]]) -> Result<(), Trouble> {
