@@ -1,10 +1,11 @@
 //! Sending by libzmq. A thread of its own has the socket, since a socket that waits cannot be asked anything.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver as Waiting};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use zmq::{DONTWAIT, POLLIN, POLLOUT, PollEvents, Socket, SocketType};
 
@@ -18,6 +19,9 @@ use super::socket::{self, Open};
 
 /// How often it is looked whether the end is asked for, in milliseconds.
 const TICK: i64 = 50;
+
+/// What is answered is told so often, though others of the same window are not.
+const TOLD: Duration = Duration::from_millis(100);
 
 /// What is to be sent, and where the answer goes.
 type Job = (Vec<Arc<Envelope>>, mpsc::Sender<Sent>);
@@ -38,8 +42,18 @@ struct Worker {
     end: Arc<AtomicBool>,
     /// What has been subscribed to, where that is looked at.
     subscribed: HashSet<Vec<u8>>,
-    /// The number of the last message that an answer is awaited of: never used twice.
+    /// What is asked and not told of, in order. A message that is given again, as an answer to it was not there, is not asked again.
+    asked: VecDeque<Asked>,
+    /// The number of the last question: never used twice.
     last: u64,
+}
+
+/// A message that is to be answered.
+struct Asked {
+    message: Arc<Envelope>,
+    /// The number that goes along, once it is sent.
+    number: Option<u64>,
+    outcome: Option<Outcome>,
 }
 
 impl Sender {
@@ -55,8 +69,9 @@ impl Sender {
         let open = socket::open(ends, &address, kind, room)?;
         let (condition, end) = (Condition::default(), Arc::new(AtomicBool::new(false)));
         let (jobs, take) = mpsc::channel::<Job>();
-        let subscribed = HashSet::new();
-        let mut worker = Worker { open, address, condition: condition.clone(), end: end.clone(), subscribed, last: 0 };
+        let (subscribed, asked) = (HashSet::new(), VecDeque::new());
+        let mut worker =
+            Worker { open, address, condition: condition.clone(), end: end.clone(), subscribed, asked, last: 0 };
         let run = move || {
             for (messages, tell) in take {
                 let _ = tell.send(worker.send(&messages));
@@ -106,17 +121,11 @@ impl Worker {
         sent.unwrap_or_else(|error| Sent::Lost(socket::trouble(&self.address, error)))
     }
 
-    /// Waits until something can be done; tells what, or that the end is asked for.
-    fn wait(&self, events: PollEvents) -> Result<Option<PollEvents>, zmq::Error> {
-        loop {
-            if self.end.load(Ordering::Relaxed) {
-                return Ok(None);
-            }
-            match self.open.socket.poll(events, TICK) {
-                Err(zmq::Error::EINTR) | Ok(0) => {}
-                Err(error) => return Err(error),
-                Ok(_) => return Ok(Some(self.open.socket.get_events()? & events)),
-            }
+    /// Waits a moment for something that can be done; tells whether the end is asked for.
+    fn is_ending(&self, events: PollEvents) -> Result<bool, zmq::Error> {
+        match self.open.socket.poll(events, TICK) {
+            Err(error) if error != zmq::Error::EINTR => Err(error),
+            _ => Ok(self.end.load(Ordering::Relaxed)),
         }
     }
 
@@ -135,7 +144,7 @@ impl Worker {
                 self.condition
                     .set(Some(if self.address.wait { "nobody has subscribed" } else { "no peer takes it" }.to_owned()));
                 let events = if self.address.wait { POLLIN } else { POLLOUT };
-                if self.wait(events)?.is_none() {
+                if self.is_ending(events)? {
                     return Ok(Sent::Lost(Trouble::away("the link ends")));
                 }
             }
@@ -163,39 +172,60 @@ impl Worker {
         }
     }
 
-    /// Sends messages and waits for the answer to each. A number goes along in the envelope, which the other side gives back as it is:
-    /// so an answer is known to be that of its message, whoever gives it, and after whatever reconnects.
+    /// Sends messages and waits for the answers to them, or to the first of them: whoever answers may take long for each. A number goes
+    /// along in the envelope, which the other side gives back as it is: so an answer is known to be that of its message, whoever gives it,
+    /// and after whatever reconnects.
     fn ask(&mut self, messages: &[Arc<Envelope>]) -> Result<Sent, zmq::Error> {
-        let first = self.last + 1;
-        self.last += messages.len() as u64;
-        let mut outcomes: Vec<Option<Outcome>> = vec![None; messages.len()];
-        let (mut next, mut open) = (0, messages.len());
-        while open > 0 {
-            if next < messages.len() {
-                let number = (first + next as u64).to_be_bytes().to_vec();
-                let mut frames = vec![number, Vec::new()];
-                frames.extend(map::frames(&messages[next], &self.address));
-                if try_send(&self.open.socket, frames)? {
-                    self.condition.set(None);
-                    next += 1;
-                } else if next == 0 {
-                    self.condition.set(Some("no peer takes it".to_owned()));
-                }
+        self.take(messages);
+        let since = Instant::now();
+        loop {
+            while let Some(answer) = try_receive(&self.open.socket)? {
+                self.hear(&answer);
             }
-            let events = if next < messages.len() { POLLIN | POLLOUT } else { POLLIN };
-            if self.wait(events)?.is_none() {
+            let answered = self.asked.iter().take_while(|asked| asked.outcome.is_some()).count();
+            if answered == self.asked.len() || (answered > 0 && since.elapsed() >= TOLD) {
+                return Ok(Sent::Answered(self.asked.drain(..answered).filter_map(|asked| asked.outcome).collect()));
+            }
+            let all = self.send_next()?;
+            if self.is_ending(if all { POLLIN } else { POLLIN | POLLOUT })? {
                 return Ok(Sent::Lost(Trouble::away("the link ends")));
             }
-            while let Some(answer) = try_receive(&self.open.socket)? {
-                let Some((number, outcome)) = read(&answer) else { continue };
-                let at = number.checked_sub(first).and_then(|at| outcomes.get_mut(at as usize));
-                if let Some(slot @ None) = at {
-                    *slot = Some(outcome);
-                    open -= 1;
-                }
-            }
         }
-        Ok(Sent::Answered(outcomes.into_iter().flatten().collect()))
+    }
+
+    /// What is given again is asked already.
+    fn take(&mut self, messages: &[Arc<Envelope>]) {
+        let mut before = std::mem::take(&mut self.asked);
+        for message in messages {
+            let known = before.front().is_some_and(|asked| Arc::ptr_eq(&asked.message, message));
+            let asked = if known { before.pop_front() } else { None };
+            let new = || Asked { message: message.clone(), number: None, outcome: None };
+            self.asked.push_back(asked.unwrap_or_else(new));
+        }
+    }
+
+    /// Sends the next message, if there is one, and a peer that takes it; tells whether all are sent.
+    fn send_next(&mut self) -> Result<bool, zmq::Error> {
+        let waiting = self.asked.iter().any(|asked| asked.number.is_some() && asked.outcome.is_none());
+        let Some(next) = self.asked.iter_mut().find(|asked| asked.number.is_none()) else { return Ok(true) };
+        let number = self.last + 1;
+        let mut frames = vec![number.to_be_bytes().to_vec(), Vec::new()];
+        frames.extend(map::frames(&next.message, &self.address));
+        if try_send(&self.open.socket, frames)? {
+            (next.number, self.last) = (Some(number), number);
+            self.condition.set(None);
+        } else if !waiting {
+            self.condition.set(Some("no peer takes it".to_owned()));
+        }
+        Ok(false)
+    }
+
+    fn hear(&mut self, answer: &[Vec<u8>]) {
+        let Some((number, outcome)) = read(answer) else { return };
+        let asked = self.asked.iter_mut().find(|asked| asked.number == Some(number));
+        if let Some(slot) = asked.map(|asked| &mut asked.outcome).filter(|outcome| outcome.is_none()) {
+            *slot = Some(outcome);
+        }
     }
 }
 
