@@ -82,6 +82,8 @@ pub struct Settings {
     pub retry_longest: Duration,
     /// Out: without any answer for so long the connection is taken for dead.
     pub confirm_timeout: Duration,
+    /// How often the broker and the link tell each other that they are alive.
+    pub heartbeat: Duration,
     /// In: a full or paused queue is waited for so long before the messages are left to the broker.
     pub hold: Duration,
     /// The largest body that is sent; with STOMP and ZeroMQ also the largest that is taken in.
@@ -119,6 +121,7 @@ impl Default for Settings {
             retry_first: Duration::from_millis(200),
             retry_longest: Duration::from_secs(30),
             confirm_timeout: Duration::from_secs(60),
+            heartbeat: Duration::from_secs(15),
             hold: Duration::from_secs(600),
             largest: 128 << 20,
             tls_ca: None,
@@ -148,6 +151,7 @@ pub const KEYS: &[&str] = &[
     "remember",
     "retry",
     "confirm_timeout",
+    "heartbeat",
     "hold",
     "largest",
     "tls_ca",
@@ -211,6 +215,7 @@ impl Settings {
             "remember" => self.remember = number(key, value, 0, 7000)? as usize,
             "retry" => (self.retry_first, self.retry_longest) = range(value)?,
             "confirm_timeout" => self.confirm_timeout = time(key, value)?,
+            "heartbeat" => self.heartbeat = heartbeat(value)?,
             "hold" => self.hold = time(key, value)?,
             "largest" => self.largest = bytes(key, value)?,
             "tls_ca" => self.tls_ca = Some(value.into()),
@@ -268,6 +273,15 @@ fn time(key: &str, value: &str) -> Result<Duration, String> {
     duration::parse(value).map_err(|error| format!("{key}: {error}"))
 }
 
+/// Of some systems it has whole seconds.
+fn heartbeat(value: &str) -> Result<Duration, String> {
+    let parsed = time("heartbeat", value)?;
+    match (1..=3600).contains(&parsed.as_secs()) && parsed.subsec_nanos() == 0 {
+        true => Ok(parsed),
+        false => Err(format!("heartbeat `{value}`: write whole seconds, from 1s to 1h")),
+    }
+}
+
 fn word<T: Copy>(key: &str, value: &str, known: &[(&str, T)]) -> Result<T, String> {
     let words = || known.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ");
     let found = known.iter().find(|(word, _)| *word == value).map(|(_, meaning)| *meaning);
@@ -312,7 +326,7 @@ mod tests {
         let mut settings = Settings::default();
         let text = "# a comment\n\nfrom = /srv/mq/orders\nto=amqp://h?queue=q\nname = orders\nsecret = /x\nwindow = 10\n\
                     window_bytes = 2M\nbatch = 7\nlinger = 1s\norder = strict\nrefused = dead\npoison = save:/var/poison\n\
-                    dedup = header:id\nremember = 9\nretry = 1s..2m\nconfirm_timeout = 5s\nhold = 1m\nlargest = 1G\ntls_ca = /ca\n\
+                    dedup = header:id\nremember = 9\nretry = 1s..2m\nconfirm_timeout = 5s\nheartbeat = 7s\nhold = 1m\nlargest = 1G\ntls_ca = /ca\n\
                     tls_cert = /cert\ntls_key = /key\nmetrics = /m.prom\nplaintext = yes\nkafka.PROPERTY = 1\n";
         settings.apply(text).unwrap();
         let expected = Settings {
@@ -332,6 +346,7 @@ mod tests {
             retry_first: Duration::from_secs(1),
             retry_longest: Duration::from_secs(120),
             confirm_timeout: Duration::from_secs(5),
+            heartbeat: Duration::from_secs(7),
             hold: Duration::from_secs(60),
             largest: 1 << 30,
             tls_ca: Some("/ca".into()),

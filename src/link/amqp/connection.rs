@@ -19,8 +19,6 @@ use super::super::trouble::{Kind, Trouble};
 use super::super::url::Host;
 use super::address::Address;
 
-/// A broker that is silent for twice as long is gone, in seconds.
-const HEARTBEAT: u16 = 15;
 /// How long the broker may take to answer when nothing is sent.
 pub const ANSWER: Duration = Duration::from_secs(20);
 
@@ -51,6 +49,7 @@ async fn open_at(
     // A certificate that is shown says who it is, where there is no password.
     let by_certificate = ends.secret.is_none() && ends.settings.tls_cert.is_some();
     let auth_mechanism = by_certificate.then_some(SASLMechanism::External);
+    let heartbeat = ends.settings.heartbeat.as_secs() as u16;
     let uri = AMQPUri {
         scheme: AMQPScheme::AMQP,
         authority: AMQPAuthority {
@@ -59,7 +58,7 @@ async fn open_at(
             port: host.port,
         },
         vhost: address.vhost.clone(),
-        query: AMQPQueryString { heartbeat: Some(HEARTBEAT), auth_mechanism, ..AMQPQueryString::default() },
+        query: AMQPQueryString { heartbeat: Some(heartbeat), auth_mechanism, ..AMQPQueryString::default() },
     };
     let properties = ConnectionProperties::default()
         .with_connection_name(LongString::from(format!("mqfs link {}", ends.name)))

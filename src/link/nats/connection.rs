@@ -21,8 +21,6 @@ use super::address::Address;
 pub const ANSWER: Duration = Duration::from_secs(20);
 /// How long it may take to connect to one host.
 const CONNECT: Duration = Duration::from_secs(10);
-/// A server that does not answer three of these is gone.
-const PING: Duration = Duration::from_secs(10);
 
 /// A connection.
 pub struct Connection {
@@ -41,7 +39,8 @@ impl Connection {
         let options = ConnectOptions::new()
             .name(format!("mqfs link {}", ends.name))
             .connection_timeout(CONNECT)
-            .ping_interval(PING)
+            // A server that does not answer three of these is gone.
+            .ping_interval(ends.settings.heartbeat)
             .request_timeout(Some(ANSWER))
             .retain_servers_order()
             .ignore_discovered_servers()

@@ -55,7 +55,7 @@ impl Receiver {
             let messages = consumer
                 .stream()
                 .max_messages_per_batch(ends.settings.batch * 2)
-                .heartbeat(HEARTBEAT)
+                .heartbeat(HEARTBEAT.min(ends.settings.heartbeat))
                 .messages()
                 .await
                 .map_err(Trouble::away)?;

@@ -28,8 +28,6 @@ use super::frame::{Decoder, Frame, Limits, Piece};
 
 /// How long the server may take to answer when nothing is sent.
 pub const ANSWER: Duration = Duration::from_secs(20);
-/// Each side says something at least so often, in milliseconds; one that is silent for twice as long is gone.
-const HEARTBEAT: u64 = 15_000;
 /// A server that reads nothing for so long takes nothing for now.
 const STALLED: Duration = Duration::from_secs(3);
 /// Headers have so many bytes, and there are so many: more than any message that a queue takes.
@@ -116,7 +114,7 @@ async fn open_at(
         "CONNECTED" => return Err(Trouble::refusing(at(&"the server does not speak STOMP 1.2"))),
         _ => return Err(Trouble::refusing(at(&dialect::words(&answered)))),
     }
-    let beats = beats(&answered.text("heart-beat"));
+    let beats = beats(&answered.text("heart-beat"), ends.settings.heartbeat);
     let (reading, writing) = tokio::io::split(stream);
     let (write, to_write) = channel(2);
     let (has_read, read) = channel(room);
@@ -135,10 +133,11 @@ async fn open_at(
 fn connect(ends: Ends<'_>, address: &Address, host: &Host) -> Result<Frame, Trouble> {
     // RabbitMQ takes the host for one of its virtual hosts, of which the first is called so; others want a host's name.
     let default = if is_activemq(ends.target) { host.name.as_str() } else { "/" };
+    let beat = ends.settings.heartbeat.as_millis();
     let mut frame = Frame::new("CONNECT")
         .with("accept-version", "1.2")
         .with("host", address.host.as_deref().unwrap_or(default))
-        .with("heart-beat", format!("{HEARTBEAT},{HEARTBEAT}"));
+        .with("heart-beat", format!("{beat},{beat}"));
     if let Some(secret) = ends.secret {
         let (user, password) = secret.password()?;
         frame = frame.with("login", user).with("passcode", password);
@@ -150,10 +149,10 @@ fn connect(ends: Ends<'_>, address: &Address, host: &Host) -> Result<Frame, Trou
 }
 
 /// What both have agreed on: the slower wish of the two.
-fn beats(theirs: &str) -> Beats {
+fn beats(theirs: &str, ours: Duration) -> Beats {
     let number = |text: &str| text.trim().parse::<u64>().unwrap_or(0);
     let (they_can, they_want) = theirs.split_once(',').map_or((0, 0), |(can, want)| (number(can), number(want)));
-    let agreed = |theirs: u64| (theirs > 0).then(|| Duration::from_millis(theirs.max(HEARTBEAT)));
+    let agreed = |theirs: u64| (theirs > 0).then(|| Duration::from_millis(theirs).max(ours));
     Beats { ours: agreed(they_want), theirs: agreed(they_can) }
 }
 
@@ -356,7 +355,7 @@ mod tests {
             ("60000,0", None, seconds(60)),
             ("0,30000", seconds(30), None),
         ] {
-            assert_eq!(beats(theirs), Beats { ours, theirs: expected }, "{theirs}");
+            assert_eq!(beats(theirs, Duration::from_secs(15)), Beats { ours, theirs: expected }, "{theirs}");
         }
     }
 }

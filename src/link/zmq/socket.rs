@@ -9,10 +9,8 @@ use super::address::Address;
 
 /// How long what was sent may take to leave when the socket is closed, in milliseconds.
 const LINGER: i32 = 2000;
-/// A peer that says nothing for twice as long is gone, in milliseconds.
-const HEARTBEAT: i32 = 5000;
 
-/// An open socket. Its context ends with it.
+/// An open socket. Its context ends with it, after whoever looks at clients, and that after the socket.
 pub struct Open {
     /// The socket.
     pub socket: Socket,
@@ -41,14 +39,15 @@ pub fn make(ends: Ends<'_>, address: &Address, kind: SocketType, room: i32) -> R
     let largest = i64::try_from(ends.settings.largest).unwrap_or(i64::MAX);
     let set = || {
         socket.set_linger(LINGER)?;
+    let beat = ends.settings.heartbeat.as_millis() as i32;
         socket.set_sndhwm(room)?;
         socket.set_rcvhwm(room)?;
         // Without a peer nothing is taken.
         socket.set_immediate(true)?;
         socket.set_maxmsgsize(largest)?;
         socket.set_ipv6(true)?;
-        socket.set_heartbeat_ivl(HEARTBEAT)?;
-        socket.set_heartbeat_timeout(2 * HEARTBEAT)
+        socket.set_heartbeat_ivl(beat)?;
+        socket.set_heartbeat_timeout(2 * beat)
     };
     set().map_err(|error| trouble(address, error))?;
     encrypt(&socket, address, ends.secret)?;
