@@ -101,6 +101,14 @@ impl Connection {
         })
     }
 
+    /// Whether a message may say for how long a stream keeps it. Elsewhere, and by servers before 2.11, one that does is refused or not
+    /// heeded.
+    pub async fn permits_ttl(&self, stream: &str) -> Result<bool, Trouble> {
+        let asked = self.context.request::<_, _, serde_json::Value>(format!("STREAM.INFO.{stream}"), &()).await;
+        let info = asked.map_err(|error| Trouble::away(format_args!("stream {stream}: {error}")))?;
+        Ok(info["config"]["allow_msg_ttl"] == true)
+    }
+
     /// Takes leave: waits a moment until what was said is on its way.
     pub fn close(&self, net: &Net) {
         if self.is_connected() {
@@ -114,6 +122,12 @@ fn authorised(options: ConnectOptions, ends: Ends<'_>) -> Result<ConnectOptions,
         (Some(Secret::Password { user, password }), _) => options.user_and_password(user.clone(), password.clone()),
         (Some(Secret::Token(token)), _) => options.token(token.clone()),
         (Some(Secret::Nkey(seed)), _) => options.nkey(seed.clone()),
+        (Some(Secret::Credentials(text)), _) => {
+            // What is wrong with it is not repeated: it has a key.
+            options
+                .credentials(text)
+                .map_err(|_| Trouble::usage("the secret: it has no JWT, or no seed that belongs to it"))?
+        }
         (None, Some(user)) => {
             return Err(Trouble::usage(format_args!("there is no password of {user}: say secret = FILE")));
         }

@@ -21,8 +21,9 @@ use super::super::trouble::Trouble;
 use super::address::Address;
 use super::connection::{self, Connection};
 use super::map;
+use crate::clock;
 
-/// A server that says nothing for twice as long has forgotten us.
+/// A server that says nothing for twice as long has forgotten us. It takes no more than half of the 30 s that it is asked for.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 /// What the marks of this system begin with.
 const SYSTEM: &str = "nats";
@@ -196,7 +197,7 @@ impl peer::Receiver for Receiver {
         self.lag = Some(info.pending);
         let at = At { partition: 0, number: info.stream_sequence };
         let mut envelope = map::envelope(message.headers.as_ref(), message.payload.to_vec());
-        about(&mut envelope, message.subject.as_str(), &info);
+        about(&mut envelope, message.subject.as_str(), &info, clock::now_ms());
         let receipt = self.count;
         let (_, acker) = message.split();
         self.open.push_back((receipt, acker));
@@ -238,8 +239,9 @@ impl peer::Receiver for Receiver {
 }
 
 /// What a message's place says of it.
-fn about(envelope: &mut Envelope, subject: &str, info: &async_nats::jetstream::message::Info<'_>) {
+fn about(envelope: &mut Envelope, subject: &str, info: &async_nats::jetstream::message::Info<'_>, now: u64) {
     let published = info.published.unix_timestamp_nanos() / 1_000_000;
+    map::age(envelope, u64::try_from(published).map_or(0, |published| now.saturating_sub(published)));
     if envelope.field(Field::EnqueuedAt).is_none() {
         envelope.fields.push((Field::EnqueuedAt, published.to_string().into_bytes()));
     }

@@ -19,8 +19,15 @@ use super::map;
 /// A connection that publishes to a subject.
 pub struct Sender {
     connection: Connection,
+    to: Arc<To>,
+}
+
+/// Where messages go.
+struct To {
     subject: String,
     stream: String,
+    /// The stream lets a message say for how long it is kept.
+    ttl: bool,
 }
 
 impl Sender {
@@ -31,22 +38,23 @@ impl Sender {
         let opening = async {
             let connection = Connection::open(ends, tls).await?;
             let stream = connection.stream(&address).await?.cached_info().config.name.clone();
-            Ok::<_, Trouble>((connection, stream))
+            let ttl = connection.permits_ttl(&stream).await?;
+            let to = Arc::new(To { subject: address.subject.clone().unwrap_or_default(), stream, ttl });
+            Ok::<_, Trouble>(Sender { connection, to })
         };
-        let (connection, stream) = net.wait(connection::limit(ends), opening)??;
-        Ok(Sender { connection, subject: address.subject.unwrap_or_default(), stream })
+        net.wait(connection::limit(ends), opening)?
     }
 }
 
 impl peer::Sender for Sender {
     fn send(&self, net: &Net, messages: Vec<Arc<Envelope>>) -> Waiting<Sent> {
         let (tell, told) = mpsc::channel();
-        let (context, subject, stream) = (self.connection.context.clone(), self.subject.clone(), self.stream.clone());
+        let (context, to) = (self.connection.context.clone(), self.to.clone());
         let mut lost = self.connection.lost.clone();
         net.handle().spawn(async move {
             // Answers to what was sent over a connection that is lost never come.
             let sent = tokio::select! {
-                sent = send(&context, &subject, &stream, &messages) => sent,
+                sent = send(&context, &to, &messages) => sent,
                 _ = lost.wait_for(|lost| *lost) => Sent::Lost(Trouble::away("the connection is lost")),
             };
             let _ = tell.send(sent);
@@ -64,16 +72,16 @@ impl peer::Sender for Sender {
 }
 
 /// Publishes all, and then waits for all.
-async fn send(context: &Context, subject: &str, stream: &str, messages: &[Arc<Envelope>]) -> Sent {
+async fn send(context: &Context, to: &To, messages: &[Arc<Envelope>]) -> Sent {
     let mut acks = Vec::new();
     for message in messages {
-        let ack = match map::headers(message) {
+        let ack = match map::headers(message, to.ttl) {
             Ok(headers) => {
                 let publish = PublishMessage::build()
                     .payload(message.body.clone().into())
                     .headers(headers)
-                    .expected_stream(stream);
-                context.send_publish(subject.to_owned(), publish).await.map_err(Err)
+                    .expected_stream(&to.stream);
+                context.send_publish(to.subject.clone(), publish).await.map_err(Err)
             }
             Err(why) => Err(Ok(Outcome::Never(why))),
         };
