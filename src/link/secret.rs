@@ -26,30 +26,37 @@ pub enum Secret {
     Token(String),
     /// By a key of NATS: its seed.
     Nkey(String),
+    /// By a file of NATS's credentials, with a JWT and a seed: its text.
+    Credentials(String),
     /// By a pair of keys of CURVE.
     Curve {
         /// The one that others may know.
         public: String,
         /// The other one.
         secret: String,
+        /// Who may connect to it, if not everybody who knows the public one: their public ones.
+        clients: Vec<String>,
     },
 }
+
+/// How a file begins that NATS's tools have made.
+const CREDENTIALS: &str = "-----BEGIN NATS USER JWT-----";
 
 impl Secret {
     /// User and password, for a system that knows nothing else.
     pub fn password(&self) -> Result<(&str, &str), Trouble> {
         match self {
             Secret::Password { user, password } => Ok((user, password)),
-            Secret::Token(_) | Secret::Nkey(_) | Secret::Curve { .. } => {
+            Secret::Token(_) | Secret::Nkey(_) | Secret::Credentials(_) | Secret::Curve { .. } => {
                 Err(Trouble::usage("the secret: this system wants the lines `user = ...` and `password = ...`"))
             }
         }
     }
 
-    /// The keys of CURVE, public and secret, for a system that knows nothing else.
-    pub fn curve(&self) -> Result<(&str, &str), Trouble> {
+    /// The keys of CURVE, public and secret, and those of who may connect, for a system that knows nothing else.
+    pub fn curve(&self) -> Result<(&str, &str, &[String]), Trouble> {
         match self {
-            Secret::Curve { public, secret } => Ok((public, secret)),
+            Secret::Curve { public, secret, clients } => Ok((public, secret, clients)),
             _ => Err(Trouble::usage(
                 "the secret: this system wants the lines `curve_public = ...` and `curve_secret = ...`",
             )),
@@ -64,6 +71,7 @@ impl std::fmt::Debug for Secret {
             Secret::Password { user, .. } => write!(f, "Secret({user})"),
             Secret::Token(_) => f.write_str("Secret(a token)"),
             Secret::Nkey(_) => f.write_str("Secret(a key)"),
+            Secret::Credentials(_) => f.write_str("Secret(credentials)"),
             Secret::Curve { public, .. } => write!(f, "Secret({public})"),
         }
     }
@@ -84,8 +92,8 @@ pub fn of(settings: &Settings, target: &Target) -> Result<Option<Secret>, Troubl
         return Ok(None);
     }
     let secret = parse(&text, target.user.as_deref()).map_err(refused)?;
-    // A key is not sent.
-    let sent = !matches!(secret, Secret::Curve { .. });
+    // A key is not sent, only what it has signed.
+    let sent = matches!(secret, Secret::Password { .. } | Secret::Token(_));
     if sent && !target.tls && !settings.plaintext && target.hosts.iter().any(|host| !host.is_loopback()) {
         return Err(Trouble::usage(
             "the password would go unencrypted to another machine: use a URL with TLS, or say `plaintext = yes`",
@@ -121,21 +129,29 @@ fn lines(text: &str) -> impl Iterator<Item = &str> {
 
 fn parse(text: &str, user_of_url: Option<&str>) -> Result<Secret, String> {
     const KEYS: [&str; 6] = ["user", "password", "token", "nkey", "curve_public", "curve_secret"];
+    const CLIENT: &str = "curve_client";
+    if text.contains(CREDENTIALS) {
+        return Ok(Secret::Credentials(text.to_owned()));
+    }
     let mut values: [Option<String>; KEYS.len()] = Default::default();
+    let mut clients = Vec::new();
     for line in lines(text) {
         // A line that makes no sense may be a password: it is not repeated.
         let (key, value) = line.split_once('=').ok_or("a line is not `key = value`")?;
-        let known = KEYS.iter().position(|known| *known == key.trim());
-        let known = known.ok_or_else(|| format!("a key is unknown: known are {}", KEYS.join(", ")))?;
-        values[known] = Some(value.trim().to_owned());
+        let value = value.trim().to_owned();
+        match KEYS.iter().position(|known| *known == key.trim()) {
+            Some(known) => values[known] = Some(value),
+            None if key.trim() == CLIENT => clients.push(value),
+            None => return Err(format!("a key is unknown: known are {}, {CLIENT}", KEYS.join(", "))),
+        }
     }
     let [user, password, token, nkey, public, secret] = values;
     match (public, secret) {
-        (None, None) => {}
+        (None, None) if clients.is_empty() => {}
         (Some(public), Some(secret)) if password.is_none() && token.is_none() && nkey.is_none() => {
-            return Ok(Secret::Curve { public, secret });
+            return Ok(Secret::Curve { public, secret, clients });
         }
-        _ => return Err("curve_public and curve_secret belong together, and to nothing else".to_owned()),
+        _ => return Err("curve_public, curve_secret and curve_client belong together, and to nothing else".to_owned()),
     }
     match (user.or_else(|| user_of_url.map(str::to_owned)), password, token, nkey) {
         (Some(user), Some(password), None, None) => Ok(Secret::Password { user, password }),
@@ -161,11 +177,20 @@ mod tests {
         assert_eq!((format!("{token:?}"), token.password().is_err()), ("Secret(a token)".to_owned(), true));
         assert_eq!(parse("nkey = SU", None).unwrap(), Secret::Nkey("SU".to_owned()));
         let curve = parse("curve_public = p\ncurve_secret = sesame", None).unwrap();
-        assert_eq!((curve.curve().unwrap(), format!("{curve:?}")), (("p", "sesame"), "Secret(p)".to_owned()));
+        assert_eq!((curve.curve().unwrap(), format!("{curve:?}")), (("p", "sesame", &[][..]), "Secret(p)".to_owned()));
+        let server = parse("curve_public = p\ncurve_secret = s\ncurve_client = a\ncurve_client = b=", None).unwrap();
+        assert_eq!(server.curve().unwrap().2, ["a", "b="]);
+        let jwt = parse("-----BEGIN NATS USER JWT-----\nsesame\n", None).unwrap();
+        assert_eq!((format!("{jwt:?}"), jwt.password().is_err()), ("Secret(credentials)".to_owned(), true));
         assert!(curve.password().is_err() && token.curve().is_err());
-        for text in
-            ["sesame", "passwort = sesame", "user = sesame", "password = sesame", "token = sesame\nnkey = sesame"]
-        {
+        for text in [
+            "sesame",
+            "passwort = sesame",
+            "user = sesame",
+            "password = sesame",
+            "token = sesame\nnkey = sesame",
+            "curve_client = sesame",
+        ] {
             let why = parse(text, None).expect_err(text);
             assert!(!why.contains("sesame"), "{why}");
         }

@@ -4,6 +4,7 @@
 //! either of them. So buffers are small, and [`promises`] says it plainly.
 
 pub mod address;
+pub mod door;
 pub mod map;
 pub mod receiver;
 pub mod sender;
@@ -86,8 +87,12 @@ fn promises(ends: Ends<'_>, out: bool) -> Vec<String> {
     if address.pattern == Pattern::Sub {
         lines.push("in: what is published while the link is away, or faster than it takes it, is lost".to_owned());
     }
+    let clients = ends.secret.and_then(|secret| secret.curve().ok()).map_or(&[][..], |(_, _, clients)| clients);
     let encrypted = address.server_key.is_some() || ends.secret.is_some();
     lines.push(match encrypted {
+        true if !clients.is_empty() => {
+            format!("peers: by CURVE; the {} whose keys the secret names may connect", clients.len())
+        }
         true => "peers: by CURVE; whoever knows the public key of the side that is bound may connect".to_owned(),
         false => "peers: not encrypted, and whoever can connect may".to_owned(),
     });

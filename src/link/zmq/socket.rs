@@ -6,6 +6,7 @@ use super::super::peer::Ends;
 use super::super::secret::Secret;
 use super::super::trouble::{Kind, Trouble};
 use super::address::Address;
+use super::door::Door;
 
 /// How long what was sent may take to leave when the socket is closed, in milliseconds.
 const LINGER: i32 = 2000;
@@ -14,6 +15,7 @@ const LINGER: i32 = 2000;
 pub struct Open {
     /// The socket.
     pub socket: Socket,
+    _door: Option<Door>,
     _context: Context,
 }
 
@@ -37,9 +39,9 @@ pub fn make(ends: Ends<'_>, address: &Address, kind: SocketType, room: i32) -> R
     let context = Context::new();
     let socket = context.socket(kind).map_err(|error| trouble(address, error))?;
     let largest = i64::try_from(ends.settings.largest).unwrap_or(i64::MAX);
+    let beat = ends.settings.heartbeat.as_millis() as i32;
     let set = || {
         socket.set_linger(LINGER)?;
-    let beat = ends.settings.heartbeat.as_millis() as i32;
         socket.set_sndhwm(room)?;
         socket.set_rcvhwm(room)?;
         // Without a peer nothing is taken.
@@ -50,15 +52,20 @@ pub fn make(ends: Ends<'_>, address: &Address, kind: SocketType, room: i32) -> R
         socket.set_heartbeat_timeout(2 * beat)
     };
     set().map_err(|error| trouble(address, error))?;
-    encrypt(&socket, address, ends.secret)?;
-    Ok(Open { socket, _context: context })
+    let allowed = encrypt(&socket, address, ends.secret)?;
+    let door = match allowed.is_empty() {
+        true => None,
+        false => Some(Door::keep(&context, &socket, allowed).map_err(|error| trouble(address, error))?),
+    };
+    Ok(Open { socket, _door: door, _context: context })
 }
 
-/// Sets CURVE up, if there are keys: whoever binds has the key of the server, and whoever connects knows its public key.
-fn encrypt(socket: &Socket, address: &Address, secret: Option<&Secret>) -> Result<(), Trouble> {
+/// Sets CURVE up, if there are keys: whoever binds has the key of the server, and whoever connects knows its public key. Gives the keys
+/// of those who alone may connect, if there are any.
+fn encrypt(socket: &Socket, address: &Address, secret: Option<&Secret>) -> Result<Vec<Vec<u8>>, Trouble> {
     let own = secret.map(Secret::curve).transpose()?;
     if address.server_key.is_none() && own.is_none() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     if zmq::has("curve") != Some(true) {
         return Err(Trouble::usage(
@@ -70,15 +77,17 @@ fn encrypt(socket: &Socket, address: &Address, secret: Option<&Secret>) -> Resul
     };
     let local = |error: zmq::Error| Trouble::new(Kind::Local, format_args!("CURVE: {error}"));
     if address.bind {
-        let Some((_, secret)) = own else { return Ok(()) };
+        let Some((_, secret, clients)) = own else { return Ok(Vec::new()) };
         socket.set_curve_server(true).map_err(local)?;
-        return socket.set_curve_secretkey(&key("curve_secret", secret)?).map_err(local);
+        socket.set_curve_secretkey(&key("curve_secret", secret)?).map_err(local)?;
+        return clients.iter().map(|client| key("curve_client", client)).collect();
     }
     let Some(server) = &address.server_key else {
         return Err(Trouble::usage("to connect with a key, say whom to: server_key=PUBLIC"));
     };
     let (public, secret) = match own {
-        Some((public, secret)) => (key("curve_public", public)?, key("curve_secret", secret)?),
+        Some((_, _, [_, ..])) => return Err(Trouble::usage("curve_client is for a side that is bound")),
+        Some((public, secret, _)) => (key("curve_public", public)?, key("curve_secret", secret)?),
         None => {
             let pair = CurveKeyPair::new().map_err(local)?;
             (pair.public_key.to_vec(), pair.secret_key.to_vec())
@@ -86,5 +95,6 @@ fn encrypt(socket: &Socket, address: &Address, secret: Option<&Secret>) -> Resul
     };
     socket.set_curve_serverkey(&key("server_key", server)?).map_err(local)?;
     socket.set_curve_publickey(&public).map_err(local)?;
-    socket.set_curve_secretkey(&secret).map_err(local)
+    socket.set_curve_secretkey(&secret).map_err(local)?;
+    Ok(Vec::new())
 }
