@@ -58,6 +58,54 @@ def get(name, number):
 def state(name): return api(f'STREAM.INFO.{name}')['state']
 "#;
 
+/// Keys of NATS, and what is signed with them: an operator, an account, and a user, whose credentials are printed last.
+const CREDENTIALS: &str = r#"
+import base64, binascii, json, subprocess, sys
+def encoded(prefix, key):
+    data = bytes(prefix) + key
+    return base64.b32encode(data + binascii.crc_hqx(data, 0).to_bytes(2, 'little')).decode().rstrip('=')
+def openssl(*arguments, data=b''):
+    return subprocess.run(['openssl', *arguments], input=data, capture_output=True, check=True).stdout
+class Key:
+    def __init__(self, name, kind):
+        self.file = f'{sys.argv[1]}/{name}.key'
+        openssl('genpkey', '-algorithm', 'ed25519', '-out', self.file)
+        self.public = encoded([kind], openssl('pkey', '-in', self.file, '-pubout', '-outform', 'DER')[-32:])
+        self.seed = encoded([18 << 3 | kind >> 5, (kind & 31) << 3], openssl('pkey', '-in', self.file, '-outform', 'DER')[-32:])
+    def says(self, of, claims):
+        part = lambda thing: base64.urlsafe_b64encode(thing).rstrip(b'=')
+        text = part(b'{"typ":"JWT","alg":"ed25519-nkey"}') + b'.' + part(json.dumps(
+            {'jti': of.public, 'iat': 1, 'iss': self.public, 'name': 'mqfs', 'sub': of.public, 'nats': {'version': 2, **claims}}).encode())
+        open(f'{sys.argv[1]}/text', 'wb').write(text)
+        return (text + b'.' + part(openssl('pkeyutl', '-sign', '-inkey', self.file, '-rawin', '-in', f'{sys.argv[1]}/text'))).decode()
+operator, account, system, user = Key('operator', 14 << 3), Key('account', 0), Key('system', 0), Key('user', 20 << 3)
+limits = {name: -1 for name in ('subs', 'data', 'payload', 'imports', 'exports', 'conn', 'leaf')}
+storage = {name: -1 for name in ('mem_storage', 'disk_storage', 'streams', 'consumer')}
+known = {of: operator.says(of, {'type': 'account', 'limits': {**limits, **more, 'wildcards': True}, 'default_permissions': {'pub': {}, 'sub': {}}})
+         for of, more in ((account, storage), (system, {}))}
+print('operator:', operator.says(operator, {'type': 'operator'}))
+print('resolver: MEMORY')
+print('system_account:', system.public)
+print('resolver_preload: {', *(f'{of.public}: {jwt}\n' for of, jwt in known.items()), '}')
+print('====')
+print('-----BEGIN NATS USER JWT-----')
+print(account.says(user, {'type': 'user', 'pub': {}, 'sub': {}, 'subs': -1, 'data': -1, 'payload': -1}))
+print('------END NATS USER JWT------')
+print('-----BEGIN USER NKEY SEED-----')
+print(user.seed)
+print('------END USER NKEY SEED------')
+"#;
+
+/// What a server has in its configuration that knows users by what an operator has signed, and the credentials of one.
+pub fn signed() -> (String, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let out = Command::new("/usr/bin/python3").arg("-c").arg(CREDENTIALS).arg(dir.path()).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let text = String::from_utf8(out.stdout).unwrap();
+    let (server, user) = text.split_once("====\n").unwrap();
+    (server.to_owned(), user.to_owned())
+}
+
 /// A running server.
 pub struct Nats {
     place: Place,
@@ -74,7 +122,9 @@ impl Nats {
     /// Starts one whose configuration has this as well; in it, `DIR` is its directory, which has certificates.
     pub fn start_with(more: &str) -> Nats {
         let place = Place::new("nats");
-        make_certificates(place.dir());
+        if more.contains("DIR") {
+            make_certificates(place.dir());
+        }
         let [port] = free_ports();
         let dir = place.dir().display().to_string();
         let config = format!(
@@ -92,6 +142,11 @@ impl Nats {
         let server = self.place.start(command.arg("-c").arg(self.place.path("conf")));
         *self.server.lock().unwrap() = Some(server);
         wait_until(|| TcpStream::connect(("127.0.0.1", self.port)).is_ok());
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: i32) {
+        self.place.signal(self.server.lock().unwrap().unwrap(), signal);
     }
 
     /// Kills it with SIGKILL.

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use crate::common::*;
 use crate::extra::*;
 use crate::linking::{SOON, is_empty, many, run, start, state, status};
-use crate::nats::{MOST_BYTES, NKEY, Nats};
+use crate::nats::{MOST_BYTES, NKEY, Nats, signed};
 
 fn numbers(count: usize) -> Vec<String> {
     (0..count).map(|i| format!("m{i}")).collect()
@@ -101,6 +101,41 @@ fn a_killed_server_loses_and_doubles_nothing() {
     assert_eq!(there, numbers(1500));
 }
 
+/// "an outage of hours costs no deliveries and no leases": longer than leases are, and a server that says nothing is away, too.
+#[test]
+fn a_server_that_is_away_for_long_costs_nothing() {
+    let (m, nats) = (Mount::new(), Nats::start());
+    let q = m.queue_with("q", &["durability=async", "visibility_timeout=1s"]);
+    let clock = m.queue_with("clock", &["visibility_timeout=1s", "max_deliveries=0"]);
+    fs::write(clock.join("tick"), "").unwrap();
+    m.fill(&q, 400);
+    nats.stream("LONG");
+    let link = start(&m, &[&SOON[..], &["-o", "window=20", "-o", "heartbeat=1s", "q", &nats.url("/long")]].concat());
+    wait_until(|| m.stats(&q)["acked_total"].as_u64().unwrap() > 20);
+    nats.signal(libc::SIGSTOP);
+    wait_until(|| state(&m) == "connecting");
+    nats.signal(libc::SIGCONT);
+    wait_until(|| m.stats(&q)["acked_total"].as_u64().unwrap() > 100);
+    nats.kill9();
+    wait_until(|| state(&m) == "connecting");
+    let before = m.stats(&q);
+    // Each time it is had again when a lease of a second is over.
+    for _ in 0..4 {
+        m.sh("cat clock/.mq/claim").ok();
+    }
+    let stats = m.stats(&q);
+    for same in ["claimed", "claims_total", "acked_total"] {
+        assert_eq!(stats[same], before[same], "{same}");
+    }
+    nats.start_again();
+    wait_until(|| is_empty(&m, &q));
+    link.signal(libc::SIGTERM);
+    assert_eq!(link.finish().code(), Some(0));
+    let stats = m.stats(&q);
+    assert_eq!((&stats["claims_total"], &stats["expired_total"], &stats["dead"]), (&400.into(), &0.into(), &0.into()));
+    assert_eq!(nats.messages("LONG"), 400);
+}
+
 /// "too large: `.mq/dead` at once, reason in log and status", whoever says so; the others go on.
 #[test]
 fn what_is_too_large_is_a_dead_letter() {
@@ -179,16 +214,23 @@ fn each_way_to_log_in_works() {
     let m = Mount::new();
     many(&m, 0);
     let [seed, public] = NKEY;
+    let (operator, credentials) = signed();
     for (authorization, right, wrong) in [
         (
-            "user: anna, password: sesame",
+            "authorization { user: anna, password: sesame }",
             "user = anna\npassword = sesame\n".to_owned(),
             "user = anna\npassword = open-up\n",
         ),
-        ("token: sesame", "token = sesame\n".to_owned(), "token = open-up\n"),
-        (&format!("users: [ {{ nkey: {public} }} ]"), format!("nkey = {seed}\n"), "token = open-up\n"),
+        ("authorization { token: sesame }", "token = sesame\n".to_owned(), "token = open-up\n"),
+        (
+            &format!("authorization {{ users: [ {{ nkey: {public} }} ] }}"),
+            format!("nkey = {seed}\n"),
+            "token = open-up\n",
+        ),
+        // A file that NATS's own tools have made.
+        (&operator, credentials, "token = open-up\n"),
     ] {
-        let nats = Nats::start_with(&format!("authorization {{ {authorization} }}\n"));
+        let nats = Nats::start_with(&format!("{authorization}\n"));
         let url = nats.url("/x?stream=NONE");
         let ran = run(&m, &["--check", "-o", &secret(&m, wrong), "q", &url]);
         assert_eq!(ran.code(), Some(16), "{ran:?}");

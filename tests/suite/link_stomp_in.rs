@@ -273,7 +273,7 @@ fn a_queue_that_is_full_is_waited_for(broker: &Broker) {
     let link =
         start(&m, &words(&arguments(broker, &[&SOON[..], &["-o", "batch=4", "-o", "linger=1h"]].concat(), "full")));
     wait_until(|| state(&m) == "holding");
-    assert_eq!((m.bodies(&q).len(), &status(&m)["why"]), (4, &"the queue is full".into()));
+    assert_eq!((m.bodies(&q).len(), &status(&m)["why"]), (5, &"the queue is full".into()));
     link.signal(libc::SIGTERM);
     assert_eq!(link.finish().code(), Some(0));
     m.set(&q, "max_messages=0");

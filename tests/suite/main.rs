@@ -104,6 +104,7 @@ mod link_rabbit_out;
 mod link_rabbit_rough;
 mod link_recipes;
 mod link_stomp_in;
+mod link_stomp_killed;
 mod link_stomp_out;
 mod link_stomp_rabbit;
 mod link_table;
