@@ -1,6 +1,7 @@
 //! The one place where asynchronous code runs: a thread of its own, so that heartbeats go on while a queue makes its callers wait.
 //! The loops call from another thread, and wait. TLS is set up here: it always verifies.
 
+use std::error::Error;
 use std::future::Future;
 use std::io;
 use std::path::Path;
@@ -155,10 +156,14 @@ pub async fn first<T>(hosts: &[Host], open: impl AsyncFn(&Host) -> Result<T, Tro
     Err(trouble.unwrap_or_else(|| Trouble::usage("there is no host")))
 }
 
-/// Whether what came is nothing of TLS.
-fn is_no_tls(error: &io::Error) -> bool {
-    let error = error.get_ref().and_then(|inner| inner.downcast_ref::<tokio_rustls::rustls::Error>());
-    matches!(error, Some(tokio_rustls::rustls::Error::InvalidMessage(_)))
+/// What is said of a port where TLS was expected.
+pub const NO_TLS: &str = "nobody speaks TLS at this port";
+
+/// Whether an error, or what lies behind it, is that what came is nothing of TLS.
+pub fn is_no_tls(error: &(dyn Error + 'static)) -> bool {
+    let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    let tls = inner.and_then(|inner| inner.downcast_ref()).or_else(|| error.downcast_ref());
+    matches!(tls, Some(tokio_rustls::rustls::Error::InvalidMessage(_))) || error.source().is_some_and(is_no_tls)
 }
 
 /// Connects to a host, with TLS if there is a configuration.
@@ -173,7 +178,7 @@ pub async fn connect(host: &Host, tls: Option<Arc<ClientConfig>>) -> Result<Stre
         match TlsConnector::from(config).connect(name, plain).await {
             Ok(stream) => Ok(Box::pin(stream) as Stream),
             // What rustls itself objects to does not go away by itself.
-            Err(error) if is_no_tls(&error) => Err(Trouble::refusing(at(&"nobody speaks TLS at this port"))),
+            Err(error) if is_no_tls(&error) => Err(Trouble::refusing(at(&NO_TLS))),
             Err(error) if error.get_ref().is_some() => Err(Trouble::refusing(at(&format_args!("TLS: {error}")))),
             Err(error) => Err(Trouble::away(at(&error))),
         }

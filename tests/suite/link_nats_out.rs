@@ -262,6 +262,8 @@ fn tls_verifies_and_shows_a_certificate() {
     assert_eq!(ran.code(), Some(16), "without a certificate it is not let in: {ran:?}");
     assert!(!ran.stderr.contains("stream not found"), "{ran:?}");
     run(&m, &["--check", "-o", &ca, "-o", &certificate, "-o", &key, "q", &url]).fails("stream not found");
+    let plain = Nats::start();
+    run(&m, &["--check", "-o", &ca, "q", &plain.tls_url("/x")]).fails("nobody speaks TLS at this port");
 }
 
 /// `--check` says what is promised and changes nothing; `--show` says what would be sent.

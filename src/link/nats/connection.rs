@@ -144,6 +144,10 @@ fn refused(ends: Ends<'_>, error: &ConnectError) -> Trouble {
         _ => Kind::Away,
     };
     let hosts = ends.target.hosts.iter().map(|host| format!("{}:{}", host.name, host.port));
+    let hosts = hosts.collect::<Vec<_>>().join(",");
+    if net::is_no_tls(error) {
+        return Trouble::refusing(format_args!("{hosts}: {}", net::NO_TLS));
+    }
     // What lies behind it says more.
     let mut text = error.to_string();
     let mut source = error.source();
@@ -154,7 +158,7 @@ fn refused(ends: Ends<'_>, error: &ConnectError) -> Trouble {
         }
         source = error.source();
     }
-    Trouble::new(kind, format_args!("{}: {text}", hosts.collect::<Vec<_>>().join(",")))
+    Trouble::new(kind, format_args!("{hosts}: {text}"))
 }
 
 /// What JetStream said, if an error comes from there.

@@ -146,7 +146,8 @@ impl Link {
 fn default_name(queue: &Path, target: &Target, out: bool) -> String {
     let queue = queue.file_name().unwrap_or_default().to_string_lossy();
     let direction = if out { "to" } else { "from" };
-    let system = if target.tls { target.scheme.trim_end_matches('s') } else { target.scheme };
+    let plain = target.scheme.strip_suffix('s').filter(|_| target.tls);
+    let system = plain.unwrap_or(target.scheme);
     let mut text = format!("{queue}-{direction}-{system}");
     if let Some(host) = target.hosts.first() {
         text += &format!("-{}", host.name);
@@ -207,5 +208,10 @@ mod tests {
         for url in ["amqp://h?queue=t", "amqp://h:5672?queue=t", "amqps://h?queue=t", "amqps://anna@h:5671?queue=t"] {
             assert_eq!(name("q", url), "q-to-amqp-h-t", "{url}");
         }
+        #[cfg(feature = "link-nats")]
+        assert_eq!(
+            (name("q", "nats://h/t"), name("q", "natss://h/t")),
+            ("q-to-nats-h-t".into(), "q-to-nats-h-t".into())
+        );
     }
 }
