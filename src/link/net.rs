@@ -1,16 +1,20 @@
 //! The one place where asynchronous code runs: a thread of its own, so that heartbeats go on while a queue makes its callers wait.
 //! The loops call from another thread, and wait. TLS is set up here: it always verifies.
 
+use std::cell::RefCell;
 use std::error::Error;
-use std::future::Future;
+use std::future::{Future, pending, poll_fn};
 use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
@@ -30,6 +34,8 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// The thread of the network.
 pub struct Net {
     handle: Handle,
+    /// Readable when the link is asked for something, while it connects: nothing else is given up for that.
+    asked: RefCell<Option<OwnedFd>>,
     end: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -47,7 +53,7 @@ impl Net {
             runtime.shutdown_background();
         };
         let thread = std::thread::Builder::new().name("link-net".to_owned()).spawn(run).map_err(failed)?;
-        Ok(Net { handle, end: Some(end), thread: Some(thread) })
+        Ok(Net { handle, asked: RefCell::default(), end: Some(end), thread: Some(thread) })
     }
 
     /// Where tasks are spawned.
@@ -58,7 +64,39 @@ impl Net {
     /// Waits for something, but not for longer than this.
     pub fn wait<T>(&self, limit: Duration, what: impl Future<Output = T>) -> Result<T, Trouble> {
         let timed = async { tokio::time::timeout(limit, what).await };
-        self.handle.block_on(timed).map_err(|_| Trouble::away(format_args!("no answer for {} s", limit.as_secs())))
+        let asked = self.asked.borrow();
+        let waited = self.handle.block_on(async {
+            let (mut timed, mut asked) = (pin!(timed), pin!(readable(asked.as_ref())));
+            poll_fn(|context| match timed.as_mut().poll(context) {
+                Poll::Ready(waited) => Poll::Ready(Some(waited)),
+                Poll::Pending => asked.as_mut().poll(context).map(|()| None),
+            })
+            .await
+        });
+        match waited {
+            Some(waited) => waited.map_err(|_| Trouble::away(format_args!("no answer for {} s", limit.as_secs()))),
+            None => Err(Trouble::away("something else was asked for")),
+        }
+    }
+
+    /// Does something that waits, and gives it up as soon as this is readable.
+    pub fn unless<T>(&self, asked: BorrowedFd<'_>, what: impl FnOnce() -> Result<T, Trouble>) -> Result<T, Trouble> {
+        let asked = asked.try_clone_to_owned();
+        *self.asked.borrow_mut() = Some(asked.map_err(|error| Trouble::new(Kind::Local, error))?);
+        let done = what();
+        *self.asked.borrow_mut() = None;
+        done
+    }
+}
+
+/// Waits until it is readable; for ever when it is nothing.
+async fn readable(asked: Option<&OwnedFd>) {
+    let watched = asked.and_then(|asked| asked.try_clone().ok());
+    // SAFETY: the descriptor is its own, and stays open as long as it is watched.
+    let watched = watched.and_then(|asked| unsafe { AsyncFd::register_with_interest(asked, Interest::READABLE) }.ok());
+    match watched {
+        Some(watched) => drop(watched.readable().await),
+        None => pending().await,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
 
 use crate::common::*;
 use crate::linking::{run, start, state, status};
@@ -150,4 +151,21 @@ fn a_name_is_taken_once_and_a_link_ends_when_asked() {
     let ran = link.finish();
     assert_eq!(ran.code(), Some(0), "{ran:?}");
     assert_eq!(state(&m), "stopped");
+}
+
+/// A host that takes connections and says nothing does not hold up the end.
+#[test]
+fn a_link_that_connects_ends_when_asked() {
+    let m = Mount::new();
+    m.queue("q");
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("amqp://{}?queue=q", silent.local_addr().unwrap());
+    for arguments in [&["q", &url][..], &[&url, "q"], &["--until-empty", "q", &url]] {
+        let link = start(&m, arguments);
+        let _connected = silent.accept().unwrap();
+        let asked = Instant::now();
+        link.signal(libc::SIGTERM);
+        assert_eq!(link.finish().code(), Some(0), "{arguments:?}");
+        assert!(asked.elapsed() < Duration::from_secs(15), "an answer is waited for, for 20 seconds");
+    }
 }

@@ -85,13 +85,16 @@ impl<'a, 'b> Session<'a, 'b> {
     ) -> Result<Option<Box<T>>, Trouble> {
         while self.stop.asked() == 0 {
             self.changed();
-            match open(&self.link, self.net) {
+            let opened = self.net.unless(self.stop.fd(), || open(&self.link, self.net));
+            match opened {
                 Ok(peer) => {
                     self.voice.status.now.reconnects = self.connected;
                     self.connected += 1;
                     self.voice.well();
                     return Ok(Some(peer));
                 }
+                // It was given up for that.
+                Err(_) if self.stop.asked() > 0 || self.stop.is_hung_up() => {}
                 Err(trouble) if self.until_empty => return Err(trouble),
                 Err(trouble) if self.fail(&trouble)? => return Ok(None),
                 Err(_) => {}

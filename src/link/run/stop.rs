@@ -19,6 +19,11 @@ impl<'a> Stop<'a> {
         Stop { signals, asked: 0, hangup_ends: true, hung_up: false }
     }
 
+    /// Readable when something is asked for.
+    pub fn fd(&self) -> BorrowedFd<'a> {
+        self.signals
+    }
+
     /// Whether SIGHUP asks for the end, as it does unless this says otherwise; else for new settings.
     pub fn minds_hangups(&mut self, end: bool) {
         self.hangup_ends = end;
