@@ -5,6 +5,7 @@ use std::fs;
 use std::time::Duration;
 
 use crate::common::*;
+use crate::disk::Disk;
 use crate::extra::*;
 use crate::linking::{SOON, is_empty, many, of, run, secret, start, state, status};
 use crate::rabbit::{publish, shared};
@@ -193,4 +194,49 @@ fn a_password_may_go_unencrypted_when_told() {
     assert_eq!(ran.code(), Some(2), "{ran:?}");
     let ran = run(&m, &[&["-o", "plaintext=yes"], &arguments[..]].concat());
     assert_eq!(ran.code(), Some(16), "{ran:?}");
+}
+
+/// A mount that is taken away in peace and comes back, with another server behind it: both directions go on.
+#[test]
+fn a_mount_may_be_taken_away_and_put_back() {
+    let (mut m, rabbit) = (Mount::new(), shared());
+    let (out, into) = (m.queue("out"), m.queue("into"));
+    rabbit.queue("remounted");
+    let url = rabbit.url("?queue=remounted");
+    let sends = start(&m, &[&SOON[..], &["-o", "name=out", "out", &url]].concat());
+    let takes = start(&m, &[&SOON[..], &["-o", "name=in", &url, "into"]].concat());
+    for round in 0..2 {
+        m.fill(&out, 5);
+        wait_until(|| m.bodies(&into).len() == 5 * (round + 1));
+        m.stop();
+        wait_until(|| of(&m, "out", "state") == "holding");
+        m.start();
+    }
+    m.fill(&out, 5);
+    wait_until(|| m.bodies(&into).len() == 15);
+    for link in [sends, takes] {
+        link.signal(libc::SIGTERM);
+        assert_eq!(link.finish().code(), Some(0));
+    }
+    assert_eq!((is_empty(&m, &out), rabbit.waiting("remounted")), (true, 0));
+}
+
+/// "ENOSPC: the batch stays": a full disk is waited for, and nothing is acknowledged before.
+#[test]
+fn a_full_disk_is_waited_for() {
+    let disk = Disk::sized(&["mkfs.ext4", "-q"], 256);
+    let (m, rabbit) = (Mount::with_store_in(&disk.path(), &[]), shared());
+    let q = m.queue("q");
+    rabbit.queue("disk");
+    let link = start(&m, &[&SOON[..], &[&rabbit.url("?queue=disk"), "q"]].concat());
+    wait_until(|| state(&m) == "running");
+    disk.fill();
+    rabbit.python("for i in range(3): ch.basic_publish('', 'disk', str(i) * 90000, P(message_id=f'id-{i}'))");
+    wait_until(|| state(&m) == "holding");
+    assert!(status(&m)["why"].as_str().unwrap().contains("No space left"), "{}", status(&m));
+    disk.give_back();
+    wait_until(|| m.bodies(&q).len() == 3 && state(&m) == "running");
+    link.signal(libc::SIGTERM);
+    assert_eq!(link.finish().code(), Some(0));
+    assert_eq!((&status(&m)["duplicates"], rabbit.waiting("disk")), (&0.into(), 0));
 }

@@ -98,11 +98,16 @@ fn a_broker_without_memory_blocks() {
     let first = q.join(&names(&q)[0]);
     assert_eq!((&m.stats(&q)["ready"], deliveries(&q, &first)), (&100.into(), 0), "nobody has refused anything");
     rabbit.python("ch.queue_purge('blocked')");
+    // "At `max_lease` it returns by itself": whoever has it then, the broker has it too.
+    m.set(&q, "visibility_timeout=1s\nmax_lease=2s");
     let link = start(&m, &["-o", "confirm_timeout=1s", "-o", "name=waits", "q", &url]);
-    wait_until(|| of(&m, "waits", "state") == "blocked");
+    wait_until(|| of(&m, "waits", "state") == "blocked" && m.stats(&q)["ready"] == 100);
     assert!(of(&m, "waits", "why").as_str().unwrap().contains("low on memory"));
+    m.set(&q, "visibility_timeout=1h\nmax_lease=12h");
     rabbit.control(&["set_vm_memory_high_watermark", "absolute", "256MB"]);
     wait_until(|| is_empty(&m, &q));
+    // Their claims were over when they were confirmed.
+    wait_until(|| of(&m, "waits", "duplicates").as_u64().unwrap() >= 100);
     link.signal(libc::SIGTERM);
     assert_eq!(link.finish().code(), Some(0));
     let each: std::collections::BTreeSet<_> = rabbit.drain("blocked").into_iter().collect();
