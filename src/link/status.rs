@@ -91,7 +91,13 @@ pub struct Snapshot {
     pub reconnects: u64,
     /// When the newest message was confirmed or enqueued.
     pub last_success: Option<String>,
+    /// Processes of the link that ended before this one, which may have left something claimed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub heir_of: Vec<u32>,
 }
+
+/// Of so many processes a link is an heir at most.
+const MOST_BEFORE: usize = 32;
 
 /// The file of a link.
 pub struct Status {
@@ -100,8 +106,6 @@ pub struct Status {
     written: Option<(Instant, Snapshot)>,
     /// What is to be told.
     pub now: Snapshot,
-    /// The process of the run before, if there was one.
-    pub previous: Option<u32>,
     /// Why there is no file; then there is no lock either.
     pub untold: Option<String>,
 }
@@ -110,7 +114,7 @@ impl Status {
     /// Takes the name. Fails when another process has it.
     pub fn take(now: Snapshot) -> Result<Status, Trouble> {
         let directory = directory();
-        let mut status = Status { directory: None, _lock: None, written: None, now, previous: None, untold: None };
+        let mut status = Status { directory: None, _lock: None, written: None, now, untold: None };
         if let Err(error) = fs::create_dir_all(&directory) {
             // A user who has no such place has a link without a status.
             status.untold = Some(format!("{}: {error}", directory.display()));
@@ -129,7 +133,12 @@ impl Status {
             let text = format!("a link called {} is running: give this one another name", status.now.name);
             return Err(Trouble::new(Kind::Local, text));
         }
-        status.previous = read(&file_of(&directory, &status.now.name)).ok().map(|snapshot| snapshot.pid);
+        if let Ok(before) = read(&file_of(&directory, &status.now.name)) {
+            // One that was killed before it could give back what it found is not to hide what was there.
+            status.now.heir_of = before.heir_of.into_iter().chain([before.pid]).collect();
+            let more = status.now.heir_of.len().saturating_sub(MOST_BEFORE);
+            status.now.heir_of.drain(..more);
+        }
         status._lock = Some(lock);
         status.directory = Some(directory);
         status.write();
@@ -145,6 +154,11 @@ impl Status {
             self.write();
         }
         news
+    }
+
+    /// What processes before this one had claimed was given back.
+    pub fn inherited(&mut self) {
+        self.now.heir_of.clear();
     }
 
     /// Counts messages that were confirmed or enqueued.

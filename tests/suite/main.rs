@@ -109,6 +109,7 @@ mod link_stomp_in;
 mod link_stomp_killed;
 mod link_stomp_out;
 mod link_stomp_rabbit;
+mod link_strays;
 mod link_table;
 mod link_zmq;
 mod listings;

@@ -138,22 +138,6 @@ pub fn nack(queue: &Queue, name: &OsStr, how: Nack, said: &str) -> io::Result<()
     file.write_all(&[word.as_bytes(), b" ", name.as_bytes(), b"\n", said.as_bytes()].concat())
 }
 
-/// Gives back what a process of this user has claimed that has ended, instead of waiting for its leases.
-pub fn give_back_of(queue: &Queue, pid: u32) {
-    if std::path::Path::new(&format!("/proc/{pid}")).exists() {
-        return;
-    }
-    let owner = format!("pid={pid} uid={}", rustix::process::geteuid().as_raw());
-    let claimed = queue.path().join(CLAIMED);
-    for entry in std::fs::read_dir(claimed).into_iter().flatten().flatten() {
-        let mut value = [0; 64];
-        let length = rustix::fs::lgetxattr(entry.path(), "user.mq.claimed_by", &mut value).unwrap_or(0);
-        if value[..length] == *owner.as_bytes() {
-            let _ = nack(queue, &entry.file_name(), Nack::Now, "");
-        }
-    }
-}
-
 /// Whether an error says that a claim is over, or the message gone or somebody else's.
 pub fn is_over(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EBUSY | libc::ESTALE))

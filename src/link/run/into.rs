@@ -60,6 +60,8 @@ struct Intake<'a, 'b> {
 
 /// Runs the loop.
 pub fn run(session: Session<'_, '_>) -> Result<(), Trouble> {
+    // Nothing is claimed in this direction.
+    session.voice.status.inherited();
     let queue = Queue::open(&session.link.queue)?;
     let mark = Marked::of(&session.link);
     if session.link.system.is_log() {

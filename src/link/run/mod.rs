@@ -12,6 +12,7 @@ pub mod poison;
 pub mod session;
 pub mod show;
 pub mod stop;
+mod strays;
 pub mod voice;
 
 use std::path::{Path, PathBuf};
@@ -100,6 +101,7 @@ impl Link {
             duplicates: 0,
             reconnects: 0,
             last_success: None,
+            heir_of: Vec::new(),
         }
     }
 

@@ -18,6 +18,7 @@ use super::super::status::State;
 use super::super::trouble::{Kind, Trouble};
 use super::answer::{Answer, answer};
 use super::session::{Session, TICK};
+use super::strays;
 use crate::clock;
 
 /// A message that is claimed and not acknowledged.
@@ -52,6 +53,8 @@ struct Out<'a, 'b> {
     singly: bool,
     /// Since when the broker takes nothing for now, of all that it is sent.
     stuck: Option<Instant>,
+    /// The mount was away: it may have given this link a message that never came.
+    remounted: bool,
 }
 
 /// Runs the loop.
@@ -59,8 +62,9 @@ pub fn run(session: Session<'_, '_>) -> Result<(), Trouble> {
     let queue = Queue::open(&session.link.queue)?;
     let origin = queue.origin().map_err(|error| queue.trouble(&error))?;
     let (claims, flights, confirmed) = (Claims::default(), Vec::new(), Vec::new());
-    let mut out = Out { session, queue, claims, origin, flights, confirmed, singly: false, stuck: None };
-    out.session.voice.status.previous.into_iter().for_each(|pid| outgoing::give_back_of(&out.queue, pid));
+    let mut out = Out { session, queue, claims, origin, flights, confirmed, singly: false, stuck: None, remounted: false };
+    // Their leases would bring them back one after another, behind others.
+    let _ = strays::give_back(&out.queue, &mut out.session.voice.status, &[]);
     let ended = out.run();
     out.give_back();
     ended
@@ -157,6 +161,9 @@ impl Out<'_, '_> {
         let link = self.session.link.clone();
         let settings = &link.settings;
         let window = if settings.order == Order::Strict { 1 } else { settings.window };
+        if self.remounted {
+            self.claim_anew()?;
+        }
         let mut bytes: u64 = self.flights.iter().map(|flight| flight.envelope.body.len() as u64).sum();
         while self.flights.len() < window && bytes < settings.window_bytes {
             match self.claim() {
@@ -165,7 +172,11 @@ impl Out<'_, '_> {
                     bytes += flight.envelope.body.len() as u64;
                     self.flights.push(flight);
                 }
-                Err(error) if is_mount_gone(&error) => return self.wait_for_mount(),
+                Err(error) if is_mount_gone(&error) => {
+                    self.wait_for_mount()?;
+                    self.claim_anew()?;
+                    bytes = 0;
+                }
                 // Paused: nothing is claimed for now.
                 Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => return Ok(()),
                 Err(error) => return Err(self.queue.trouble(&error)),
@@ -318,6 +329,7 @@ impl Out<'_, '_> {
         self.session.voice.trouble(State::Holding, &format!("{path}: the mount is gone"));
         loop {
             if self.queue.reopen().is_ok() {
+                self.remounted = true;
                 self.session.voice.well();
                 return Ok(());
             }
@@ -326,6 +338,25 @@ impl Out<'_, '_> {
             }
             self.session.voice.tick();
         }
+    }
+
+    /// The mount was away: gives back all that is claimed, to claim it again in order. What the mount has given to this link and could
+    /// not tell is among it, and would come back when its lease is over, behind others; and the leases of all others have not renewed
+    /// themselves since. None of it is under way: a window is answered before the next is claimed.
+    fn claim_anew(&mut self) -> Result<(), Trouble> {
+        loop {
+            self.give_back();
+            match strays::give_back(&self.queue, &mut self.session.voice.status, &self.confirmed) {
+                Ok(()) => break,
+                Err(error) if is_mount_gone(&error) => self.wait_for_mount()?,
+                Err(error) => return Err(self.queue.trouble(&error)),
+            }
+            if self.session.stop.asked() > 1 {
+                return Ok(());
+            }
+        }
+        self.remounted = false;
+        Ok(())
     }
 
     /// With strict order nobody else has a message: it might come back and be sent after later ones.

@@ -1,0 +1,62 @@
+//! What a link has claimed and never heard of, as it was killed, or its mount, is not forgotten until its lease is over, and does not come
+//! behind others.
+
+use std::fs;
+use std::process::{Command, Stdio};
+
+use crate::common::*;
+use crate::linking::{SOON, is_empty, many, run, start};
+use crate::nats::Nats;
+
+fn bodies(count: usize) -> Vec<String> {
+    (0..count).map(|i| format!("m{i}")).collect()
+}
+
+/// Mqfs is killed when it has given the third message to the link, and before the link could look at it.
+#[test]
+fn what_was_claimed_when_the_mount_went_is_sent_in_order() {
+    let (mut m, nats) = (Mount::new(), Nats::start());
+    nats.stream("STRAYS");
+    let q = many(&m, 6);
+    let mut link = Command::new("strace");
+    link.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=flistxattr", "-e"]);
+    link.args(["inject=flistxattr:delay_enter=4000000:when=3", env!("CARGO_BIN_EXE_mqfs"), "link", "--until-empty"]);
+    link.args(SOON).args(["q", &nats.url("/strays")]);
+    let link = m.start_command(&mut link);
+    wait_until(|| m.stats(&q)["claimed"] == 3);
+    m.kill9_and_remount();
+    let ran = link.finish();
+    assert_eq!((ran.code(), nats.bodies("STRAYS")), (Some(0), bodies(6)), "{ran:?}");
+    assert!(is_empty(&m, &q));
+}
+
+/// The second process of the link is killed before it has given back what the first one had.
+#[test]
+fn what_the_process_before_the_last_had_claimed_is_sent() {
+    let (m, nats) = (Mount::new(), Nats::start());
+    // Nothing is taken for now.
+    nats.python("stream('FULL', max_msgs=1, discard='new')\npublish('full', 'x')");
+    let q = many(&m, 3);
+    let url = nats.url("/full");
+    let arguments = [&SOON[..], &["-o", "name=strays", "q", &url]].concat();
+    let first = start(&m, &arguments);
+    wait_until(|| m.stats(&q)["claimed"] == 3);
+    first.signal(libc::SIGKILL);
+    drop(first);
+    let status = m.scratch().join("mqfs-link/strays.json");
+    let pid = || serde_json::from_slice::<serde_json::Value>(&fs::read(&status).unwrap()).unwrap()["pid"].clone();
+    // It cannot even look at its queue.
+    m.signal(libc::SIGSTOP);
+    let mut second = Command::new(env!("CARGO_BIN_EXE_mqfs"));
+    second.args(["link", "-o", "name=strays"]).arg(&q).arg(&url).env("XDG_RUNTIME_DIR", m.scratch());
+    let mut second = second.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let told = poll(LIMIT, || pid() == second.id());
+    second.kill().unwrap();
+    m.signal(libc::SIGCONT);
+    second.wait().unwrap();
+    assert!(told && m.stats(&q)["claimed"] == 3);
+    nats.python("api('STREAM.PURGE.FULL')\napi('STREAM.UPDATE.FULL', name='FULL', subjects=['full'], retention='limits', storage='file', num_replicas=1, max_msgs=9, discard='new')");
+    run(&m, &[&["--until-empty"], &arguments[..]].concat()).succeeds();
+    assert_eq!(nats.bodies("FULL"), bodies(3));
+    assert!(is_empty(&m, &q));
+}
