@@ -20,7 +20,15 @@ pub struct Kafka {
     place: Place,
     jars: &'static Path,
     ports: Ports,
+    doors: Vec<Door>,
     server: Mutex<Option<u32>>,
+}
+
+/// One more way in, by a proxy: where the server listens, and where it says that it does.
+#[derive(Clone, Copy, Debug)]
+pub struct Door {
+    pub listens: u16,
+    pub says: u16,
 }
 
 #[derive(Clone, Copy)]
@@ -110,23 +118,28 @@ fn fetch() -> Result<PathBuf, String> {
 impl Kafka {
     /// Starts one.
     pub fn start() -> Option<Kafka> {
-        Kafka::start_at(free_ports())
+        Kafka::start_at(free_ports(), Vec::new())
     }
 
     /// Starts one where clients look for it when they are told no port: in a network of its own.
     pub fn start_as_new() -> Option<Kafka> {
-        Kafka::start_at([9092, 9093, 9094, 9095])
+        Kafka::start_at([9092, 9093, 9094, 9095], Vec::new())
     }
 
-    fn start_at([plain, tls, sasl, controller]: [u16; 4]) -> Option<Kafka> {
+    /// Starts one that proxies lead to, for those who connect by them.
+    pub fn start_behind(doors: Vec<Door>) -> Option<Kafka> {
+        Kafka::start_at(free_ports(), doors)
+    }
+
+    fn start_at([plain, tls, sasl, controller]: [u16; 4], doors: Vec<Door>) -> Option<Kafka> {
         let jars = jars()?;
         let place = Place::new("kafka");
         make_certificates(place.dir());
         let pem = |name: &str| fs::read_to_string(place.path(name)).unwrap();
         place.write("keystore.pem", &(pem("key.pem") + &pem("cert.pem")));
         let ports = Ports { plain, tls, sasl, controller };
-        place.write("config", &config(place.dir(), ports));
-        let kafka = Kafka { place, jars, ports, server: Mutex::new(None) };
+        place.write("config", &config(place.dir(), ports, &doors));
+        let kafka = Kafka { place, jars, ports, doors, server: Mutex::new(None) };
         let mut format = kafka.java("kafka.tools.StorageTool");
         format.args(["format", "--standalone", "-t", "MkU3OEVBNTcwNTJENDM2Qg", "-c", "config"]);
         let out = format.args(["--add-scram", "SCRAM-SHA-512=[name=carl,password=sesame]"]).output().unwrap();
@@ -176,6 +189,11 @@ impl Kafka {
         if let Some(server) = *self.server.lock().unwrap() {
             self.place.signal(server, signal);
         }
+    }
+
+    /// The ways in by proxies.
+    pub fn doors(&self) -> &[Door] {
+        &self.doors
     }
 
     /// `kafka://HOST` and what follows.
@@ -274,10 +292,10 @@ def ends(name):
     found = [c.get_watermark_offsets(TopicPartition(name, p), timeout=30) for p in sorted(parts)]
     c.close()
     return found
-def get(name):
+def get(name, begins=None):
     c, found = reader(), []
     parts = sorted(c.list_topics(name, timeout=30).topics[name].partitions)
-    c.assign([TopicPartition(name, p, 0) for p in parts])
+    c.assign([TopicPartition(name, p, begins[p] if begins else 0) for p in parts])
     left = set(parts)
     while left:
         m = c.poll(30)
@@ -296,15 +314,21 @@ def lag(name, group):
     return sum(h - max(t.offset, 0) for h, t in zip(high, at))
 ";
 
-fn config(dir: &Path, ports: Ports) -> String {
+fn config(dir: &Path, ports: Ports, doors: &[Door]) -> String {
     let Ports { plain, tls, sasl, controller } = ports;
+    let each = |what: &dyn Fn(usize, &Door) -> String| -> String {
+        doors.iter().enumerate().map(|(number, door)| what(number, door)).collect()
+    };
+    let listens = each(&|number, door| format!(",DOOR{number}://127.0.0.1:{}", door.listens));
+    let says = each(&|number, door| format!(",DOOR{number}://127.0.0.1:{}", door.says));
+    let protocols = each(&|number, _| format!(",DOOR{number}:PLAINTEXT"));
     let dir = dir.display();
     format!(
         "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.bootstrap.servers=127.0.0.1:{controller}\n\
-         listeners=PLAIN://127.0.0.1:{plain},TLS://127.0.0.1:{tls},SASL://127.0.0.1:{sasl},CONTROLLER://127.0.0.1:{controller}\n\
-         advertised.listeners=PLAIN://127.0.0.1:{plain},TLS://127.0.0.1:{tls},SASL://127.0.0.1:{sasl}\n\
+         listeners=PLAIN://127.0.0.1:{plain},TLS://127.0.0.1:{tls},SASL://127.0.0.1:{sasl},CONTROLLER://127.0.0.1:{controller}{listens}\n\
+         advertised.listeners=PLAIN://127.0.0.1:{plain},TLS://127.0.0.1:{tls},SASL://127.0.0.1:{sasl}{says}\n\
          controller.listener.names=CONTROLLER\ninter.broker.listener.name=PLAIN\n\
-         listener.security.protocol.map=PLAIN:PLAINTEXT,TLS:SSL,SASL:SASL_SSL,CONTROLLER:PLAINTEXT\n\
+         listener.security.protocol.map=PLAIN:PLAINTEXT,TLS:SSL,SASL:SASL_SSL,CONTROLLER:PLAINTEXT{protocols}\n\
          log.dirs={dir}/data\noffsets.topic.replication.factor=1\noffsets.topic.num.partitions=1\n\
          transaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\ntransaction.state.log.num.partitions=1\n\
          share.coordinator.state.topic.replication.factor=1\nshare.coordinator.state.topic.min.isr=1\n\

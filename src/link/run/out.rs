@@ -62,7 +62,8 @@ pub fn run(session: Session<'_, '_>) -> Result<(), Trouble> {
     let queue = Queue::open(&session.link.queue)?;
     let origin = queue.origin().map_err(|error| queue.trouble(&error))?;
     let (claims, flights, confirmed) = (Claims::default(), Vec::new(), Vec::new());
-    let mut out = Out { session, queue, claims, origin, flights, confirmed, singly: false, stuck: None, remounted: false };
+    let mut out =
+        Out { session, queue, claims, origin, flights, confirmed, singly: false, stuck: None, remounted: false };
     // Their leases would bring them back one after another, behind others.
     let _ = strays::give_back(&out.queue, &mut out.session.voice.status, &[]);
     let ended = out.run();
