@@ -1,11 +1,11 @@
 //! Links that have nothing to do: what they and the mount take of the processors.
 
-use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::broker::Broker;
 use super::link::Link;
+use super::processor;
 use crate::Failure;
 use crate::options::Options;
 use crate::report::{Expected, Report};
@@ -73,7 +73,7 @@ fn measure(
     }
     rest(scratch, SETTLE)?;
     let pids: Vec<u32> = links.iter().map(Link::pid).collect();
-    let taken = || Ok::<_, Failure>([time(&pids)? / f64::from(count), time(&[mqfs.pid()])?]);
+    let taken = || Ok::<_, Failure>([processor::taken(&pids)? / f64::from(count), processor::taken(&[mqfs.pid()])?]);
     let (before, begun) = (taken()?, Instant::now());
     rest(scratch, LOOKED_AT)?;
     let (after, seconds) = (taken()?, begun.elapsed().as_secs_f64());
@@ -92,17 +92,4 @@ fn rest(scratch: &Scratch, time: Duration) -> Result<(), Failure> {
         std::thread::sleep(Duration::from_millis(100));
     }
     Ok(())
-}
-
-/// How many seconds of a processor these have taken, by what the scheduler has counted for each of their threads: /proc/PID/stat
-/// counts in hundredths of a second, in which a link without work may take nothing for long.
-fn time(processes: &[u32]) -> Result<f64, Failure> {
-    let mut nanoseconds = 0;
-    for process in processes {
-        for task in fs::read_dir(format!("/proc/{process}/task"))? {
-            let counted = fs::read_to_string(task?.path().join("schedstat"))?;
-            nanoseconds += counted.split(' ').next().unwrap_or_default().parse::<u64>()?;
-        }
-    }
-    Ok(nanoseconds as f64 / 1e9)
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
 
+use super::processor;
 use crate::Failure;
 use crate::clients::Sample;
 use crate::options::Options;
@@ -57,8 +58,17 @@ impl Link {
         self.child.id()
     }
 
-    /// Counts what goes through, by a counter of its queue, until that is so many; from the first on, and without those.
-    pub fn count(mut self, scratch: &Scratch, counter: &str, count: u64) -> Result<Sample, Failure> {
+    /// Counts what goes through, by a counter of its queue, until that is so many; from the first on, and without those. With the
+    /// microseconds of a processor that the link takes for a message, and those that the process `mount` takes.
+    pub fn count(
+        mut self,
+        scratch: &Scratch,
+        counter: &str,
+        count: u64,
+        mount: u32,
+    ) -> Result<(Sample, [f64; 2]), Failure> {
+        let taken = [self.pid(), mount];
+        let taken = || Ok::<_, Failure>([processor::taken(&taken[..1])?, processor::taken(&taken[1..])?]);
         let mut first = None;
         let (mut last, mut since) = (0, Instant::now());
         loop {
@@ -67,13 +77,17 @@ impl Link {
                 (last, since) = (counted, Instant::now());
             }
             match first {
-                None if counted > 0 => first = Some((Instant::now(), counted)),
-                Some((begun, before)) if counted >= count => {
+                None if counted > 0 => first = Some((Instant::now(), counted, taken()?)),
+                Some((begun, before, had)) if counted >= count => {
                     let seconds = Instant::now().duration_since(begun).as_secs_f64();
+                    let has = taken()?;
                     self.end()?;
                     return match counted - before {
                         0 => Err("too few messages to measure anything: say a larger --count".into()),
-                        operations if counted == count => Ok(Sample { operations, seconds }),
+                        operations if counted == count => {
+                            let each = |of: usize| (has[of] - had[of]) * 1e6 / operations as f64;
+                            Ok((Sample { operations, seconds }, [each(0), each(1)]))
+                        }
                         _ => Err(format!("{counted} messages instead of {count}").into()),
                     };
                 }

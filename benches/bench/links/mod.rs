@@ -14,6 +14,7 @@ mod broker;
 mod idle;
 mod kafka;
 mod link;
+mod processor;
 mod rabbit;
 
 use std::path::Path;
@@ -41,6 +42,8 @@ struct Direction {
     link: Series,
     client: Series,
     mount: Series,
+    /// Microseconds of a processor for each message: of the link, of the mount meanwhile, and of the mount without a link.
+    taken: [Vec<f64>; 3],
 }
 
 /// Runs the parts that are wanted.
@@ -77,6 +80,7 @@ fn measure(
         link: Series::new("mqfs link"),
         client: Series::new(broker.client()),
         mount: Series::new(mount),
+        taken: Default::default(),
     };
     let (mut out, mut into) = (direction("out", "claim, read, acknowledge"), direction("in", "batches"));
     for round in 0..options.rounds {
@@ -85,8 +89,12 @@ fn measure(
             match (turn + round) % 3 {
                 0 => {
                     let queue = mqfs.queue(&place("mount"), "sync")?;
-                    into.mount.push(clients::one(scratch, Work::Batch, &queue, count, BYTES)?);
-                    out.mount.push(clients::one(scratch, Work::Claim, &queue, count, BYTES)?);
+                    for (direction, work) in [(&mut into, Work::Batch), (&mut out, Work::Claim)] {
+                        let before = processor::taken(&[mqfs.pid()])?;
+                        direction.mount.push(clients::one(scratch, work, &queue, count, BYTES)?);
+                        let taken = processor::taken(&[mqfs.pid()])? - before;
+                        direction.taken[2].push(taken * 1e6 / count as f64);
+                    }
                     empty(&queue)?;
                 }
                 1 => {
@@ -95,7 +103,7 @@ fn measure(
                     broker.make(&there)?;
                     scratch.settle()?;
                     let link = Link::out(options, scratch, &queue, &broker.url(&there, true))?;
-                    out.link.push(link.count(scratch, "user.mq.acked_total", count)?);
+                    out.count(link.count(scratch, "user.mq.acked_total", count, mqfs.pid())?);
                     empty(&queue)?;
                     into.client.push(broker.consume(&there, count)?);
                     broker.remove(&there)?;
@@ -106,7 +114,7 @@ fn measure(
                     scratch.settle()?;
                     out.client.push(broker.publish(&there, count)?);
                     let link = Link::into(options, scratch, &broker.url(&there, false), &queue)?;
-                    into.link.push(link.count(scratch, "user.mq.enqueued_total", count)?);
+                    into.count(link.count(scratch, "user.mq.enqueued_total", count, mqfs.pid())?);
                     clients::one(scratch, Work::Claim, &queue, count, BYTES)?;
                     empty(&queue)?;
                     broker.remove(&there)?;
@@ -123,15 +131,26 @@ fn empty(queue: &Path) -> Result<(), Failure> {
 }
 
 fn judge(report: &mut Report, direction: &Direction) {
-    let Direction { title, link, client, mount } = direction;
+    let Direction { title, link, client, mount, taken } = direction;
     report.section(title);
     for series in [link, client, mount] {
         report.rates(series, 1);
     }
     report.ratio(title, link, client, None);
     report.ratio(title, link, mount, Some(SHARE));
+    let labels = ["the link's processor time", "the mount's", "the mount's without a link"];
+    for (label, taken) in labels.into_iter().zip(taken) {
+        report.figure(label, spread(taken)[1], "us a message", None);
+    }
     let [_, median, _] = spread(&link.rates);
     report.figure(&format!("{}, messages/s", title.split(',').next().unwrap_or(title)), median, "", Some(LEAST));
+}
+
+impl Direction {
+    fn count(&mut self, (sample, taken): (Sample, [f64; 2])) {
+        self.link.push(sample);
+        self.taken.iter_mut().zip(taken).for_each(|(series, taken)| series.push(taken));
+    }
 }
 
 impl Series {
