@@ -1,4 +1,7 @@
-//! The properties that the name of a directory in `.mq/with` says: `priority=9,id=order-7,header.colour=dark%20red`.
+//! The properties that the name of a directory in `.mq/with` says: `priority=9,id=order-7,header.colour=dark%20red`; and all attributes
+//! of a message in the same words.
+
+use std::collections::HashSet;
 
 use super::properties::{DESCRIBING, PREFIX, Properties};
 use crate::error::{Error, Result};
@@ -10,16 +13,64 @@ const CONTROLLING_WORDS: &[(&str, &str)] =
 /// What the words of headers begin with.
 const HEADER: &str = "header.";
 
+/// What the words of the project's other attributes begin with; their names follow.
+const OWN: &str = "mq.";
+
+const HEX: &[u8; 16] = b"0123456789ABCDEF";
+
 /// The longest name of an attribute, in bytes, as everywhere on Linux.
 const LONGEST_NAME: usize = 255;
 
 /// Reads `K=V,K=V`: the attributes that a message gets, by their whole names. Keys and values may be percent-encoded. An
 /// unknown key, a value that makes no sense, or a key that is there twice is refused.
 pub fn attributes_of(name: &[u8]) -> Result<Vec<(String, Vec<u8>)>> {
+    each_once(name, one)
+}
+
+/// Reads what [`render`] writes: as [`attributes_of`], with words for the project's other attributes, which are looked at no further.
+pub fn all_attributes_of(text: &[u8]) -> Result<Vec<(String, Vec<u8>)>> {
+    each_once(text, |word| {
+        let (key, value) = split(word)?;
+        let key = decoded(key)?;
+        match std::str::from_utf8(&key).ok().and_then(|key| key.strip_prefix(OWN)) {
+            Some(own) => Ok((format!("{PREFIX}{own}"), decoded(value)?)),
+            None => attribute(word, key, decoded(value)?),
+        }
+    })
+}
+
+/// Writes attributes, by their whole names, as words. What would have to be encoded in the name of a directory in `.mq/with` is; the
+/// attributes that can be set there have the words that they have there.
+pub fn render<'a>(attributes: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Vec<u8> {
+    let mut text = Vec::new();
+    for (name, value) in attributes {
+        if !text.is_empty() {
+            text.push(b',');
+        }
+        let (kind, key) = match name.strip_prefix(PREFIX) {
+            Some(own) => word_of(own).map_or((OWN, own), |word| ("", word)),
+            None => (HEADER, name.strip_prefix("user.").unwrap_or(name)),
+        };
+        text.extend(kind.as_bytes());
+        encode(key.as_bytes(), &mut text);
+        text.push(b'=');
+        encode(value, &mut text);
+    }
+    text
+}
+
+/// The word of a property that a producer can set.
+fn word_of(property: &str) -> Option<&str> {
+    let controlling = CONTROLLING_WORDS.iter().find(|(_, known)| *known == property).map(|(word, _)| *word);
+    controlling.or_else(|| DESCRIBING.iter().find(|known| **known == property).copied())
+}
+
+fn each_once(text: &[u8], one: impl Fn(&[u8]) -> Result<(String, Vec<u8>)>) -> Result<Vec<(String, Vec<u8>)>> {
     let mut attributes: Vec<(String, Vec<u8>)> = Vec::new();
-    for word in name.split(|byte| *byte == b',') {
+    let mut known = HashSet::new();
+    for word in text.split(|byte| *byte == b',') {
         let (attribute, value) = one(word)?;
-        if attributes.iter().any(|(known, _)| *known == attribute) {
+        if !known.insert(attribute.clone()) {
             return Err(Error::Invalid(format!("`{}`: {attribute} is given twice", shown(word))));
         }
         attributes.push((attribute, value));
@@ -76,6 +127,18 @@ fn known_words() -> String {
 
 fn shown(bytes: &[u8]) -> String {
     bytes.escape_ascii().to_string()
+}
+
+/// Puts the percent-encoding on.
+fn encode(bytes: &[u8], into: &mut Vec<u8>) {
+    for byte in bytes {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b':' | b'+' | b'@' => {
+                into.push(*byte)
+            }
+            _ => into.extend([b'%', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]),
+        }
+    }
 }
 
 /// Takes the percent-encoding off.
@@ -139,6 +202,36 @@ mod tests {
             read("header.colour=dark red%2c 5%25,header.a%3Db=x,header.mqx=+"),
             pairs(&[("user.colour", "dark red, 5%"), ("user.a=b", "x"), ("user.mqx", "+")])
         );
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let given = [
+            ("user.mq.id", &b"00ff"[..]),
+            ("user.mq.priority", b"9"),
+            ("user.mq.dedup_id", b"a,b=c%"),
+            ("user.mq.content_type", b"text/csv"),
+            ("user.mq.settles", b".mq/claimed/1"),
+            ("user.colour", b"dark red"),
+            ("user.a=b,c", b""),
+            ("user.mqx", b"\xff\0\n"),
+            ("user.gr\u{fc}n", "gr\u{fc}n".as_bytes()),
+        ];
+        let text = render(given);
+        let expected = "mq.id=00ff,priority=9,id=a%2Cb%3Dc%25,content_type=text%2Fcsv,mq.settles=.mq%2Fclaimed%2F1,\
+            header.colour=dark%20red,header.a%3Db%2Cc=,header.mqx=%FF%00%0A,header.gr%C3%BCn=gr%C3%BCn";
+        assert_eq!(String::from_utf8(text.clone()).unwrap(), expected);
+        let given: Vec<(String, Vec<u8>)> = given.map(|(name, value)| (name.to_owned(), value.to_vec())).into();
+        assert_eq!(all_attributes_of(&text).unwrap(), given);
+    }
+
+    #[test]
+    fn an_attribute_has_one_word() {
+        for text in ["priority=1,mq.priority=2", "mq.id=1,mq.id=1", "header.x=1,header.%78=1"] {
+            let error = all_attributes_of(text.as_bytes()).expect_err(text);
+            assert!(matches!(&error, Error::Invalid(why) if why.contains("twice")), "{text}: {error}");
+        }
+        assert!(attributes_of(b"mq.id=1").is_err());
     }
 
     #[test]

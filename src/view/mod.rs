@@ -42,6 +42,7 @@ mod open;
 mod open_body;
 mod own;
 pub mod process;
+mod properties;
 mod publishing;
 mod purge;
 mod queues;

@@ -17,6 +17,7 @@ use super::access::{Caller, READ};
 use super::lookup::delivery_path;
 use super::marks::is_mark;
 use super::open::shares;
+use super::properties::{PROPERTIES, get_given, set_each};
 use super::stats::{COUNTERS, GAUGES, counter};
 use super::{Node, View};
 
@@ -91,7 +92,7 @@ fn kept(name: &[u8]) -> Result<&str> {
     }
 }
 
-fn find(pairs: &Pairs, name: &str) -> Result<Vec<u8>> {
+pub(super) fn find(pairs: &Pairs, name: &str) -> Result<Vec<u8>> {
     pairs.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone()).ok_or(Error::NoAttribute)
 }
 
@@ -136,6 +137,10 @@ fn unset(pairs: &mut Pairs, name: &str) -> Result<()> {
 /// Sets an attribute of a file that is not a message yet. Those that mqfs sets are accepted and ignored, so that `mv` out
 /// of the mount and back works.
 pub(super) fn set_on_new(pairs: &mut Pairs, name: &str, value: &[u8], demand: Demand) -> Result<()> {
+    set_each(name, value, |name, value| set_one_on_new(pairs, name, value, demand))
+}
+
+fn set_one_on_new(pairs: &mut Pairs, name: &str, value: &[u8], demand: Demand) -> Result<()> {
     match name.strip_prefix(PREFIX) {
         Some(own) if MESSAGE_ATTRIBUTES.contains(&own) => Ok(()),
         Some(_) if name == SETTLES => {
@@ -155,14 +160,16 @@ pub(super) fn set_on_new(pairs: &mut Pairs, name: &str, value: &[u8], demand: De
 
 /// As [`set_on_new`], of a draft, which can say what publishing it acknowledges.
 fn set_on_draft(pairs: &mut Pairs, name: &str, value: &[u8], demand: Demand) -> Result<()> {
-    if name == SETTLES {
-        Settles::parse(value)?;
-        return set(pairs, name, value, demand);
-    }
-    set_on_new(pairs, name, value, demand)
+    set_each(name, value, |name, value| {
+        if name == SETTLES {
+            Settles::parse(value)?;
+            return set(pairs, name, value, demand);
+        }
+        set_one_on_new(pairs, name, value, demand)
+    })
 }
 
-fn own_attribute(seq: u64, message: &MessageRecord, config: &QueueConfig, name: &str) -> Option<Vec<u8>> {
+pub(super) fn own_attribute(seq: u64, message: &MessageRecord, config: &QueueConfig, name: &str) -> Option<Vec<u8>> {
     let claim = message.claim.as_ref();
     let text = match name {
         "id" => format!("{:016x}", message.id),
@@ -212,6 +219,9 @@ impl View {
                 let is = |delivery| reach.of == Of::Any || reach.of == Of::This(Some(delivery));
                 if self.was_settled(reach.seq, is) { Ok(b"yes".to_vec()) } else { Err(Error::NoAttribute) }
             }
+            Node::Message(..) | Node::Granted(..) | Node::Delivery(..) if name == PROPERTIES => {
+                self.get_properties(node)
+            }
             Node::Message(..) | Node::Granted(..) | Node::Delivery(..) => {
                 let (seq, message, config) = self.described(node)?;
                 match own.and_then(|own| own_attribute(seq, &message, &config, own)) {
@@ -219,8 +229,8 @@ impl View {
                     None => find(&message.attributes, name),
                 }
             }
-            Node::Writer(id) | Node::Unfinished(id) => find(&self.writer(id)?.lock().attributes, name),
-            Node::Draft(id) => find(&self.store.draft(id)?.attributes, name),
+            Node::Writer(id) | Node::Unfinished(id) => get_given(&self.writer(id)?.lock().attributes, name),
+            Node::Draft(id) => get_given(&self.store.draft(id)?.attributes, name),
             Node::Queue(ROOT) if name == DAEMON_PID => Ok(std::process::id().to_string().into_bytes()),
             Node::Queue(queue) => match own {
                 Some(own) if queue != ROOT => {
@@ -304,7 +314,7 @@ impl View {
             Node::Gone(_) => Ok(()),
             Node::Draft(id) => {
                 self.store.admit_bytes(0)?;
-                self.refuse_settling_late(id, name)?;
+                set_each(name, value, |name, _| self.refuse_settling_late(id, name))?;
                 self.store.alter_draft(id, |draft| set_on_draft(&mut draft.attributes, name, value, demand)).map(drop)
             }
             marked if is_mark(marked, name) => self.set_mark(marked, name, value, demand),
@@ -333,7 +343,7 @@ impl View {
     }
 
     /// The message of a node, its number, and the configuration of its queue.
-    fn described(&self, node: Node) -> Result<(u64, MessageRecord, Arc<QueueConfig>)> {
+    pub(super) fn described(&self, node: Node) -> Result<(u64, MessageRecord, Arc<QueueConfig>)> {
         let reach = self.reach(node)?.ok_or(Error::Stale)?;
         let message = self.reached(&reach).map_err(|error| match (error, reach.of) {
             // It was looked up by its name, and has left: the kernel looks the name up again.

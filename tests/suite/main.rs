@@ -137,6 +137,7 @@ mod poll;
 mod priorities;
 mod privileges;
 mod producers;
+mod properties_at_once;
 mod publishing;
 mod purge;
 mod put;
