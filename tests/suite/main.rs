@@ -97,6 +97,7 @@ mod link_kafka_in;
 mod link_kafka_out;
 mod link_kafka_places;
 mod link_kafka_rough;
+mod link_many_headers;
 mod link_nats_in;
 mod link_nats_out;
 mod link_queue;

@@ -3,6 +3,7 @@
 //! The mark is a condition as well: when it is not what this link left there, nothing is enqueued (ESTALE), because somebody else
 //! has gone on from there.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -11,11 +12,15 @@ use rustix::fs::{AtFlags, Dir, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 
 use super::super::properties::Arrival;
-use super::queue::Queue;
+use super::queue::{LONGEST_VALUE, PROPERTIES, Queue};
+use crate::queue::words;
 
 const BATCHES: &str = ".mq/batch";
 /// A batch that cannot hold more is enqueued first: a queue takes at most 64 MiB of attributes at a time.
 const MOST_ATTRIBUTES: usize = 32 << 20;
+
+/// So many attributes can be set by one request.
+const MOST_AT_ONCE: usize = 256;
 
 /// A batch that is being filled.
 #[derive(Debug)]
@@ -133,8 +138,17 @@ pub struct Mark<'a> {
 }
 
 fn write(mut file: File, arrival: &Arrival, body: &[u8]) -> io::Result<()> {
-    for (name, value) in &arrival.attributes {
-        rustix::fs::fsetxattr(&file, name.as_str(), value, XattrFlags::empty())?;
+    let set = |name: &str, value: &[u8]| rustix::fs::fsetxattr(&file, name, value, XattrFlags::empty());
+    // Of those that are there twice the last counts; at once none may be.
+    let mut known = HashSet::new();
+    let mut once: Vec<_> = arrival.attributes.iter().rev().filter(|(name, _)| known.insert(name)).collect();
+    once.reverse();
+    for attributes in once.chunks(MOST_AT_ONCE) {
+        let all = words::render(attributes.iter().map(|(name, value)| (name.as_str(), value.as_slice())));
+        match all.len() <= LONGEST_VALUE {
+            true => set(PROPERTIES, &all)?,
+            false => attributes.iter().try_for_each(|(name, value)| set(name, value))?,
+        }
     }
     file.write_all(body)?;
     // The error of the close is that of the message, so it has to be seen: File's drop does not tell.

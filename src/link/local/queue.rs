@@ -14,14 +14,18 @@ use super::super::trouble::{Kind, Trouble};
 
 /// What the store's messages are told apart from those of other stores by.
 const ORIGIN: &str = "user.link.origin";
+/// All attributes of a message at once.
+pub const PROPERTIES: &str = "user.mq.properties";
 /// A value of an attribute may have so many bytes on Linux.
-const LONGEST_VALUE: usize = 64 * 1024;
+pub const LONGEST_VALUE: usize = 64 * 1024;
 
 /// An open queue.
 #[derive(Debug)]
 pub struct Queue {
     path: PathBuf,
     directory: OwnedFd,
+    /// `.mq/claimed`: what is named from here is found without asking for the directories above it.
+    claimed: OwnedFd,
 }
 
 impl Queue {
@@ -31,7 +35,7 @@ impl Queue {
             |why: &dyn std::fmt::Display| Trouble::new(Kind::Queue, format_args!("{}: {why}", given.display()));
         let path = std::fs::canonicalize(given).map_err(|error| failed(&error))?;
         match open(&path) {
-            Ok(directory) => Ok(Queue { path, directory }),
+            Ok((directory, claimed)) => Ok(Queue { path, directory, claimed }),
             Err(Errno::NOENT | Errno::NOTDIR) => Err(failed(&"not a queue of an mqfs mount")),
             Err(errno) => Err(failed(&io::Error::from(errno))),
         }
@@ -47,9 +51,14 @@ impl Queue {
         self.directory.as_fd()
     }
 
+    /// The directory of its claimed messages.
+    pub fn claimed(&self) -> BorrowedFd<'_> {
+        self.claimed.as_fd()
+    }
+
     /// Opens what is at its path by now, if that is a queue.
     pub fn reopen(&mut self) -> io::Result<()> {
-        self.directory = open(&self.path)?;
+        (self.directory, self.claimed) = open(&self.path)?;
         Ok(())
     }
 
@@ -102,8 +111,10 @@ pub fn is_mount_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENOTCONN | libc::ECONNABORTED))
 }
 
-fn open(path: &Path) -> Result<OwnedFd, Errno> {
+fn open(path: &Path) -> Result<(OwnedFd, OwnedFd), Errno> {
     let directory = rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     rustix::fs::statat(&directory, ".mq/claim", rustix::fs::AtFlags::empty())?;
-    Ok(directory)
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let claimed = rustix::fs::openat(&directory, ".mq/claimed", flags, Mode::empty())?;
+    Ok((directory, claimed))
 }

@@ -11,6 +11,9 @@ use super::super::peer::Came;
 use super::super::properties::Arrival;
 use super::super::settings::Settings;
 
+/// While more is there at once, a batch becomes so many times as old as otherwise.
+const MOST_LINGERS: u32 = 10;
+
 /// What has come.
 #[derive(Default)]
 pub struct Gathered {
@@ -61,14 +64,16 @@ impl Gathered {
         self.batch.as_ref().is_some_and(full)
     }
 
-    /// Whether it is time to enqueue it: it is large enough, or old enough.
-    pub fn is_due(&self, settings: &Settings) -> bool {
+    /// Whether it is time to enqueue it: it is large enough, or old enough. While there is `more` at once, it may become older: each
+    /// batch costs the broker an answer and the queue a sync, whatever its size.
+    pub fn is_due(&self, settings: &Settings, more: bool) -> bool {
         let room = self.room();
         let large = self.batch.as_ref().is_some_and(|batch| {
             let (files, bytes) = (batch.files(), batch.bytes());
             files >= settings.batch || bytes >= settings.window_bytes || room.is_taken_by(files, bytes)
         });
-        large || self.since.is_some_and(|since| since.elapsed() >= settings.linger)
+        let linger = if more { settings.linger.saturating_mul(MOST_LINGERS) } else { settings.linger };
+        large || self.since.is_some_and(|since| since.elapsed() >= linger)
     }
 
     /// How long it can wait; nothing when there is nothing.
@@ -95,5 +100,24 @@ impl Gathered {
         self.batch = self.batch.take().filter(|batch| batch.files() == 0);
         self.fresh.clear();
         (self.since, self.asked) = (None, None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_there_at_once_is_waited_for_but_not_for_ever() {
+        let settings = Settings { linger: Duration::from_millis(600), ..Settings::default() };
+        let due = |age: u64, more: bool| {
+            let since = Instant::now().checked_sub(Duration::from_millis(age));
+            assert!(since.is_some(), "the machine has run for long enough");
+            Gathered { since, ..Gathered::default() }.is_due(&settings, more)
+        };
+        assert_eq!([due(10, false), due(10, true)], [false, false]);
+        assert_eq!([due(650, false), due(650, true)], [true, false]);
+        assert_eq!([due(6100, false), due(6100, true)], [true, true]);
+        assert!(!Gathered::default().is_due(&settings, false), "there is nothing");
     }
 }

@@ -207,6 +207,7 @@ impl Intake<'_, '_> {
             }
             receiver.moved().map_or(Ok(()), |begins| self.begin(begins))?;
             self.tell_of(receiver)?;
+            let more = came.is_some();
             match came {
                 Some(came) => self.take(receiver, gathered, came)?,
                 None if gathered.since.is_none()
@@ -217,7 +218,7 @@ impl Intake<'_, '_> {
                 }
                 None => {}
             }
-            if gathered.is_due(settings) {
+            if gathered.is_due(settings, more) {
                 self.enqueue(receiver, gathered)?;
             }
         }
