@@ -21,7 +21,7 @@ fn what_was_claimed_when_the_mount_went_is_sent_in_order() {
     let mut link = Command::new("strace");
     link.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=flistxattr", "-e"]);
     link.args(["inject=flistxattr:delay_enter=4000000:when=3", env!("CARGO_BIN_EXE_mqfs"), "link", "--until-empty"]);
-    link.args(SOON).args(["q", &nats.url("/strays")]);
+    link.args(SOON).args(["q", &nats.url("/strays")]).env("XDG_RUNTIME_DIR", m.scratch());
     let link = m.start_command(&mut link);
     wait_until(|| m.stats(&q)["claimed"] == 3);
     m.kill9_and_remount();
