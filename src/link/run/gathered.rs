@@ -109,15 +109,15 @@ mod tests {
 
     #[test]
     fn what_is_there_at_once_is_waited_for_but_not_for_ever() {
-        let settings = Settings { linger: Duration::from_millis(600), ..Settings::default() };
+        let settings = Settings { linger: Duration::from_secs(6), ..Settings::default() };
         let due = |age: u64, more: bool| {
             let since = Instant::now().checked_sub(Duration::from_millis(age));
             assert!(since.is_some(), "the machine has run for long enough");
             Gathered { since, ..Gathered::default() }.is_due(&settings, more)
         };
         assert_eq!([due(10, false), due(10, true)], [false, false]);
-        assert_eq!([due(650, false), due(650, true)], [true, false]);
-        assert_eq!([due(6100, false), due(6100, true)], [true, true]);
+        assert_eq!([due(6500, false), due(6500, true)], [true, false]);
+        assert_eq!([due(61_000, false), due(61_000, true)], [true, true]);
         assert!(!Gathered::default().is_due(&settings, false), "there is nothing");
     }
 }
