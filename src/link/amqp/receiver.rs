@@ -19,6 +19,9 @@ use super::super::url::Host;
 use super::address::Address;
 use super::{connection, map};
 
+/// When a connection is lost, so long is waited for the reason.
+const WORD: Duration = Duration::from_secs(2);
+
 /// A connection with a consumer.
 pub struct Receiver {
     connection: Connection,
@@ -66,11 +69,13 @@ impl Receiver {
 
 impl peer::Receiver for Receiver {
     fn next(&mut self, limit: Duration) -> Result<Option<Came>, Trouble> {
-        let delivery = match self.came.recv_timeout(limit) {
-            Ok(came) => came?,
+        let came = match self.came.recv_timeout(limit) {
             Err(RecvTimeoutError::Timeout) if self.connection.status().connected() => return Ok(None),
-            Err(_) => return Err(Trouble::away("the connection is lost")),
+            // Why it is lost, the consumer is told a moment later.
+            Err(RecvTimeoutError::Timeout) => self.came.recv_timeout(WORD),
+            came => came,
         };
+        let delivery = came.map_err(|_| Trouble::away("the connection is lost"))??;
         let mut envelope = map::envelope(&delivery.properties, delivery.data);
         let text = |text: &lapin::types::ShortString| text.as_str().as_bytes().to_vec();
         envelope.source.push(("exchange", text(&delivery.exchange)));
