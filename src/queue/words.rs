@@ -6,6 +6,9 @@ use std::collections::HashSet;
 use super::properties::{DESCRIBING, PREFIX, Properties};
 use crate::error::{Error, Result};
 
+/// The attribute that is all attributes of a message at once, in these words.
+pub const PROPERTIES: &str = "user.mq.properties";
+
 /// What a word may be, besides those of [`DESCRIBING`] and headers, and the property that it sets.
 const CONTROLLING_WORDS: &[(&str, &str)] =
     &[("priority", "priority"), ("delay", "delay"), ("deliver_at", "deliver_at"), ("ttl", "ttl"), ("id", "dedup_id")];

@@ -5,13 +5,10 @@
 
 use crate::error::{Error, Result};
 use crate::queue::properties::PREFIX;
-use crate::queue::words;
+use crate::queue::words::{self, PROPERTIES};
 
 use super::xattr::{MESSAGE_ATTRIBUTES, Pairs, find, own_attribute};
 use super::{Node, View};
-
-/// The name of the attribute.
-pub(super) const PROPERTIES: &str = "user.mq.properties";
 
 /// So many attributes are set at once: each is looked for among those that are there.
 const MOST_AT_ONCE: usize = 256;

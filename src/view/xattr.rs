@@ -10,6 +10,7 @@ use crate::queue::config::{KEYS, QueueConfig};
 use crate::queue::mark::{SETTLES, Settles};
 use crate::queue::properties::{CONTROLLING, DESCRIBING, Properties};
 use crate::queue::state::State;
+use crate::queue::words::PROPERTIES;
 use crate::store::record::{Claim, MessageRecord};
 use crate::store::{Death, Of, ROOT};
 
@@ -17,7 +18,7 @@ use super::access::{Caller, READ};
 use super::lookup::delivery_path;
 use super::marks::is_mark;
 use super::open::shares;
-use super::properties::{PROPERTIES, get_given, set_each};
+use super::properties::{get_given, set_each};
 use super::stats::{COUNTERS, GAUGES, counter};
 use super::{Node, View};
 

@@ -13,6 +13,7 @@ use mqfs::link::settings::{self, Settings};
 use mqfs::queue::config::{KEYS, QueueConfig};
 use mqfs::queue::duration;
 use mqfs::queue::mark::{MARK, MARK_WAS, SETTLES};
+use mqfs::queue::words;
 use mqfs::view::xattr::{DAEMON_PID, MESSAGE_ATTRIBUTES, PREFIX, properties};
 
 use crate::common::{Mount, listing, xattrs};
@@ -76,7 +77,7 @@ fn every_attribute_is_documented() {
     let page = man_5();
     let documented = set(tags(&section(&page, "ATTRIBUTES")).into_iter().flat_map(words));
     let of_messages = MESSAGE_ATTRIBUTES.iter().copied().chain(properties()).map(|name| format!("{PREFIX}{name}"));
-    let others = [DAEMON_PID, MARK, MARK_WAS, "NAME", SETTLES].map(str::to_owned);
+    let others = [DAEMON_PID, MARK, MARK_WAS, "NAME", words::PROPERTIES, SETTLES].map(str::to_owned);
     assert_eq!(documented, of_messages.chain(others).collect());
 }
 

@@ -12,8 +12,8 @@ use rustix::fs::{AtFlags, Dir, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 
 use super::super::properties::Arrival;
-use super::queue::{LONGEST_VALUE, PROPERTIES, Queue};
-use crate::queue::words;
+use super::queue::{LONGEST_VALUE, Queue};
+use crate::queue::words::{self, PROPERTIES};
 
 const BATCHES: &str = ".mq/batch";
 /// A batch that cannot hold more is enqueued first: a queue takes at most 64 MiB of attributes at a time.

@@ -9,8 +9,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::queue::{PROPERTIES, Queue};
-use crate::queue::words;
+use super::queue::Queue;
+use crate::queue::words::{self, PROPERTIES};
 
 const CLAIMED: &str = ".mq/claimed/";
 /// Longer than any answer of `.mq/claim`.

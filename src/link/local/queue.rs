@@ -14,8 +14,6 @@ use super::super::trouble::{Kind, Trouble};
 
 /// What the store's messages are told apart from those of other stores by.
 const ORIGIN: &str = "user.link.origin";
-/// All attributes of a message at once.
-pub const PROPERTIES: &str = "user.mq.properties";
 /// A value of an attribute may have so many bytes on Linux.
 pub const LONGEST_VALUE: usize = 64 * 1024;
 
