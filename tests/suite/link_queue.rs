@@ -221,6 +221,26 @@ fn a_mount_may_be_taken_away_and_put_back() {
     assert_eq!((is_empty(&m, &out), rabbit.waiting("remounted")), (true, 0));
 }
 
+/// A link that is asked to end while its mount is away ends well when that is there again by then.
+#[test]
+fn who_is_asked_to_end_looks_for_the_mount_once_more() {
+    let (mut m, rabbit) = (Mount::new(), shared());
+    m.queue("out");
+    rabbit.queue("once-more");
+    let link = start(&m, &[&SOON[..], &["-o", "name=out", "out", &rabbit.url("?queue=once-more")]].concat());
+    wait_until(|| of(&m, "out", "state") == "running");
+    m.stop();
+    wait_until(|| of(&m, "out", "state") == "holding");
+    link.signal(libc::SIGSTOP);
+    let status = format!("/proc/{}/status", link.pid());
+    wait_until(|| fs::read_to_string(&status).unwrap().contains("State:\tT"));
+    m.start();
+    link.signal(libc::SIGTERM);
+    link.signal(libc::SIGCONT);
+    let ran = link.finish();
+    assert_eq!(ran.code(), Some(0), "{ran:?}");
+}
+
 /// "ENOSPC: the batch stays": a full disk is waited for, and nothing is acknowledged before.
 #[test]
 fn a_full_disk_is_waited_for() {

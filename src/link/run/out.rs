@@ -328,15 +328,18 @@ impl Out<'_, '_> {
         self.claims = Claims::default();
         let path = self.queue.path().display().to_string();
         self.session.voice.trouble(State::Holding, &format!("{path}: the mount is gone"));
+        let mut asked = false;
         loop {
             if self.queue.reopen().is_ok() {
                 self.remounted = true;
                 self.session.voice.well();
                 return Ok(());
             }
-            if self.session.stop.wait(TICK / 2, None) > 0 {
+            if asked {
                 return Err(Trouble::new(Kind::Queue, format_args!("{path}: the mount is gone")));
             }
+            // It may have come back while this slept.
+            asked = self.session.stop.wait(TICK / 2, None) > 0;
             self.session.voice.tick();
         }
     }
