@@ -19,10 +19,11 @@ fn what_was_claimed_when_the_mount_went_is_sent_in_order() {
     nats.stream("STRAYS");
     let q = many(&m, 6);
     let mut link = Command::new("strace");
+    let status = format!("XDG_RUNTIME_DIR={}", m.scratch().display());
     let claimed = q.join(".mq/claimed").display().to_string();
-    link.args(["-f", "-qq", "-o", "/dev/null", "-P", &claimed, "-e", "trace=openat", "-e"]);
+    link.args(["-f", "-qq", "-E", &status, "-o", "/dev/null", "-P", &claimed, "-e", "trace=openat", "-e"]);
     link.args(["inject=openat:delay_enter=4000000:when=4", env!("CARGO_BIN_EXE_mqfs"), "link", "--until-empty"]);
-    link.args(SOON).args(["q", &nats.url("/strays")]).env("XDG_RUNTIME_DIR", m.scratch());
+    link.args(SOON).args(["q", &nats.url("/strays")]);
     let link = m.start_command(&mut link);
     wait_until(|| m.stats(&q)["claimed"] == 3);
     m.kill9_and_remount();
