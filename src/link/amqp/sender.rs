@@ -138,7 +138,10 @@ async fn send(
             Ok((key, properties)) => {
                 let exchange = address.exchange.as_str().into();
                 let key = key.as_str().into();
-                Ok(channel.basic_publish(exchange, key, options, &message.body, properties).await?)
+                match channel.basic_publish(exchange, key, options, &message.body, properties).await {
+                    Ok(confirm) => Ok(confirm),
+                    Err(error) => return Err(reason(waiting, error).await),
+                }
             }
             Err(why) => Err(why),
         });
@@ -169,4 +172,15 @@ async fn send(
         }
     }
     Ok(outcomes)
+}
+
+/// Why a channel takes nothing more. Who publishes when the broker has closed it is told only that it is closed; what the broker said is
+/// what became of the messages that were under way.
+async fn reason(waiting: Vec<Result<PublisherConfirm, String>>, error: Error) -> Error {
+    for confirm in waiting.into_iter().flatten() {
+        if let Err(said) = confirm.await {
+            return said;
+        }
+    }
+    error
 }
