@@ -5,7 +5,7 @@ use std::fs;
 use std::process::{Command, Stdio};
 
 use crate::common::*;
-use crate::linking::{SOON, is_empty, many, run, start};
+use crate::linking::{SOON, is_empty, many, of, run, start};
 use crate::nats::Nats;
 
 fn bodies(count: usize) -> Vec<String> {
@@ -30,6 +30,42 @@ fn what_was_claimed_when_the_mount_went_is_sent_in_order() {
     let ran = link.finish();
     assert_eq!((ran.code(), nats.bodies("STRAYS")), (Some(0), bodies(6)), "{ran:?}");
     assert!(is_empty(&m, &q));
+}
+
+/// The mount goes while a link looks what the one before it had claimed: it looks again when the mount is back, and does not take the
+/// queue for removed.
+#[test]
+fn a_mount_that_goes_while_strays_are_looked_for_hides_none() {
+    let (mut m, nats) = (Mount::new(), Nats::start());
+    nats.python("stream('HIDDEN', max_msgs=1, discard='new')\npublish('hidden', 'x')");
+    let q = many(&m, 3);
+    let url = nats.url("/hidden");
+    let arguments = [&SOON[..], &["-o", "name=strays", "q", &url]].concat();
+    let first = start(&m, &arguments);
+    wait_until(|| m.stats(&q)["claimed"] == 3);
+    first.signal(libc::SIGKILL);
+    drop(first);
+    nats.python("api('STREAM.PURGE.HIDDEN')\napi('STREAM.UPDATE.HIDDEN', name='HIDDEN', subjects=['hidden'], retention='limits', storage='file', num_replicas=1, max_msgs=9, discard='new')");
+    m.fill(&q, 1);
+    let mut second = Command::new("strace");
+    let (status, calls) = (format!("XDG_RUNTIME_DIR={}", m.scratch().display()), m.scratch().join("calls"));
+    let claimed = q.join(".mq/claimed").display().to_string();
+    // It stops when it has read the names, before it asks for anything about them.
+    second.args(["-f", "-qq", "-E", &status, "-o"]).arg(&calls).args(["-P", &claimed, "-e", "trace=getdents64", "-e"]);
+    second.args(["inject=getdents64:signal=SIGSTOP:when=2", env!("CARGO_BIN_EXE_mqfs"), "link"]);
+    second.args(&arguments);
+    let second = m.start_command(&mut second);
+    let told = || fs::read_to_string(&calls).unwrap_or_default();
+    wait_until(|| told().contains("stopped by SIGSTOP"));
+    m.stop();
+    let pid = told().split_whitespace().next().unwrap().to_owned();
+    assert!(Command::new("kill").args(["-CONT", &pid]).status().unwrap().success());
+    wait_until(|| of(&m, "strays", "state") == "holding");
+    m.start();
+    wait_until(|| is_empty(&m, &q));
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    assert_eq!(second.finish().code(), Some(0));
+    assert_eq!(nats.bodies("HIDDEN")[..3], bodies(3));
 }
 
 /// The second process of the link is killed before it has given back what the first one had.

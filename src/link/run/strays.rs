@@ -2,15 +2,16 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
+
+use rustix::fs::{Dir, DirEntry, Mode, OFlags};
 
 use super::super::local::outgoing::{self, Nack};
 use super::super::local::queue::{Queue, is_mount_gone};
 use super::super::status::Status;
-
-/// Where claimed messages are.
-const CLAIMED: &str = ".mq/claimed";
 
 /// Gives back at once what is claimed in the name of this process, or of those of the link before it, but for these deliveries: else
 /// it would come back when its leases are over, behind others. What is done with meanwhile is nobody's concern; an error is one of the
@@ -22,18 +23,25 @@ pub fn give_back(queue: &Queue, status: &mut Status, but: &[OsString]) -> io::Re
         .chain([(std::process::id(), false)])
         .map(|(pid, is_before)| (pid, format!("pid={pid} uid={uid}"), is_before))
         .collect();
-    // All names first: the listing of a directory that changes meanwhile need not have them all.
-    let names = std::fs::read_dir(queue.path().join(CLAIMED))?.collect::<Result<Vec<_>, _>>()?;
-    for entry in names {
+    // Through descriptors: by its path the queue is not there as soon as its mount goes, as if it had been removed. All names first: the
+    // listing of a directory that changes meanwhile need not have them all.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let listing = Dir::new(rustix::fs::openat(queue.claimed(), ".", flags, Mode::empty())?)?;
+    let names = listing.collect::<Result<Vec<_>, _>>()?;
+    let claimed = Path::new("/proc/self/fd").join(queue.claimed().as_raw_fd().to_string());
+    for name in names.iter().map(DirEntry::file_name) {
+        let path = claimed.join(OsStr::from_bytes(name.to_bytes()));
         let attribute = |name: &str| {
             let mut value = [0; 1024];
-            let length = rustix::fs::lgetxattr(entry.path(), name, &mut value).unwrap_or(0);
-            value[..length].to_vec()
+            match rustix::fs::lgetxattr(&path, name, &mut value) {
+                Err(errno) if is_mount_gone(&errno.into()) => Err(errno),
+                length => Ok(value[..length.unwrap_or(0)].to_vec()),
+            }
         };
-        let (owner, delivery) = (attribute("user.mq.claimed_by"), attribute("user.mq.delivery"));
+        let (owner, delivery) = (attribute("user.mq.claimed_by")?, attribute("user.mq.delivery")?);
         let is_kept = || but.iter().any(|name| delivery.ends_with(name.as_bytes()));
         let Some((pid, _, is_before)) = owners.iter().find(|(_, other, _)| other.as_bytes() == owner) else { continue };
-        if is_kept() || *is_before && is_anothers(*pid, &attribute("user.mq.claimed_at")) {
+        if is_kept() || *is_before && is_anothers(*pid, &attribute("user.mq.claimed_at")?) {
             continue;
         }
         match outgoing::nack(queue, OsStr::from_bytes(&delivery), Nack::Now, "") {
