@@ -101,6 +101,7 @@ mod link_many_headers;
 mod link_nats_in;
 mod link_nats_out;
 mod link_queue;
+mod link_rabbit_closed;
 mod link_rabbit_in;
 mod link_rabbit_out;
 mod link_rabbit_refusals;

@@ -1,20 +1,24 @@
 //! A connection to RabbitMQ with one channel, and what its errors mean.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_rs::traits::{Executor, Reactor, RuntimeKit};
 use async_rs::{Runtime, Tokio};
+use futures_core::Stream as _;
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::types::{AMQPValue, FieldTable, LongString};
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo, SASLMechanism};
-use lapin::{AsyncTcpStream, Channel, Connection, ConnectionProperties, Error, ErrorKind, ExchangeKind};
+use lapin::{AsyncTcpStream, Channel, Connection, ConnectionProperties, Error, ErrorKind, Event, ExchangeKind};
+use tokio::sync::watch;
 use tokio_rustls::rustls::ClientConfig;
 use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
 
 use super::super::net::{self, Net, Stream};
-use super::super::peer::Ends;
+use super::super::peer::{Condition, Ends};
 use super::super::trouble::{Kind, Trouble};
 use super::super::url::Host;
 use super::address::Address;
@@ -25,8 +29,89 @@ pub const ANSWER: Duration = Duration::from_secs(20);
 /// The user that RabbitMQ has when it is new, and his password; he is let in from its own machine only.
 const GUEST: &str = "guest";
 
-/// A connection, its channel, and with whom.
-pub type Open = (Connection, Channel, Host);
+/// What ended a channel or a connection is told when the broker has been answered: so long that is waited for.
+pub const WORD: Duration = Duration::from_secs(2);
+
+/// A connection with one channel.
+pub struct Open {
+    /// The connection.
+    pub connection: Connection,
+    /// Its channel.
+    pub channel: Channel,
+    /// Whether the broker takes something.
+    pub condition: Condition,
+    host: Host,
+    /// What ended the channel or the connection: the first word of it, which others only follow from.
+    said: watch::Receiver<Option<Error>>,
+}
+
+impl Open {
+    fn new(connection: Connection, channel: Channel, host: Host) -> Open {
+        let (tell, said) = watch::channel(None);
+        let condition = Condition::default();
+        let (events, told) = (connection.events_listener(), condition.clone());
+        tokio::spawn(async move {
+            let mut events = pin!(events);
+            while let Some(event) = poll_fn(|context| events.as_mut().poll_next(context)).await {
+                match event {
+                    Event::ConnectionBlocked(reason) => told.set(Some(reason)),
+                    Event::ConnectionUnblocked => told.set(None),
+                    Event::Error(error) => _ = tell.send_if_modified(|said| said.replace(error).is_none()),
+                    _ => {}
+                }
+            }
+        });
+        Open { connection, channel, condition, host, said }
+    }
+
+    /// Whether connection and channel stand, as far as is known.
+    pub fn stands(&self) -> bool {
+        self.connection.status().connected() && self.channel.status().connected()
+    }
+
+    /// Why it does not stand any more.
+    pub async fn ended(&self) -> Trouble {
+        match self.word().await {
+            Some(said) => self.trouble(&said),
+            None => Trouble::away(format_args!("{}:{}: the connection is lost", self.host.name, self.host.port)),
+        }
+    }
+
+    /// What has really gone wrong: who asks for something when the broker has closed the channel is told only that it is closed.
+    pub async fn really(&self, error: Error) -> Error {
+        match error.kind() {
+            ErrorKind::ProtocolError(_) => error,
+            _ if self.stands() => error,
+            _ => self.word().await.unwrap_or(error),
+        }
+    }
+
+    async fn word(&self) -> Option<Error> {
+        let mut said = self.said.clone();
+        let word = tokio::time::timeout(WORD, said.wait_for(Option::is_some)).await;
+        word.ok()?.ok()?.clone()
+    }
+
+    /// What an error of the library means for the link.
+    pub fn trouble(&self, error: &Error) -> Trouble {
+        trouble(&self.host, error)
+    }
+
+    /// The same, of what was asked for.
+    pub async fn trouble_of(&self, error: Error) -> Trouble {
+        self.trouble(&self.really(error).await)
+    }
+
+    /// The broker's place with what it has said.
+    pub fn refusing(&self, why: &str) -> Trouble {
+        Trouble::refusing(format_args!("{}:{}: {why}", self.host.name, self.host.port))
+    }
+
+    /// Takes leave: waits a moment for the broker to say goodbye.
+    pub fn close(&self, net: &Net) {
+        let _ = net.wait(Duration::from_secs(2), self.connection.close(200, "bye".into()));
+    }
+}
 
 /// Connects to the first host that lets us in, and opens a channel. What is linked is looked at, or made.
 pub async fn open(ends: Ends<'_>, address: &Address, tls: Option<Arc<ClientConfig>>) -> Result<Open, Trouble> {
@@ -78,7 +163,7 @@ async fn open_at(
     let connection = Connection::connector(uri, runtime, take, properties).await.map_err(at)?;
     let channel = connection.create_channel().await.map_err(at)?;
     prepare(&channel, address).await.map_err(at)?;
-    Ok((connection, channel, host.clone()))
+    Ok(Open::new(connection, channel, host.clone()))
 }
 
 /// Looks that exchange and queue are there, or makes the queue.
@@ -111,8 +196,7 @@ pub async fn waiting(channel: &Channel, queue: &str) -> Result<u64, Error> {
     Ok(queue.message_count().into())
 }
 
-/// What an error of the library means for the link.
-pub fn trouble(host: &Host, error: &Error) -> Trouble {
+fn trouble(host: &Host, error: &Error) -> Trouble {
     let kind = match error.kind() {
         ErrorKind::ProtocolError(error) if is_refusal(error.kind()) => Kind::Refusing,
         _ => Kind::Away,
@@ -149,14 +233,8 @@ pub fn look(net: &Net, ends: Ends<'_>, out: bool) -> Result<(), Trouble> {
     let address = Address::of(ends.target, out)?;
     let tls = net::tls(ends.target, ends.settings)?;
     let limit = ANSWER * ends.target.hosts.len() as u32;
-    let (connection, ..) = net.wait(limit, open(ends, &address, tls))??;
-    close(net, &connection);
+    net.wait(limit, open(ends, &address, tls))??.close(net);
     Ok(())
-}
-
-/// Takes leave: waits a moment for the broker to say goodbye.
-pub fn close(net: &Net, connection: &Connection) {
-    let _ = net.wait(Duration::from_secs(2), connection.close(200, "bye".into()));
 }
 
 /// tokio, with connections that we make ourselves.

@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver as Waiting, RecvTimeoutError};
 use std::time::Duration;
 
@@ -9,24 +10,19 @@ use futures_core::Stream;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, BasicRejectOptions};
 use lapin::types::FieldTable;
-use lapin::{Channel, Connection};
+use lapin::{Consumer, Error};
 
 use super::super::mark::Positions;
 use super::super::net::{self, Net};
 use super::super::peer::{self, Came, Ends};
 use super::super::trouble::Trouble;
-use super::super::url::Host;
 use super::address::Address;
-use super::{connection, map};
-
-/// When a connection is lost, so long is waited for the reason.
-const WORD: Duration = Duration::from_secs(2);
+use super::connection::{self, Open};
+use super::map;
 
 /// A connection with a consumer.
 pub struct Receiver {
-    connection: Connection,
-    channel: Channel,
-    host: Host,
+    open: Arc<Open>,
     queue: String,
     prefetch: u16,
     /// At most as many as the prefetch count: the broker sends no more before something is acknowledged.
@@ -44,35 +40,51 @@ impl Receiver {
         let prefetch = u16::try_from(ends.settings.batch * 2).unwrap_or(u16::MAX);
         let (tell, came) = mpsc::channel();
         let opening = async {
-            let (connection, channel, host) = connection::open(ends, &address, tls).await?;
-            let wrong = |error| connection::trouble(&host, &error);
-            channel.basic_qos(prefetch, BasicQosOptions::default()).await.map_err(wrong)?;
-            let options = BasicConsumeOptions::default();
-            let consumer =
-                channel.basic_consume(queue.as_str().into(), "".into(), options, FieldTable::default()).await;
-            let consumer = consumer.map_err(wrong)?;
-            Ok::<_, Trouble>((connection, channel, consumer, host))
+            let open = connection::open(ends, &address, tls).await?;
+            match consume(&open, &queue, prefetch).await {
+                Ok(consumer) => Ok((Arc::new(open), consumer)),
+                Err(error) => Err(open.trouble_of(error).await),
+            }
         };
-        let (connection, channel, mut consumer, host) = net.wait(limit, opening)??;
-        let at = host.clone();
+        let (open, mut consumer) = net.wait(limit, opening)??;
+        let on = open.clone();
         net.handle().spawn(async move {
             while let Some(came) = poll_fn(|context| Pin::new(&mut consumer).poll_next(context)).await {
-                if tell.send(came.map_err(|error| connection::trouble(&at, &error))).is_err() {
+                let came = match came {
+                    Ok(delivery) => Ok(delivery),
+                    Err(error) => Err(on.trouble_of(error).await),
+                };
+                if tell.send(came).is_err() {
                     return;
                 }
             }
-            let _ = tell.send(Err(Trouble::refusing("the broker has ended the subscription: the queue is gone")));
+            let _ = tell.send(Err(match on.stands() {
+                true => on.refusing("the broker has ended the subscription: the queue is gone"),
+                false => on.ended().await,
+            }));
         });
-        Ok(Receiver { connection, channel, host, queue, prefetch, came })
+        Ok(Receiver { open, queue, prefetch, came })
+    }
+}
+
+impl Receiver {
+    /// Asks the broker for something, and waits for its answer.
+    fn ask<T>(&self, net: &Net, what: impl Future<Output = Result<T, Error>>) -> Result<T, Trouble> {
+        net.wait(connection::ANSWER, async {
+            match what.await {
+                Ok(answer) => Ok(answer),
+                Err(error) => Err(self.open.trouble_of(error).await),
+            }
+        })?
     }
 }
 
 impl peer::Receiver for Receiver {
     fn next(&mut self, limit: Duration) -> Result<Option<Came>, Trouble> {
         let came = match self.came.recv_timeout(limit) {
-            Err(RecvTimeoutError::Timeout) if self.connection.status().connected() => return Ok(None),
-            // Why it is lost, the consumer is told a moment later.
-            Err(RecvTimeoutError::Timeout) => self.came.recv_timeout(WORD),
+            Err(RecvTimeoutError::Timeout) if self.open.stands() => return Ok(None),
+            // Why it does not stand any more, the consumer is told a moment later.
+            Err(RecvTimeoutError::Timeout) => self.came.recv_timeout(connection::WORD),
             came => came,
         };
         let delivery = came.map_err(|_| Trouble::away("the connection is lost"))??;
@@ -87,24 +99,27 @@ impl peer::Receiver for Receiver {
     fn done(&mut self, net: &Net, receipt: u64, _: Option<&Positions>) -> Result<(), Trouble> {
         // The answer to what is asked next comes when the broker has dealt with it.
         let options = BasicAckOptions { multiple: true };
-        let telling = async {
-            self.channel.basic_ack(receipt, options).await?;
-            self.channel.basic_qos(self.prefetch, BasicQosOptions::default()).await
-        };
-        net.wait(connection::ANSWER, telling)?.map_err(|error| connection::trouble(&self.host, &error))
+        self.ask(net, async {
+            self.open.channel.basic_ack(receipt, options).await?;
+            self.open.channel.basic_qos(self.prefetch, BasicQosOptions::default()).await
+        })
     }
 
     fn reject(&mut self, net: &Net, receipt: u64) -> Result<(), Trouble> {
-        let rejecting = self.channel.basic_reject(receipt, BasicRejectOptions { requeue: false });
-        net.wait(connection::ANSWER, rejecting)?.map_err(|error| connection::trouble(&self.host, &error))
+        self.ask(net, self.open.channel.basic_reject(receipt, BasicRejectOptions { requeue: false }))
     }
 
     fn remaining(&self, net: &Net) -> Result<u64, Trouble> {
-        let asking = connection::waiting(&self.channel, &self.queue);
-        net.wait(connection::ANSWER, asking)?.map_err(|error| connection::trouble(&self.host, &error))
+        self.ask(net, connection::waiting(&self.open.channel, &self.queue))
     }
 
     fn close(self: Box<Self>, net: &Net) {
-        connection::close(net, &self.connection);
+        self.open.close(net);
     }
+}
+
+async fn consume(open: &Open, queue: &str, prefetch: u16) -> Result<Consumer, Error> {
+    open.channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
+    let options = BasicConsumeOptions::default();
+    open.channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await
 }

@@ -1,31 +1,27 @@
 //! Sending to RabbitMQ: persistent, mandatory, confirmed.
 
 use std::collections::HashSet;
-use std::future::poll_fn;
-use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver as Waiting};
 use std::sync::{Arc, OnceLock};
 
-use futures_core::Stream;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::{Channel, Confirmation, Connection, Error, Event, PublisherConfirm};
+use lapin::{Confirmation, Error, PublisherConfirm};
+use tokio::runtime::Handle;
 
 use super::super::envelope::Envelope;
 use super::super::net::{self, Net};
-use super::super::peer::{self, Condition, Ends, Outcome, Sent};
+use super::super::peer::{self, Ends, Outcome, Sent};
 use super::super::trouble::Trouble;
-use super::super::url::Host;
 use super::address::Address;
-use super::{connection, map};
+use super::connection::{self, Open};
+use super::map;
 
 /// A connection with a channel in confirm mode.
 pub struct Sender {
-    connection: Connection,
-    channel: Channel,
+    open: Arc<Open>,
+    network: Handle,
     address: Arc<Address>,
-    host: Host,
-    condition: Condition,
     /// How many confirms have come. Only that it changes is looked at.
     confirms: Arc<AtomicU64>,
     /// The queue that all is sent to is not there any more. Once it is set by the thread of the network, the connection is of no use.
@@ -38,47 +34,38 @@ impl Sender {
         let address = Address::of(ends.target, true)?;
         let tls = net::tls(ends.target, ends.settings)?;
         let limit = connection::ANSWER * ends.target.hosts.len() as u32;
-        let condition = Condition::default();
         let opening = async {
-            let (connection, channel, host) = connection::open(ends, &address, tls).await?;
-            let selected = channel.confirm_select(ConfirmSelectOptions::default()).await;
-            selected.map_err(|error| connection::trouble(&host, &error))?;
-            Ok::<_, Trouble>((connection, channel, host))
-        };
-        let (connection, channel, host) = net.wait(limit, opening)??;
-        let (events, told) = (connection.events_listener(), condition.clone());
-        net.handle().spawn(async move {
-            let mut events = pin!(events);
-            while let Some(event) = poll_fn(|context| events.as_mut().poll_next(context)).await {
-                match event {
-                    Event::ConnectionBlocked(reason) => told.set(Some(reason)),
-                    Event::ConnectionUnblocked => told.set(None),
-                    _ => {}
-                }
+            let open = connection::open(ends, &address, tls).await?;
+            match open.channel.confirm_select(ConfirmSelectOptions::default()).await {
+                Ok(()) => Ok(open),
+                Err(error) => Err(open.trouble_of(error).await),
             }
-        });
+        };
+        let (open, network) = (Arc::new(net.wait(limit, opening)??), net.handle().clone());
         let (confirms, gone) = (Arc::default(), Arc::default());
-        Ok(Sender { connection, channel, address: Arc::new(address), host, condition, confirms, gone })
+        Ok(Sender { open, network, address: Arc::new(address), confirms, gone })
     }
 }
 
 impl peer::Sender for Sender {
     fn send(&self, net: &Net, messages: Vec<Arc<Envelope>>) -> Waiting<Sent> {
         let (tell, told) = mpsc::channel();
-        let (channel, address, host) = (self.channel.clone(), self.address.clone(), self.host.clone());
+        let (open, address) = (self.open.clone(), self.address.clone());
         let (confirms, gone) = (self.confirms.clone(), self.gone.clone());
         net.handle().spawn(async move {
-            let sent = match send(&channel, &address, &messages, &confirms).await {
+            let sent = match send(&open, &address, &messages, &confirms).await {
                 Ok(mut outcomes) => {
                     if let Some(why) = is_gone(&address, &mut outcomes) {
-                        let _ = gone.set(Trouble::refusing(format_args!("{}:{}: {why}", host.name, host.port)));
+                        let _ = gone.set(open.refusing(&why));
                     }
                     Sent::Answered(outcomes)
                 }
-                Err(error) if connection::is_objection(&error) => {
-                    Sent::Objected(Outcome::Never(connection::trouble(&host, &error).text))
-                }
-                Err(error) => Sent::Lost(connection::trouble(&host, &error)),
+                Err(error) => match open.really(error).await {
+                    error if connection::is_objection(&error) => {
+                        Sent::Objected(Outcome::Never(open.trouble(&error).text))
+                    }
+                    error => Sent::Lost(open.trouble(&error)),
+                },
             };
             let _ = tell.send(sent);
         });
@@ -86,7 +73,7 @@ impl peer::Sender for Sender {
     }
 
     fn blocked(&self) -> Option<String> {
-        self.condition.blocked()
+        self.open.condition.blocked()
     }
 
     fn progress(&self) -> u64 {
@@ -94,16 +81,16 @@ impl peer::Sender for Sender {
     }
 
     fn trouble(&self) -> Option<Trouble> {
-        let lost = || Trouble::away("the connection is lost");
-        self.gone.get().cloned().or_else(|| (!self.is_connected()).then(lost))
+        let ended = || self.network.block_on(self.open.ended());
+        self.gone.get().cloned().or_else(|| (!self.is_connected()).then(ended))
     }
 
     fn is_connected(&self) -> bool {
-        self.connection.status().connected() && self.channel.status().connected()
+        self.open.stands()
     }
 
     fn close(self: Box<Self>, net: &Net) {
-        connection::close(net, &self.connection);
+        self.open.close(net);
     }
 }
 
@@ -125,7 +112,7 @@ fn is_gone(address: &Address, outcomes: &mut [Outcome]) -> Option<String> {
 /// Publishes all, and then waits for all: a `basic.return` comes before the confirm of its message, but nothing says which confirm
 /// comes next, so only when every confirm is there is every return known. It is told by its identity.
 async fn send(
-    channel: &Channel,
+    open: &Open,
     address: &Address,
     messages: &[Arc<Envelope>],
     confirms: &AtomicU64,
@@ -138,10 +125,7 @@ async fn send(
             Ok((key, properties)) => {
                 let exchange = address.exchange.as_str().into();
                 let key = key.as_str().into();
-                match channel.basic_publish(exchange, key, options, &message.body, properties).await {
-                    Ok(confirm) => Ok(confirm),
-                    Err(error) => return Err(reason(waiting, error).await),
-                }
+                Ok(open.channel.basic_publish(exchange, key, options, &message.body, properties).await?)
             }
             Err(why) => Err(why),
         });
@@ -172,15 +156,4 @@ async fn send(
         }
     }
     Ok(outcomes)
-}
-
-/// Why a channel takes nothing more. Who publishes when the broker has closed it is told only that it is closed; what the broker said is
-/// what became of the messages that were under way.
-async fn reason(waiting: Vec<Result<PublisherConfirm, String>>, error: Error) -> Error {
-    for confirm in waiting.into_iter().flatten() {
-        if let Err(said) = confirm.await {
-            return said;
-        }
-    }
-    error
 }
