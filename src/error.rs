@@ -1,6 +1,7 @@
 //! The project's one error type and its one map to errno.
 //!
-//! Every layer returns [`Error`]; the kernel is told [`Error::errno`]. `ENOSYS` is never among the answers: the kernel
+//! Every layer returns [`Error`]; the kernel is told [`Error::errno`]. What a command or a link, which use mounted files like any other
+//! program, takes an errno for is [`Refusal`]. `ENOSYS` is never among the answers: the kernel
 //! takes it as "this filesystem does not have that call" and stops sending it for the whole mount.
 
 use std::fmt;
@@ -183,5 +184,108 @@ impl From<io::Error> for Error {
             Some(libc::EFBIG) => Error::MessageTooLarge,
             _ => Error::Io(error),
         }
+    }
+}
+
+/// Why a call on mounted files failed, to the program that made it: the other end of [`Error::errno`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Nobody serves the mount any more.
+    MountGone,
+    /// There is no such thing.
+    NotFound,
+    /// The name, or a mark, is not any more what it was.
+    Stale,
+    /// A file where a directory is needed.
+    NotDirectory,
+    /// No such extended attribute.
+    NoAttribute,
+    /// The caller lacks the right.
+    Denied,
+    /// The mount or the store's disk is read-only.
+    ReadOnly,
+    /// The queue is full, or its user has all that one may have.
+    QueueFull,
+    /// Paused, or nothing to take: it passes by itself.
+    NotNow,
+    /// The disk under the store is full.
+    NoSpace,
+    /// The name is taken.
+    Exists,
+    /// Somebody else has it.
+    Busy,
+    /// The message is larger than its queue takes.
+    TooLarge,
+    /// A name, an attribute or a value that no queue takes.
+    Unfit,
+    /// The store has failed.
+    Failed,
+    /// Anything else.
+    Other,
+}
+
+impl Refusal {
+    /// That of a failed call.
+    pub fn of(error: &io::Error) -> Refusal {
+        error.raw_os_error().map_or(Refusal::Other, Refusal::of_errno)
+    }
+
+    /// That of an errno.
+    pub fn of_errno(errno: i32) -> Refusal {
+        match errno {
+            libc::ENODEV | libc::ENOTCONN | libc::ECONNABORTED => Refusal::MountGone,
+            libc::ENOENT => Refusal::NotFound,
+            libc::ESTALE => Refusal::Stale,
+            libc::ENOTDIR => Refusal::NotDirectory,
+            libc::ENODATA => Refusal::NoAttribute,
+            libc::EACCES | libc::EPERM => Refusal::Denied,
+            libc::EROFS => Refusal::ReadOnly,
+            libc::EDQUOT => Refusal::QueueFull,
+            libc::EAGAIN => Refusal::NotNow,
+            libc::ENOSPC => Refusal::NoSpace,
+            libc::EEXIST => Refusal::Exists,
+            libc::EBUSY => Refusal::Busy,
+            libc::EFBIG => Refusal::TooLarge,
+            libc::EINVAL | libc::E2BIG | libc::ERANGE | libc::ENAMETOOLONG => Refusal::Unfit,
+            libc::EIO => Refusal::Failed,
+            _ => Refusal::Other,
+        }
+    }
+}
+
+/// Whether a failed call says that nobody serves the mount any more.
+pub fn is_mount_gone(error: &io::Error) -> bool {
+    Refusal::of(error) == Refusal::MountGone
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_refused_is_taken_for_what_it_is() {
+        for (error, refusal) in [
+            (Error::GoingAway, Refusal::MountGone),
+            (Error::NotFound, Refusal::NotFound),
+            (Error::MarkMoved, Refusal::Stale),
+            (Error::NoAttribute, Refusal::NoAttribute),
+            (Error::NotPermitted(""), Refusal::Denied),
+            (Error::AccessDenied, Refusal::Denied),
+            (Error::MountReadOnly, Refusal::ReadOnly),
+            (Error::QueueFull, Refusal::QueueFull),
+            (Error::UserLimit(""), Refusal::QueueFull),
+            (Error::Paused, Refusal::NotNow),
+            (Error::NoSpace, Refusal::NoSpace),
+            (Error::Exists, Refusal::Exists),
+            (Error::Busy, Refusal::Busy),
+            (Error::MessageTooLarge, Refusal::TooLarge),
+            (Error::NameTooLong, Refusal::Unfit),
+            (Error::Aborted, Refusal::Failed),
+        ] {
+            assert_eq!(Refusal::of(&io::Error::from_raw_os_error(error.errno())), refusal, "{error}");
+        }
+        // The kernel's own, when nobody answers any more.
+        assert!([libc::ENOTCONN, libc::ECONNABORTED].map(io::Error::from_raw_os_error).iter().all(is_mount_gone));
+        assert_eq!(Refusal::of(&io::Error::other("without a number")), Refusal::Other);
     }
 }

@@ -13,6 +13,7 @@ use super::snapshot::Snapshot;
 use super::text::print;
 use super::trust;
 use crate::cli::BackupArgs;
+use crate::error::Refusal;
 use crate::fuse::mountinfo;
 use crate::store::OpenError;
 use crate::store::backup::{self, Manifest};
@@ -136,9 +137,9 @@ impl Destination {
 pub fn exit_of(error: &OpenError) -> Exit {
     match error {
         OpenError::InUse => Exit::StoreInUse,
-        OpenError::Io(error) => match error.raw_os_error() {
-            Some(libc::ENOSPC | libc::EDQUOT) => Exit::Refused,
-            Some(libc::ENOENT | libc::ENOTDIR) => Exit::StoreUnusable,
+        OpenError::Io(error) => match Refusal::of(error) {
+            Refusal::NoSpace | Refusal::QueueFull => Exit::Refused,
+            Refusal::NotFound | Refusal::NotDirectory => Exit::StoreUnusable,
             _ => Exit::Failure,
         },
         OpenError::Foreign { .. } | OpenError::NewerFormat { .. } | OpenError::NotAStore(_) | OpenError::Damaged(_) => {

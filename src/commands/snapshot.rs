@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::exit::{Exit, Failure};
 use super::interrupt;
+use crate::error::Refusal;
 use crate::fuse::mountinfo;
 use crate::store::OpenError;
 use crate::store::beneath::{Dir, Trust};
@@ -42,13 +43,11 @@ impl Snapshot {
         let owner = entry.user_id().filter(|_| entry.is_fuse() && entry.root == Path::new("/"));
         let owner = owner.ok_or_else(|| failed(Exit::MountPoint, &"not an mqfs mount, or only a part of one"))?;
         let file = full.join(".mq/backup");
-        let asked = File::open(&file).map_err(|error| match error.raw_os_error() {
-            Some(libc::ENOENT) => failed(Exit::MountPoint, &"not an mqfs mount, or one of another version"),
-            Some(libc::EACCES | libc::EPERM) => {
-                failed(Exit::NotPermitted, &"only root and the user as whom mqfs runs may do this")
-            }
-            Some(libc::EBUSY) => failed(Exit::Refused, &"another backup is being made"),
-            Some(libc::ENODEV | libc::ENOTCONN | libc::ECONNABORTED) => failed(Exit::MountPoint, &error),
+        let asked = File::open(&file).map_err(|error| match Refusal::of(&error) {
+            Refusal::NotFound => failed(Exit::MountPoint, &"not an mqfs mount, or one of another version"),
+            Refusal::Denied => failed(Exit::NotPermitted, &"only root and the user as whom mqfs runs may do this"),
+            Refusal::Busy => failed(Exit::Refused, &"another backup is being made"),
+            Refusal::MountGone => failed(Exit::MountPoint, &error),
             _ => failed(Exit::Failure, &error),
         })?;
         let path = answer(&asked).map_err(|(exit, why)| failed(exit, &why))?;
@@ -117,9 +116,9 @@ fn answer(asked: &File) -> Result<PathBuf, (Exit, String)> {
         if let Some(failure) = text.strip_prefix(b"failed ") {
             let failure = String::from_utf8_lossy(failure);
             let (errno, why) = failure.trim_end().split_once(' ').unwrap_or(("0", "failed"));
-            let exit = match errno.parse() {
-                Ok(libc::ENOSPC) => Exit::Refused,
-                Ok(libc::ENODEV) => Exit::MountPoint,
+            let exit = match errno.parse().map(Refusal::of_errno) {
+                Ok(Refusal::NoSpace) => Exit::Refused,
+                Ok(Refusal::MountGone) => Exit::MountPoint,
                 _ => Exit::Failure,
             };
             return Err((exit, why.to_owned()));

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::exit::{Exit, Failure};
 use super::numbers::{self, Queue};
+use crate::error::Refusal;
 use crate::fuse::ask::{Asked, ask};
 use crate::fuse::mountinfo::{self, Entry};
 use crate::view::metrics::label;
@@ -63,7 +64,7 @@ impl Target {
             if at >= asked || start.elapsed() >= STALE {
                 match file.read_to_end(&mut text) {
                     // Its memory was needed for newer ones.
-                    Err(error) if error.raw_os_error() == Some(libc::ESTALE) => continue,
+                    Err(error) if Refusal::of(&error) == Refusal::Stale => continue,
                     read => read?,
                 };
                 return Ok(String::from_utf8_lossy(&text).into_owned());

@@ -19,6 +19,7 @@ use super::exit::{Exit, Failure};
 use super::targets::{Target, ask_all, targets};
 use super::text::{complain, print};
 use crate::cli::ClaimsArgs;
+use crate::error::Refusal;
 use worker::Worker;
 
 /// A message that somebody has claimed.
@@ -128,7 +129,7 @@ fn claims_in(queue: &Path, label: &str) -> io::Result<Vec<Claim>> {
         let by = match attribute(&path, "user.mq.claimed_by") {
             Ok(by) => by,
             // It was settled meanwhile.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODATA | libc::ESTALE)) => continue,
+            Err(error) if is_over(&error) => continue,
             Err(error) => return Err(error),
         };
         let time = |name| humantime::parse_rfc3339(&attribute(&path, name).ok()?).ok();
@@ -144,6 +145,11 @@ fn claims_in(queue: &Path, label: &str) -> io::Result<Vec<Claim>> {
         });
     }
     Ok(claims)
+}
+
+/// Whether an answer about a claimed message says that it is claimed no more.
+fn is_over(error: &io::Error) -> bool {
+    matches!(Refusal::of(error), Refusal::NotFound | Refusal::NoAttribute | Refusal::Stale)
 }
 
 fn attribute(path: &Path, name: &str) -> io::Result<String> {

@@ -15,6 +15,7 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::super::exit::{Exit, Failure};
+use crate::error::Refusal;
 use crate::fuse::mountinfo;
 use crate::queue::duration;
 
@@ -134,20 +135,13 @@ impl Queue {
     /// Why nothing more can be done with it.
     pub fn failure(&self, error: &io::Error) -> Failure {
         let path = self.path.display();
-        match error.raw_os_error() {
-            _ if is_mount_gone(error) => Failure::new(Exit::Queue, format_args!("{path}: the mount is gone")),
-            Some(libc::ENOENT | libc::ESTALE) => Failure::new(Exit::Queue, format_args!("{path}: the queue is gone")),
-            Some(libc::EACCES | libc::EPERM | libc::EROFS) => {
-                Failure::new(Exit::Queue, format_args!("{path}: {error}"))
-            }
+        match Refusal::of(error) {
+            Refusal::MountGone => Failure::new(Exit::Queue, format_args!("{path}: the mount is gone")),
+            Refusal::NotFound | Refusal::Stale => Failure::new(Exit::Queue, format_args!("{path}: the queue is gone")),
+            Refusal::Denied | Refusal::ReadOnly => Failure::new(Exit::Queue, format_args!("{path}: {error}")),
             _ => Failure::new(Exit::Failure, format_args!("{path}: {error}")),
         }
     }
-}
-
-/// Whether an error says that nobody serves the mount any more.
-pub fn is_mount_gone(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENOTCONN | libc::ECONNABORTED))
 }
 
 fn open_directory(path: &Path) -> Result<OwnedFd, Errno> {

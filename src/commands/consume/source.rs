@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::{Mode, OFlags};
 
 use super::super::exit::{Exit, Failure};
-use super::queue::{CLAIMED, Queue, is_mount_gone};
+use super::queue::{CLAIMED, Queue};
+use crate::error::{Error, Refusal, is_mount_gone};
 
 /// Longer than any answer of `.mq/claim`.
 const LONGEST: usize = 1024;
@@ -49,8 +50,8 @@ impl Source {
         let (path, weight) = weighed(given)?;
         let queue = Queue::open(path)?;
         let claim = open_claim(&queue).map_err(|error| {
-            let why: &dyn std::fmt::Display = match error.raw_os_error() {
-                Some(libc::ENOENT) => &"not a queue of an mqfs mount",
+            let why: &dyn std::fmt::Display = match Refusal::of(&error) {
+                Refusal::NotFound => &"not a queue of an mqfs mount",
                 _ => &error,
             };
             Failure::new(Exit::Queue, format_args!("{}: {why}", path.display()))
@@ -140,7 +141,7 @@ impl Sources {
             if source.queue.reopen().is_ok() {
                 (source.gone, source.stirred) = (None, true);
             } else if since.elapsed() >= self.patience {
-                return Err(source.queue.failure(&io::Error::from_raw_os_error(libc::ENODEV)));
+                return Err(source.queue.failure(&io::Error::from_raw_os_error(Error::GoingAway.errno())));
             }
         }
         Ok(())

@@ -9,10 +9,11 @@ use rustix::process::WaitStatus;
 use super::super::text::printable;
 use super::environment::Variable;
 use super::program::says_it_cannot_run;
-use super::queue::{Nack, Queue, is_mount_gone};
+use super::queue::{Nack, Queue};
 use super::report::{End, Line, Report};
 use super::watch::{Standing, Watch};
 use crate::cli::ConsumeArgs;
+use crate::error::is_mount_gone;
 use crate::queue::duration;
 
 /// So much is kept with a message of what was said of it, in bytes.

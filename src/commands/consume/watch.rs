@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 
-use super::queue::{Queue, is_mount_gone};
+use super::queue::Queue;
+use crate::error::is_mount_gone;
 
 /// How often it is asked whether the claim lasts.
 const EVERY: Duration = Duration::from_secs(1);

@@ -19,6 +19,7 @@ use super::exit::{Exit, Failure};
 use super::interrupt;
 use super::text::print_names;
 use crate::cli::PutArgs;
+use crate::error::Refusal;
 use crate::queue::words;
 use source::Source;
 use staged::{Batch, Draft};
@@ -150,23 +151,21 @@ impl Queue {
 
     /// Why the queue refused something, with a code that tells what can be expected of another try.
     fn refused(&self, what: &dyn std::fmt::Display, error: &io::Error) -> Failure {
-        let exit = match error.raw_os_error() {
-            Some(libc::EAGAIN | libc::EDQUOT | libc::ENOSPC) => Exit::Refused,
-            Some(libc::ENOENT | libc::EACCES | libc::EPERM | libc::EROFS | libc::ENODEV | libc::ENOTCONN) => {
-                Exit::Queue
-            }
-            Some(libc::ECONNABORTED) => Exit::Queue,
+        let refusal = Refusal::of(error);
+        let exit = match refusal {
+            Refusal::NotNow | Refusal::QueueFull | Refusal::NoSpace => Exit::Refused,
+            Refusal::NotFound | Refusal::Denied | Refusal::ReadOnly | Refusal::MountGone => Exit::Queue,
             _ => Exit::Failure,
         };
-        let line = match error.raw_os_error() {
-            Some(libc::EAGAIN) => match self.is_paused() {
+        let line = match refusal {
+            Refusal::NotNow => match self.is_paused() {
                 Some(true) => "the queue is paused".to_owned(),
                 Some(false) => "the queue is full".to_owned(),
                 None => "the queue is paused or full".to_owned(),
             },
-            Some(libc::EDQUOT) => "the queue is full".to_owned(),
-            Some(libc::EEXIST) => "the name is taken".to_owned(),
-            Some(libc::EFBIG) => "larger than the queue's max_message_bytes".to_owned(),
+            Refusal::QueueFull => "the queue is full".to_owned(),
+            Refusal::Exists => "the name is taken".to_owned(),
+            Refusal::TooLarge => "larger than the queue's max_message_bytes".to_owned(),
             _ => error.to_string(),
         };
         Failure::new(exit, format_args!("queue {}: {what}: {line}", self.path.display()))

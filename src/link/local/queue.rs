@@ -104,11 +104,6 @@ impl Queue {
     }
 }
 
-/// Whether an error says that nobody serves the mount any more.
-pub fn is_mount_gone(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENOTCONN | libc::ECONNABORTED))
-}
-
 fn open(path: &Path) -> Result<(OwnedFd, OwnedFd), Errno> {
     let directory = rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     rustix::fs::statat(&directory, ".mq/claim", rustix::fs::AtFlags::empty())?;

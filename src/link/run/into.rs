@@ -8,7 +8,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::super::local::batch::{Batch, Mark};
-use super::super::local::queue::{Queue, is_mount_gone};
+use super::super::local::queue::Queue;
 use super::super::mark::{Identity, Known};
 use super::super::peer::{Begins, Came, Receiver};
 use super::super::properties;
@@ -19,6 +19,7 @@ use super::gathered::{Asked, Gathered};
 use super::marked::{self, Marked};
 use super::poison;
 use super::session::{Session, TICK};
+use crate::error::{Refusal, is_mount_gone};
 
 /// With nothing for so long, and nothing at the broker, a queue there is empty.
 const EMPTY: Duration = Duration::from_millis(300);
@@ -311,25 +312,27 @@ impl Intake<'_, '_> {
 
     /// The queue has refused something that it may take later: waits before the next try. `held` is since when.
     fn hold(&mut self, held: &mut Option<Instant>, error: &io::Error) -> Result<(), Ended> {
-        let why = match error.raw_os_error() {
-            Some(libc::ESTALE) => {
+        let why = match Refusal::of(error) {
+            Refusal::Stale => {
                 let text = format!("the mark {} was moved by somebody else: beginning anew from there", self.mark.name);
                 return Err(Ended::By(Served::Lost(Trouble::away(text))));
             }
             // Nothing of it was acknowledged. A queue that is gone itself is found out when it is looked at anew.
-            Some(libc::ENOENT) => {
+            Refusal::NotFound => {
                 return Err(Ended::By(Served::Lost(Trouble::away("the batch was removed by somebody else"))));
             }
             // `max_message_bytes` was lowered since it was written: which one it is, is found out when they come again.
-            Some(libc::EFBIG) => {
+            Refusal::TooLarge => {
                 return Err(Ended::By(Served::Lost(Trouble::away(
                     "the queue does not take messages that large any more",
                 ))));
             }
-            Some(libc::EDQUOT) => "the queue is full".to_owned(),
-            Some(libc::EAGAIN) => "the queue is paused".to_owned(),
-            Some(libc::ENOSPC | libc::EEXIST | libc::EBUSY | libc::EIO | libc::EROFS) => error.to_string(),
-            _ if is_mount_gone(error) => return Err(Ended::By(Served::Lost(Trouble::away("the mount is gone")))),
+            Refusal::QueueFull => "the queue is full".to_owned(),
+            Refusal::NotNow => "the queue is paused".to_owned(),
+            Refusal::NoSpace | Refusal::Exists | Refusal::Busy | Refusal::Failed | Refusal::ReadOnly => {
+                error.to_string()
+            }
+            Refusal::MountGone => return Err(Ended::By(Served::Lost(Trouble::away("the mount is gone")))),
             _ => return Err(Ended::Final(self.queue.trouble(error))),
         };
         self.session.voice.trouble(State::Holding, &why);
@@ -384,5 +387,5 @@ impl Intake<'_, '_> {
 
 /// Whether the queue will never take a message.
 fn is_poison(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EFBIG | libc::EINVAL | libc::E2BIG | libc::ERANGE | libc::ENAMETOOLONG))
+    matches!(Refusal::of(error), Refusal::TooLarge | Refusal::Unfit)
 }

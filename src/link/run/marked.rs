@@ -8,6 +8,7 @@ use super::super::mark::{Identity, Known, Positions, Remembered};
 use super::super::peer::Came;
 use super::super::settings::Dedup;
 use super::Link;
+use crate::error::Error;
 
 /// What the queue's mark is, as far as this link knows.
 #[derive(Debug)]
@@ -52,7 +53,7 @@ impl Marked {
     /// Sets it without enqueuing anything.
     pub fn set(&self, queue: &Queue, is: &[u8]) -> io::Result<()> {
         if queue.attribute(&self.attribute())?.unwrap_or_default() != self.was {
-            return Err(io::Error::from_raw_os_error(libc::ESTALE));
+            return Err(io::Error::from_raw_os_error(Error::MarkMoved.errno()));
         }
         queue.set_attribute(&self.attribute(), is)
     }

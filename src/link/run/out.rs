@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use super::super::envelope::Envelope;
 use super::super::local::outgoing::{self, Claimed, Claims, Nack};
-use super::super::local::queue::{Queue, is_mount_gone};
+use super::super::local::queue::Queue;
 use super::super::peer::{Outcome, Sender, Sent};
 use super::super::properties;
 use super::super::settings::{Order, Refused};
@@ -20,6 +20,7 @@ use super::answer::{Answer, answer};
 use super::session::{Session, TICK};
 use super::strays;
 use crate::clock;
+use crate::error::is_mount_gone;
 
 /// A message that is claimed and not acknowledged.
 struct Flight {

@@ -10,8 +10,9 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::{Dir, DirEntry, Mode, OFlags};
 
 use super::super::local::outgoing::{self, Nack};
-use super::super::local::queue::{Queue, is_mount_gone};
+use super::super::local::queue::Queue;
 use super::super::status::Status;
+use crate::error::is_mount_gone;
 
 /// Gives back at once what is claimed in the name of this process, or of those of the link before it, but for these deliveries: else
 /// it would come back when its leases are over, behind others. What is done with meanwhile is nobody's concern; an error is one of the
