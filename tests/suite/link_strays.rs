@@ -68,6 +68,31 @@ fn a_mount_that_goes_while_strays_are_looked_for_hides_none() {
     assert_eq!(nats.bodies("HIDDEN")[..3], bodies(3));
 }
 
+/// One that cannot be looked at may be a predecessor's all the same: it is told, and is given back when it can be.
+#[test]
+fn what_cannot_be_looked_at_is_not_forgotten() {
+    let (m, nats) = (Mount::new(), Nats::start());
+    nats.python("stream('UNSEEN', max_msgs=1, discard='new')\npublish('unseen', 'x')");
+    let q = many(&m, 3);
+    let url = nats.url("/unseen");
+    let arguments = [&SOON[..], &["-o", "name=strays", "q", &url]].concat();
+    let first = start(&m, &arguments);
+    wait_until(|| m.stats(&q)["claimed"] == 3);
+    first.signal(libc::SIGKILL);
+    drop(first);
+    nats.python("api('STREAM.PURGE.UNSEEN')\napi('STREAM.UPDATE.UNSEEN', name='UNSEEN', subjects=['unseen'], retention='limits', storage='file', num_replicas=1, max_msgs=9, discard='new')");
+    let mut second = Command::new("strace");
+    let status = format!("XDG_RUNTIME_DIR={}", m.scratch().display());
+    second.args(["-f", "-qq", "-E", &status, "-o", "/dev/null", "-e", "trace=lgetxattr", "-e"]);
+    second.args(["inject=lgetxattr:error=EIO:when=1", env!("CARGO_BIN_EXE_mqfs"), "link", "--until-empty"]);
+    let ran = m.run(second.args(&arguments));
+    assert_eq!((ran.code(), &m.stats(&q)["claimed"]), (Some(0), &1.into()), "{ran:?}");
+    assert!(ran.stderr.contains("-m0: cannot be given back: Input/output error"), "{ran:?}");
+    run(&m, &[&["--until-empty"], &arguments[..]].concat()).succeeds();
+    assert_eq!(nats.bodies("UNSEEN"), ["m1", "m2", "m0"]);
+    assert!(is_empty(&m, &q));
+}
+
 /// The second process of the link is killed before it has given back what the first one had.
 #[test]
 fn what_the_process_before_the_last_had_claimed_is_sent() {

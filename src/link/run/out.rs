@@ -66,7 +66,7 @@ pub fn run(session: Session<'_, '_>) -> Result<(), Trouble> {
     let mut out =
         Out { session, queue, claims, origin, flights, confirmed, singly: false, stuck: None, remounted: false };
     // Their leases would bring them back one after another, behind others.
-    let _ = strays::give_back(&out.queue, &mut out.session.voice.status, &[]);
+    let _ = strays::give_back(&out.queue, out.session.voice, &[]);
     let ended = out.run();
     out.give_back();
     ended
@@ -351,7 +351,7 @@ impl Out<'_, '_> {
     fn claim_anew(&mut self) -> Result<(), Trouble> {
         loop {
             self.give_back();
-            match strays::give_back(&self.queue, &mut self.session.voice.status, &self.confirmed) {
+            match strays::give_back(&self.queue, self.session.voice, &self.confirmed) {
                 Ok(()) => break,
                 Err(error) if is_mount_gone(&error) => self.wait_for_mount()?,
                 Err(error) => return Err(self.queue.trouble(&error)),

@@ -7,22 +7,31 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{Dir, DirEntry, Mode, OFlags};
+use rustix::fs::{Dir, Mode, OFlags};
 
 use super::super::local::outgoing::{self, Nack};
 use super::super::local::queue::Queue;
-use super::super::status::Status;
-use crate::error::is_mount_gone;
+use super::voice::Voice;
+use crate::error::Refusal;
+
+/// A process of the link that may have claimed something.
+struct Owner {
+    pid: u32,
+    /// How messages name it that it has claimed.
+    text: String,
+    /// It is not this one.
+    is_before: bool,
+}
 
 /// Gives back at once what is claimed in the name of this process, or of those of the link before it, but for these deliveries: else
-/// it would come back when its leases are over, behind others. What is done with meanwhile is nobody's concern; an error is one of the
-/// mount, and then it is to be tried again.
-pub fn give_back(queue: &Queue, status: &mut Status, but: &[OsString]) -> io::Result<()> {
+/// it would come back when its leases are over, behind others. What is done with meanwhile is nobody's concern. What cannot be looked at
+/// is told, and may be of those before, which are not forgotten then; an error is that the mount is gone: it is to be tried again.
+pub fn give_back(queue: &Queue, voice: &mut Voice<'_>, but: &[OsString]) -> io::Result<()> {
     let uid = rustix::process::geteuid().as_raw();
-    let before = status.now.heir_of.iter().map(|pid| (*pid, true));
-    let owners: Vec<(u32, String, bool)> = before
+    let before = voice.status.now.heir_of.iter().map(|pid| (*pid, true));
+    let owners: Vec<Owner> = before
         .chain([(std::process::id(), false)])
-        .map(|(pid, is_before)| (pid, format!("pid={pid} uid={uid}"), is_before))
+        .map(|(pid, is_before)| Owner { pid, text: format!("pid={pid} uid={uid}"), is_before })
         .collect();
     // Through descriptors: by its path the queue is not there as soon as its mount goes, as if it had been removed. All names first: the
     // listing of a directory that changes meanwhile need not have them all.
@@ -30,28 +39,41 @@ pub fn give_back(queue: &Queue, status: &mut Status, but: &[OsString]) -> io::Re
     let listing = Dir::new(rustix::fs::openat(queue.claimed(), ".", flags, Mode::empty())?)?;
     let names = listing.collect::<Result<Vec<_>, _>>()?;
     let claimed = Path::new("/proc/self/fd").join(queue.claimed().as_raw_fd().to_string());
-    for name in names.iter().map(DirEntry::file_name) {
-        let path = claimed.join(OsStr::from_bytes(name.to_bytes()));
-        let attribute = |name: &str| {
-            let mut value = [0; 1024];
-            match rustix::fs::lgetxattr(&path, name, &mut value) {
-                Err(errno) if is_mount_gone(&errno.into()) => Err(errno),
-                length => Ok(value[..length.unwrap_or(0)].to_vec()),
-            }
-        };
-        let (owner, delivery) = (attribute("user.mq.claimed_by")?, attribute("user.mq.delivery")?);
-        let is_kept = || but.iter().any(|name| delivery.ends_with(name.as_bytes()));
-        let Some((pid, _, is_before)) = owners.iter().find(|(_, other, _)| other.as_bytes() == owner) else { continue };
-        if is_kept() || *is_before && is_anothers(*pid, &attribute("user.mq.claimed_at")?) {
+    let mut all_known = true;
+    for name in names.iter().map(|entry| OsStr::from_bytes(entry.file_name().to_bytes())) {
+        if [".", ".."].map(OsStr::new).contains(&name) {
             continue;
         }
-        match outgoing::nack(queue, OsStr::from_bytes(&delivery), Nack::Now, "") {
-            Err(error) if is_mount_gone(&error) => return Err(error),
-            _ => {}
+        let Err(error) = give_back_one(queue, &claimed.join(name), &owners, but) else { continue };
+        match Refusal::of(&error) {
+            Refusal::MountGone => return Err(error),
+            Refusal::NotFound | Refusal::Stale | Refusal::NoAttribute | Refusal::Busy => {}
+            _ => {
+                voice.say(&format!("{}: cannot be given back: {error}", name.to_string_lossy()));
+                all_known = false;
+            }
         }
     }
-    status.inherited();
+    if all_known {
+        voice.status.inherited();
+    }
     Ok(())
+}
+
+fn give_back_one(queue: &Queue, path: &Path, owners: &[Owner], but: &[OsString]) -> io::Result<()> {
+    let attribute = |name: &str| -> io::Result<Vec<u8>> {
+        let mut value = [0; 1024];
+        let length = rustix::fs::lgetxattr(path, name, &mut value)?;
+        Ok(value[..length].to_vec())
+    };
+    let claimed_by = attribute("user.mq.claimed_by")?;
+    let Some(owner) = owners.iter().find(|owner| owner.text.as_bytes() == claimed_by) else { return Ok(()) };
+    let delivery = attribute("user.mq.delivery")?;
+    let is_kept = but.iter().any(|name| delivery.ends_with(name.as_bytes()));
+    if is_kept || owner.is_before && is_anothers(owner.pid, &attribute("user.mq.claimed_at")?) {
+        return Ok(());
+    }
+    outgoing::nack(queue, OsStr::from_bytes(&delivery), Nack::Now, "")
 }
 
 /// Whether the number of a process that has ended was another's already when it claimed something, and that one lives: it may be a
