@@ -113,6 +113,7 @@ mod link_stomp_out;
 mod link_stomp_rabbit;
 mod link_strays;
 mod link_table;
+mod link_window;
 mod link_zmq;
 mod listings;
 mod locking;

@@ -1,5 +1,5 @@
-//! A link that runs: [`out`] and [`into`] are its two loops ([`answer`]: the
-//! broker's; [`gathered`]: what has come; [`marked`]: the queue's mark); [`check`] and [`show`] look and change nothing.
+//! A link that runs: [`out`] and [`into`] are its two loops ([`window`]: what is claimed; [`answer`]: the broker's; [`gathered`]: what
+//! has come; [`marked`]: the queue's mark); [`check`] and [`show`] look and change nothing.
 
 pub mod answer;
 pub mod check;
@@ -14,6 +14,7 @@ pub mod show;
 pub mod stop;
 mod strays;
 pub mod voice;
+mod window;
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;

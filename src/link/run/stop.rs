@@ -56,6 +56,12 @@ impl<'a> Stop<'a> {
 
     /// Waits for so long, or until something is readable, or until the end is asked for.
     pub fn wait(&mut self, limit: Duration, other: Option<BorrowedFd<'_>>) -> u32 {
+        self.wait_for(limit, other);
+        self.asked()
+    }
+
+    /// The same; tells whether that other is readable, or broken.
+    pub fn wait_for(&mut self, limit: Duration, other: Option<BorrowedFd<'_>>) -> bool {
         let mut all = vec![PollFd::from_borrowed_fd(self.signals, PollFlags::IN)];
         all.extend(other.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         let ends = Instant::now() + limit;
@@ -63,7 +69,7 @@ impl<'a> Stop<'a> {
             let left = Timespec::try_from(ends.saturating_duration_since(Instant::now())).ok();
             match rustix::event::poll(&mut all, left.as_ref()) {
                 Err(rustix::io::Errno::INTR) => {}
-                _ => return self.asked(),
+                _ => return all.get(1).is_some_and(|other| !other.revents().is_empty()),
             }
         }
     }

@@ -1,5 +1,6 @@
 //! What a link says: to whoever started it, to whoever asks, to systemd and to Prometheus.
 
+use std::ffi::OsStr;
 use std::time::{Duration, Instant};
 
 use super::super::metrics;
@@ -72,6 +73,12 @@ impl<'a> Voice<'a> {
     /// Says a line.
     pub fn say(&self, line: &str) {
         self.listener.line(line);
+    }
+
+    /// A message becomes a dead letter.
+    pub fn gives_up(&mut self, name: &OsStr, why: &str) {
+        self.status.now.refused += 1;
+        self.say(&format!("{}: a dead letter: {why}", name.to_string_lossy()));
     }
 
     /// Says that something is not as it should be: once, and again every minute.
