@@ -59,6 +59,8 @@ pub enum Error {
     NotSupported,
     /// The path was looked up under a name that is about to mean something else; the kernel looks it up again.
     Stale,
+    /// The batch has as many files as the mount allows, or more.
+    BatchFull,
     /// A mark of the queue is not what the batch demands: others have moved it.
     MarkMoved,
     /// A directory where a file is needed.
@@ -100,7 +102,8 @@ impl Error {
             Error::Invalid(_) => libc::EINVAL,
             Error::NameTooLong => libc::ENAMETOOLONG,
             Error::MessageTooLarge => libc::EFBIG,
-            Error::NoSpace => libc::ENOSPC,
+            // As in a directory that cannot grow.
+            Error::NoSpace | Error::BatchFull => libc::ENOSPC,
             Error::StoreReadOnly | Error::MountReadOnly => libc::EROFS,
             Error::QueueFull | Error::UserLimit(_) => libc::EDQUOT,
             // Both pass by themselves: it is worth trying again.
@@ -154,6 +157,7 @@ impl fmt::Display for Error {
             Error::Range => f.write_str("buffer too small"),
             Error::NotSupported => f.write_str("not supported"),
             Error::Stale => f.write_str("the name means something else now"),
+            Error::BatchFull => f.write_str("the batch has as many files as batch_files allows"),
             Error::MarkMoved => f.write_str("a mark of the queue is another"),
             Error::IsDirectory => f.write_str("is a directory"),
             Error::NotDirectory => f.write_str("not a directory"),

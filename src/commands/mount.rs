@@ -137,6 +137,7 @@ fn serve(plan: &Plan, target: log::Target, report: Option<&mut Option<Report>>) 
 fn start(plan: &Plan, control: Control, helper: Option<Helper>) -> Result<Server, Failure> {
     let store = open_store(plan)?;
     store.limit_users(plan.options.user_limits);
+    store.limit_batches(plan.options.batch_files);
     let server =
         serve::start(control, store, &plan.point, &plan.source, &plan.options, helper).map_err(mount_failure)?;
     tracing::info!("mounted {} at {}", plan.store.display(), plan.point.display());

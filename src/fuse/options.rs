@@ -10,7 +10,7 @@ use rustix::mount::MountFlags;
 use super::option_list;
 use super::spin::SpinMode;
 use crate::queue::config::{self, QueueConfig};
-use crate::store::UserLimits;
+use crate::store::{BATCH_FILES, MOST_BATCH_FILES, UserLimits};
 
 /// The subtype when none is asked for: the mount's type is `fuse.mqfs`.
 pub const SUBTYPE: &str = "mqfs";
@@ -68,6 +68,8 @@ pub struct MountOptions {
     pub log_format: Option<LogFormat>,
     /// How much each user may have in the store.
     pub user_limits: UserLimits,
+    /// How many files a batch may hold.
+    pub batch_files: u64,
     /// The configuration of queues made at the top of the mount.
     pub queue_defaults: QueueConfig,
 }
@@ -89,6 +91,7 @@ impl Default for MountOptions {
             log_file: None,
             log_format: None,
             user_limits: UserLimits::default(),
+            batch_files: BATCH_FILES,
             queue_defaults: QueueConfig::default(),
         }
     }
@@ -135,6 +138,7 @@ const WITH_VALUE: &[&str] = &[
     "user_queues",
     "user_drafts",
     "user_bytes",
+    "batch_files",
 ];
 
 /// Words that are for mount(8), fstab and the boot, or that say what is so anyway (`default_permissions`).
@@ -235,6 +239,10 @@ impl MountOptions {
             "user_drafts" => self.user_limits.drafts = text.parse().map_err(|_| bad("a number; 0 is no limit"))?,
             "user_bytes" => {
                 self.user_limits.bytes = text.parse().map_err(|_| bad("a number of bytes; 0 is no limit"))?
+            }
+            "batch_files" => {
+                let files = text.parse().ok().filter(|files| (1..=MOST_BATCH_FILES).contains(files));
+                self.batch_files = files.ok_or_else(|| bad("a number from 1 to 100000"))?;
             }
             key if config::KEYS.contains(&key) => {
                 self.queue_defaults.set(key, &text).map_err(|error| format!("mount option {error}"))?;

@@ -52,6 +52,7 @@ fn values_are_read() {
     assert_eq!(options.fsname.as_deref(), Some(OsStr::new("a,b")));
     assert_eq!(options.kind(), "fuse.jobs");
     assert_eq!(options.spin, SpinMode::Off);
+    assert_eq!((options.batch_files, parse("batch_files=100000").batch_files), (10_000, 100_000));
     assert_eq!(options.log_file.as_deref(), Some(std::path::Path::new("/x,y")));
     assert_eq!(options.log_format, Some(LogFormat::Json));
 }
@@ -73,6 +74,10 @@ fn what_is_wrong_is_named() {
     assert_eq!(refusal("ro=1"), "mount option `ro` takes no value");
     assert_eq!(refusal("uid"), "mount option `uid` needs a value");
     assert_eq!(refusal("uid=root"), "mount option `uid=root`: allowed is the number of a user");
+    for none in ["0", "100001", "-1", "many"] {
+        let line = refusal(&format!("batch_files={none}"));
+        assert_eq!(line, format!("mount option `batch_files={none}`: allowed is a number from 1 to 100000"));
+    }
     assert_eq!(refusal("umask=8"), "mount option `umask=8`: allowed is an octal number up to 0777");
     assert_eq!(refusal("subtype=a b"), "mount option `subtype=a b`: allowed is letters, digits, `-`, `_` and `.`");
     let line = refusal("max_deliveries=many");

@@ -19,9 +19,13 @@ use super::state::{Queue, State, deadlines};
 use super::users::Owned;
 use super::{Entry, MarkRights, NewBody, NewQueue, Onto, Store, draft_bytes};
 
-/// No batch holds more files: enqueuing them is one change, for which all others wait. Only what has to be one is done under the
-/// lock, less than ten microseconds for each file: what the files are was read before.
-pub const BATCH_MAX: u64 = 100_000;
+/// No batch holds more files, unless the mount says otherwise: enqueuing them is one change, for which all others wait. Only what has
+/// to be one is done under the lock, less than ten microseconds for each file, so at most a tenth of a second for all: what the files
+/// are was read before.
+pub const BATCH_FILES: u64 = 10_000;
+
+/// A mount may say so many at most: for a second all others wait, and they take 100 MiB of memory meanwhile.
+pub const MOST_BATCH_FILES: u64 = 100_000;
 
 /// A file of a batch that is enqueued.
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +75,22 @@ impl BatchFile<'_> {
 }
 
 impl Store {
+    /// A batch holds at most so many files from now on. Once, before anything is served.
+    pub fn limit_batches(&self, files: u64) {
+        let _ = self.batch_files.set(files);
+    }
+
+    /// How many files a batch may hold.
+    pub(super) fn batch_files_most(&self) -> u64 {
+        self.batch_files.get().copied().unwrap_or(BATCH_FILES)
+    }
+
+    /// Refuses with [`Error::BatchFull`] to enqueue a batch that has more files than it may: it was made when it might have more.
+    pub fn admit_batch(&self, batch: u64) -> Result<()> {
+        let files = self.queue(batch)?.counters.drafts;
+        if files > self.batch_files_most() { Err(Error::BatchFull) } else { Ok(()) }
+    }
+
     /// Makes a batch of the queue `new.parent`; gives its number.
     pub fn make_batch(&self, new: NewQueue<'_>) -> Result<u64> {
         let now = clock::now_ms();

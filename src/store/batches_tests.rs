@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::batches::{BATCH_MAX, BatchFile};
+use super::batches::{BATCH_FILES, BatchFile};
 use super::record::{DraftBody, DraftRecord, InlineDraft};
 use super::sums::Sums;
 use super::{Entry, NewBody, NewQueue, Of, ROOT, Seen, Store};
@@ -76,13 +76,13 @@ fn what_is_not_the_whole_batch_is_not_enqueued() {
 #[test]
 fn a_batch_has_so_many_files_and_no_more() {
     let (_dir, store, queue, batch) = store();
-    store.lock().queue(&store.db, batch).unwrap().counters.drafts = BATCH_MAX - 1;
+    store.lock().queue(&store.db, batch).unwrap().counters.drafts = BATCH_FILES - 1;
     let last = store.make_draft(draft(batch, b"last"), Seen::ALL).unwrap();
-    assert!(matches!(store.make_draft(draft(batch, b"more"), Seen::ALL), Err(Error::NoSpace)));
+    assert!(matches!(store.make_draft(draft(batch, b"more"), Seen::ALL), Err(Error::BatchFull)));
     let other = store.make_draft(draft(queue, b".other"), Seen::ALL).unwrap();
     assert!(matches!(
         store.rename_draft(other, (batch, b"other"), (Seen::ALL, false), 9, |_| Ok(())),
-        Err(Error::NoSpace)
+        Err(Error::BatchFull)
     ));
     store.remove_draft(last, 9).unwrap();
     store.rename_draft(other, (batch, b"other"), (Seen::ALL, false), 9, |_| Ok(())).unwrap();

@@ -8,7 +8,6 @@ use crate::queue::mark::Settles;
 use crate::queue::name::is_staged;
 use crate::queue::properties::ms;
 
-use super::batches::BATCH_MAX;
 use super::db::{Batch, Family};
 use super::enqueue::Added;
 use super::kept::enter_name;
@@ -185,8 +184,8 @@ impl Store {
         state.users.gets(&self.db, draft.uid, Owned::draft(draft, charged))?;
         state.touch_drafts(&self.db, draft.queue)?;
         let holder = state.changing(&self.db, draft.queue)?;
-        if holder.record.batch && holder.counters.drafts >= BATCH_MAX {
-            return Err(Error::NoSpace);
+        if holder.record.batch && holder.counters.drafts >= self.batch_files_most() {
+            return Err(Error::BatchFull);
         }
         holder.counters.drafts += 1;
         Ok(())

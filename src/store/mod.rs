@@ -86,7 +86,7 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
-pub use batches::BatchFile;
+pub use batches::{BATCH_FILES, BatchFile, MOST_BATCH_FILES};
 pub use bodies::{Bodies, INLINE_MAX};
 pub use body::{Body, BodyFile};
 pub use dead_letters::{DEAD_HEADERS, DeadReason};
@@ -164,6 +164,8 @@ pub struct Store {
     /// Random; with the number of claims of this run it makes the identities of deliveries.
     secret: RandomState,
     user_limits: OnceLock<UserLimits>,
+    /// How many files a batch may hold, if not so many as usual.
+    batch_files: OnceLock<u64>,
     on_the_way: Arc<OnTheWay>,
     claims: AtomicU64,
     /// Held for its lock.
@@ -211,6 +213,7 @@ impl Store {
             first_id: state.next_id(),
             secret: RandomState::new(),
             user_limits: OnceLock::new(),
+            batch_files: OnceLock::new(),
             on_the_way: Arc::default(),
             claims: AtomicU64::new(0),
             departures: state.departures.clone(),

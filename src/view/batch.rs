@@ -163,6 +163,17 @@ impl View {
         }
     }
 
+    /// Tells why a batch takes no more files, or cannot be enqueued; other errors are passed on as they are.
+    pub(super) fn told_batch_full(&self, batch: u64, error: Error) -> Error {
+        if matches!(error, Error::BatchFull) {
+            tracing::info!(
+                batch = self.store.label(batch),
+                "a batch has more files than the mount option batch_files allows"
+            );
+        }
+        error
+    }
+
     /// Makes a draft a file of a batch, or gives such a file another name.
     pub(super) fn rename_into_batch(&self, draft: u64, to: (u64, &[u8]), keep: bool) -> Result<()> {
         self.check_batch_file(to.0, to.1)?;
@@ -208,6 +219,7 @@ impl View {
             return Err(Error::Exists);
         }
         self.store.admit_bytes(0)?;
+        self.store.admit_batch(batch).map_err(|error| self.told_batch_full(batch, error))?;
         let settles = self.settles(caller, &self.store.queue_record(batch)?.attributes);
         let settles = settles.map_err(|error| self.told_along(target, error))?;
         let rights = self.rights_to_marks(caller, batch, target)?;

@@ -78,7 +78,8 @@ impl View {
             attributes,
         };
         self.store.admit_bytes(0)?;
-        let id = self.store.make_draft(record.clone(), seen)?;
+        let made = self.store.make_draft(record.clone(), seen);
+        let id = made.map_err(|error| self.told_batch_full(queue, error))?;
         Ok((id, self.begin_use(id, caller.uid, &record, true)?))
     }
 
@@ -195,6 +196,7 @@ impl View {
             self.store
                 .rename_draft(id, (queue, name), (seen, keep), clock::now_ms(), change)
                 .map(|old| (old.is_some(), ()))
+                .map_err(|error| self.told_batch_full(queue, error))
         };
         let replaced = self.store.find_draft(queue, name, seen).ok().filter(|other| *other != id);
         let Some(open) = replaced.and_then(|other| self.open_draft_of(other)) else { return rename().map(drop) };

@@ -384,6 +384,29 @@ fn a_batch_with_too_many_attributes_is_refused() {
     assert_eq!(listing(&q).len(), 1000);
 }
 
+/// The files of a batch are bounded, as all others wait while they are enqueued: by 10,000, unless the mount says another number.
+/// One that was made when it might have more is not enqueued, and loses nothing.
+#[test]
+fn a_batch_has_no_more_files_than_the_mount_says() {
+    const FULL: &str = "No space left on device";
+    let mut m = Mount::with(&["-o", "batch_files=3"]);
+    let q = m.queue("q");
+    let lines = |m: &Mount| m.log().matches("more files than the mount option batch_files allows").count();
+    m.sh("mkdir q/.mq/batch/b; touch q/.mq/batch/b/1 q/.mq/batch/b/2 q/.mq/batch/b/3 q/.d").ok();
+    m.sh("touch q/.mq/batch/b/4").fails(FULL);
+    assert_eq!(errno(fs::rename(q.join(".d"), q.join(".mq/batch/b/4"))), libc::ENOSPC);
+    assert_eq!(lines(&m), 2, "{}", m.log());
+    m.sh("mv q/.mq/batch/b/1 q/.mq/batch/b/0; mv q/.d q/.mq/batch/b/0").ok();
+    m.stop();
+    m.set_args(&["-o", "batch_files=2"]);
+    m.start();
+    m.sh("mv q/.mq/batch/b q/").fails(FULL);
+    assert_eq!((listing(&q).len(), listing(q.join(".mq/batch/b")).len(), lines(&m)), (0, 3, 3), "{}", m.log());
+    m.sh("touch q/.mq/batch/b/4").fails(FULL);
+    m.sh("mv q/.mq/batch/b/0 q/.e; mv q/.mq/batch/b q/").ok();
+    assert_eq!(producers(&q), ["2", "3"]);
+}
+
 /// A queue that is full or paused says so to who enqueues a batch, as to anybody else, and all of it stays in the batch.
 #[test]
 fn a_full_or_paused_queue_refuses_a_batch() {
