@@ -1,5 +1,6 @@
 //! Tests of the configuration keys.
 
+use super::super::*;
 use super::*;
 use proptest::prelude::*;
 
