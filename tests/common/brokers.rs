@@ -138,14 +138,21 @@ pub fn in_own_network(run: impl FnOnce() + Send) {
     });
 }
 
-/// Makes `ca.pem`; `cert.pem` and `key.pem`, of 127.0.0.1; and `client.pem` and `client.key`, of a client called guest.
+/// Makes `ca.pem`; `key.pem` and `cert.pem`, of 127.0.0.1; with the same key `elsewhere.pem`, of another address, and `expired.pem`, of long
+/// ago; and `client.pem` and `client.key`, of a client called guest.
 pub fn make_certificates(dir: &Path) {
     let script = "set -e
         sign() { openssl x509 -req -in csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile ext -out \"$1\"; }
         openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=ca -keyout ca.key -out ca.pem
         openssl req -newkey rsa:2048 -nodes -subj /CN=broker -keyout key.pem -out csr
+        printf 'subjectAltName=IP:127.0.0.2\\nbasicConstraints=CA:FALSE\\n' > ext
+        sign elsewhere.pem
         printf 'subjectAltName=IP:127.0.0.1\\nbasicConstraints=CA:FALSE\\n' > ext
         sign cert.pem
+        printf '%s\\n' '[ca]' default_ca=d '[d]' database=index serial=ca.srl policy=p '[p]' commonName=supplied > ca.conf
+        : > index
+        openssl ca -batch -config ca.conf -in csr -cert ca.pem -keyfile ca.key -md sha256 -outdir . -notext \\
+            -startdate 20200101000000Z -enddate 20200102000000Z -extfile ext -out expired.pem
         openssl req -newkey rsa:2048 -nodes -subj /CN=guest -keyout client.key -out csr
         printf 'subjectAltName=email:guest\\nbasicConstraints=CA:FALSE\\n' > ext
         sign client.pem
