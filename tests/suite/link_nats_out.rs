@@ -238,7 +238,7 @@ fn each_way_to_log_in_works() {
         assert!(!ran.stderr.contains("open-up"));
         // Further than this it comes only when it is let in.
         run(&m, &["--check", "-o", &secret(&m, &right), "q", &url]).fails("stream not found");
-        let ran = run(&m, &["--check", "q", &url.replace("127", "anna@127")]);
+        let ran = run(&m, &["--check", "q", &url.replacen("://", "://anna@", 1)]);
         assert_eq!(ran.code(), Some(2), "{ran:?}");
         ran.fails("no password of anna");
     }

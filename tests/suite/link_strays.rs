@@ -32,6 +32,26 @@ fn what_was_claimed_when_the_mount_went_is_sent_in_order() {
     assert!(is_empty(&m, &q));
 }
 
+/// The mount goes while a link acknowledges: what the broker did not take yet is claimed anew, as the leases of what was open in the mount
+/// before do not renew themselves.
+#[test]
+fn what_waits_for_the_broker_is_claimed_anew() {
+    let (m, nats) = (Mount::new(), Nats::start());
+    nats.python("stream('ANEW', max_msgs=1, discard='new')");
+    let q = many(&m, 3);
+    let mut link = Command::new("strace");
+    let status = format!("XDG_RUNTIME_DIR={}", m.scratch().display());
+    let claimed = q.join(".mq/claimed").display().to_string();
+    link.args(["-f", "-qq", "-E", &status, "-o", "/dev/null", "-P", &claimed, "-e", "trace=unlinkat", "-e"]);
+    link.args(["inject=unlinkat:error=ENOTCONN:when=1", env!("CARGO_BIN_EXE_mqfs"), "link", "--until-empty"]);
+    let link = m.start_command(link.args(SOON).args(["q", &nats.url("/anew")]));
+    wait_until(|| m.stats(&q)["claims_total"] == 5);
+    nats.python("api('STREAM.UPDATE.ANEW', name='ANEW', subjects=['anew'], retention='limits', storage='file', num_replicas=1, max_msgs=9, discard='new')");
+    let ran = link.finish();
+    assert_eq!((ran.code(), nats.bodies("ANEW")), (Some(0), bodies(3)), "{ran:?}");
+    assert!(is_empty(&m, &q));
+}
+
 /// The mount goes while a link looks what the one before it had claimed: it looks again when the mount is back, and does not take the
 /// queue for removed.
 #[test]

@@ -19,7 +19,7 @@ pub struct Door {
 impl Door {
     /// Has libzmq ask of everybody who connects to a socket that is not bound yet, and lets in those with these public keys.
     pub fn keep(context: &Context, socket: &Socket, allowed: Vec<Vec<u8>>) -> Result<Door, Error> {
-        // Without a domain nobody is asked.
+        // Who shows a key is asked about in any case; without a domain nobody else would be.
         socket.set_zap_domain("mqfs")?;
         let asked = context.socket(SocketType::REP)?;
         asked.bind(ASKED_AT)?;
