@@ -207,7 +207,8 @@ impl Kafka {
     }
 
     /// `kafkas://HOST` and what follows, for `anna`, who may do everything, and `bob`, who may do
-    /// nothing; and for `carl`, who may do everything, and is known by SCRAM only.
+    /// nothing; and for `carl`, who may do everything, and is known by SCRAM only. A token that
+    /// nobody has signed will do.
     pub fn sasl_url(&self, rest: &str) -> String {
         format!("kafkas://127.0.0.1:{}/{rest}", self.ports.sasl)
     }
@@ -335,10 +336,13 @@ fn config(dir: &Path, ports: Ports, doors: &[Door]) -> String {
          group.initial.rebalance.delay.ms=0\nauto.create.topics.enable=false\nlog.retention.check.interval.ms=500\n\
          log.cleaner.backoff.ms=200\nlog.cleaner.dedupe.buffer.size=2000000\nnum.network.threads=2\nnum.io.threads=2\n\
          ssl.keystore.type=PEM\nssl.keystore.location={dir}/keystore.pem\n\
-         sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-512\n\
+         sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-512,OAUTHBEARER\n\
          listener.name.sasl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required \
          user_anna=\"sesame\" user_bob=\"sesame\";\n\
          listener.name.sasl.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;\n\
+         listener.name.sasl.oauthbearer.sasl.jaas.config=org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required \
+         unsecuredLoginStringClaim_sub=\"broker\";\n\
+         listener.name.sasl.oauthbearer.connections.max.reauth.ms=3600000\n\
          authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\nsuper.users=User:ANONYMOUS;User:anna;User:carl\n"
     )
 }

@@ -98,6 +98,7 @@ mod link_kafka_out;
 mod link_kafka_places;
 mod link_kafka_rights;
 mod link_kafka_rough;
+mod link_kafka_token;
 mod link_many_headers;
 mod link_nats_in;
 mod link_nats_out;

@@ -21,7 +21,7 @@ pub enum Key {
     Header(String),
 }
 
-/// How a password is shown to the broker.
+/// How a password, or who one is otherwise, is shown to the broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sasl {
     /// As it is.
@@ -30,6 +30,8 @@ pub enum Sasl {
     Scram256,
     /// The same, by SHA-512.
     Scram512,
+    /// By a token.
+    OauthBearer,
 }
 
 impl Sasl {
@@ -39,6 +41,7 @@ impl Sasl {
             Sasl::Plain => "PLAIN",
             Sasl::Scram256 => "SCRAM-SHA-256",
             Sasl::Scram512 => "SCRAM-SHA-512",
+            Sasl::OauthBearer => "OAUTHBEARER",
         }
     }
 }
@@ -77,7 +80,8 @@ impl Address {
             None | Some("plain") => Sasl::Plain,
             Some("scram-sha-256") => Sasl::Scram256,
             Some("scram-sha-512") => Sasl::Scram512,
-            Some(_) => return Err(refused("sasl: allowed are plain, scram-sha-256, scram-sha-512")),
+            Some("oauthbearer") => Sasl::OauthBearer,
+            Some(_) => return Err(refused("sasl: allowed are plain, scram-sha-256, scram-sha-512, oauthbearer")),
         };
         let key = target.parameter("key").map_or(Key::Group, key);
         Ok(Address { topic, key, group, start, sasl })

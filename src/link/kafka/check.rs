@@ -14,6 +14,7 @@ use super::address::{Address, Key};
 use super::client::{self, ANSWER, Quiet};
 use super::events::Topic;
 use super::sender;
+use super::token::Tokens;
 use crate::queue::duration;
 
 /// Connects, looks at the topic, and says what there is to say of it, line by line.
@@ -46,6 +47,8 @@ pub fn look(net: &Net, ends: Ends<'_>, out: bool) -> Result<Vec<String>, Trouble
 fn configuration(net: &Net, ends: Ends<'_>, address: &Address) -> Result<ConfigResource, Trouble> {
     let config = client::config(ends, address)?;
     let admin = AdminClient::from_config_and_context(&config, Quiet).map_err(|error| client::unmade(&error))?;
+    let tokens = Tokens::of(ends, address);
+    tokens.map_or(Ok(()), |tokens| tokens.offer(admin.inner().native_client()))?;
     let topic = [ResourceSpecifier::Topic(&address.topic)];
     let options = AdminOptions::new().request_timeout(Some(ANSWER));
     let asked = net.wait(ANSWER * 2, admin.describe_configs(&topic, &options))?;

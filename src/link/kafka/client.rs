@@ -12,10 +12,12 @@ use rdkafka::producer::ProducerContext;
 use rdkafka::types::RDKafkaErrorCode as Code;
 
 use super::super::peer::Ends;
+use super::super::secret::Secret;
 use super::super::trouble::{Kind, Trouble};
 use super::super::url::Target;
-use super::address::Address;
+use super::address::{Address, Sasl};
 use super::events::{Event, Events, Fault, Topic};
+use super::token::Tokens;
 
 /// How long a broker may take to answer.
 pub const ANSWER: Duration = Duration::from_secs(10);
@@ -98,6 +100,13 @@ pub fn config(ends: Ends<'_>, address: &Address) -> Result<ClientConfig, Trouble
         }
     }
     match (ends.secret, &target.user) {
+        // The token itself is handed over when there is a client.
+        (Some(Secret::Token(_)), _) if address.sasl == Sasl::OauthBearer => {
+            config.set("sasl.mechanism", address.sasl.word());
+        }
+        (_, _) if address.sasl == Sasl::OauthBearer => {
+            return Err(Trouble::usage("sasl=oauthbearer: say secret = FILE, with a line `token = ...`"));
+        }
         (Some(secret), _) => {
             let (user, password) = secret.password()?;
             config.set("sasl.mechanism", address.sasl.word()).set("sasl.username", user).set("sasl.password", password);
@@ -190,7 +199,13 @@ fn is_hopeless(code: Code) -> bool {
 }
 
 /// Connects, and asks what a topic is like; it is not made by that. `events` is the client's own queue, which nobody else reads yet.
-pub fn reach(client: &NativeClient, events: &Events, address: &Address) -> Result<Topic, Trouble> {
+pub fn reach(
+    client: &NativeClient,
+    events: &Events,
+    address: &Address,
+    tokens: Option<&Tokens>,
+) -> Result<Topic, Trouble> {
+    tokens.map_or(Ok(()), |tokens| tokens.offer(client))?;
     let (asked, answers) = (Instant::now(), ask(client, address, ANSWER)?);
     let (mut heard, mut down) = (None, None);
     loop {
@@ -200,6 +215,7 @@ pub fn reach(client: &NativeClient, events: &Events, address: &Address) -> Resul
             }
             Some(Event::Failed(fault)) if fault.fatal || is_hopeless(fault.code) => return Err(trouble(&fault)),
             Some(Event::Failed(fault)) => heard = Some(why(&fault)),
+            Some(Event::TokenWanted) => tokens.iter().for_each(|tokens| tokens.renew(client)),
             _ => {}
         }
         if let Some(Event::Described(described)) = answers.next(Duration::from_millis(10)) {

@@ -67,6 +67,8 @@ pub enum Event {
     Described(Result<Topic, Fault>),
     /// Something does not work. What it is, the library goes on trying.
     Failed(Fault),
+    /// A token is needed, or will be soon.
+    TokenWanted,
     /// Nothing that concerns a link.
     Other,
 }
@@ -157,8 +159,36 @@ unsafe fn read(event: *mut sys::rd_kafka_event_t) -> Event {
             sys::RD_KAFKA_EVENT_ERROR => failed(event),
             sys::RD_KAFKA_EVENT_REBALANCE => rebalanced(event),
             sys::RD_KAFKA_EVENT_DESCRIBETOPICS_RESULT => Event::Described(described(event)),
+            sys::RD_KAFKA_EVENT_OAUTHBEARER_TOKEN_REFRESH => Event::TokenWanted,
             _ => Event::Other,
         }
+    }
+}
+
+/// Hands a client a token that is good until then, in milliseconds since the epoch, of whoever that is; the error is what is wrong with
+/// it.
+pub fn set_token(client: &NativeClient, token: &CStr, until_ms: u64, subject: &CStr) -> Result<(), String> {
+    let until = i64::try_from(until_ms).unwrap_or(i64::MAX);
+    let mut why: [c_char; 512] = [0; 512];
+    // SAFETY: the client lives; the texts end with a zero and are copied; there are no extensions; `why` has as much room as is said, and
+    // ends with a zero then.
+    unsafe {
+        let (token, subject) = (token.as_ptr(), subject.as_ptr());
+        let (said, room) = (why.as_mut_ptr(), why.len());
+        let set =
+            sys::rd_kafka_oauthbearer_set_token(client.ptr(), token, until, subject, ptr::null_mut(), 0, said, room);
+        match RDKafkaErrorCode::from(set) {
+            RDKafkaErrorCode::NoError => Ok(()),
+            _ => Err(format!("the token: {}", CStr::from_ptr(why.as_ptr()).to_string_lossy())),
+        }
+    }
+}
+
+/// Tells a client that there is no token, and why: it says so by an event, and asks again.
+pub fn no_token(client: &NativeClient, why: &CStr) {
+    // SAFETY: the client lives; the text ends with a zero and is copied.
+    unsafe {
+        let _ = sys::rd_kafka_oauthbearer_set_token_failure(client.ptr(), why.as_ptr());
     }
 }
 

@@ -3,6 +3,7 @@
 //! - [`address`]: what a URL names; [`client`]: how the library is set up, and what its errors mean;
 //! - [`events`]: what the library tells, as values: the one place where its pointers are followed;
 //! - [`map`]: a message and a record; [`positions`]: the mark of a queue, and where to go on from it;
+//! - [`token`]: who a link is, where that is shown by tokens;
 //! - [`sender`] and [`receiver`]; [`check`]: what `--check` says.
 
 pub mod address;
@@ -13,6 +14,7 @@ pub mod map;
 pub mod positions;
 pub mod receiver;
 pub mod sender;
+pub mod token;
 
 use super::mark::Positions;
 use super::net::Net;

@@ -22,6 +22,7 @@ use super::client::{self, ANSWER, Quiet};
 use super::events::{self, Event, Events, Fault, Record, Topic};
 use super::map;
 use super::positions::{Committed, Partition, note};
+use super::token::Tokens;
 use crate::clock;
 
 /// What marks call it.
@@ -41,6 +42,7 @@ pub struct Receiver {
     events: Events,
     consumer: BaseConsumer<Quiet>,
     address: Address,
+    tokens: Option<Tokens>,
     origin: String,
     /// The topic that is read.
     topic: Topic,
@@ -90,12 +92,14 @@ impl Receiver {
         let consumer = BaseConsumer::from_config_and_context(&config, Quiet).map_err(|error| client::unmade(&error))?;
         let native = consumer.client().native_client();
         let events = Events::of_consumer(native).ok_or_else(|| Trouble::new(Kind::Local, "no memory"))?;
-        let topic = client::reach(native, &events, &address)?;
+        let tokens = Tokens::of(ends, &address);
+        let topic = client::reach(native, &events, &address, tokens.as_ref())?;
         let (mark, told) = followed(mark, &address, &topic.id)?;
         Ok(Receiver {
             events,
             consumer,
             address,
+            tokens,
             origin: ends.origin.to_owned(),
             topic,
             mark,
@@ -295,6 +299,7 @@ impl peer::Receiver for Receiver {
                 Some(Event::Assigned(partitions)) => return self.assign(partitions).map(|()| None),
                 Some(Event::Revoked) => return self.revoke().map(|()| None),
                 Some(Event::Failed(fault)) => self.fail(&fault)?,
+                Some(Event::TokenWanted) => self.tokens.iter().for_each(|tokens| tokens.renew(self.native())),
                 _ => {}
             }
             self.look()?;

@@ -23,6 +23,7 @@ use super::address::Address;
 use super::client::{self, Quiet};
 use super::events::{Event, Events, Fault, Topic};
 use super::map;
+use super::token::Tokens;
 use crate::clock;
 
 /// How often the thread looks, when nothing is told.
@@ -43,6 +44,7 @@ struct Work {
     events: Events,
     producer: BaseProducer<Quiet>,
     address: Address,
+    tokens: Option<Tokens>,
     /// Never held while something is told or sent.
     state: Mutex<State>,
     stop: AtomicBool,
@@ -95,7 +97,7 @@ fn produce(ends: Ends<'_>, address: &Address) -> Result<(BaseProducer<Quiet>, Ev
     let producer = BaseProducer::from_config_and_context(&config, Quiet).map_err(|error| client::unmade(&error))?;
     let native = producer.client().native_client();
     let events = Events::of_producer(native).ok_or_else(|| Trouble::new(Kind::Local, "no memory"))?;
-    let topic = client::reach(native, &events, address)?;
+    let topic = client::reach(native, &events, address, Tokens::of(ends, address).as_ref())?;
     Ok((producer, events, topic))
 }
 
@@ -112,8 +114,8 @@ impl Sender {
     pub fn connect(ends: Ends<'_>) -> Result<Sender, Trouble> {
         let address = Address::of(ends.target, true)?;
         let (producer, events, _) = produce(ends, &address)?;
-        let (state, stop) = (Mutex::default(), AtomicBool::new(false));
-        let work = Arc::new(Work { events, producer, address, state, stop });
+        let (state, stop, tokens) = (Mutex::default(), AtomicBool::new(false), Tokens::of(ends, &address));
+        let work = Arc::new(Work { events, producer, address, tokens, state, stop });
         let own = work.clone();
         let thread = std::thread::Builder::new().name("link-kafka".to_owned()).spawn(move || own.run());
         let thread =
@@ -189,6 +191,10 @@ impl Work {
                     reports.into_iter().for_each(|(number, report)| self.settle(number, verdict(report)));
                 }
                 Some(Event::Failed(fault)) => self.fail(fault),
+                Some(Event::TokenWanted) => {
+                    let client = self.producer.client().native_client();
+                    self.tokens.iter().for_each(|tokens| tokens.renew(client));
+                }
                 _ => {}
             }
         }
