@@ -58,7 +58,7 @@ pub struct Settings {
     pub name: Option<String>,
     /// A file with lines `user = ...` and `password = ...`.
     pub secret: Option<PathBuf>,
-    /// Out: so many messages may be under way.
+    /// Out: so many messages may be claimed; one half of them is under way.
     pub window: usize,
     /// Out: their bodies have so many bytes, unless one alone has more. In: a batch is enqueued when it has so many.
     pub window_bytes: u64,
@@ -109,7 +109,7 @@ impl Default for Settings {
             to: None,
             name: None,
             secret: None,
-            window: 256,
+            window: 512,
             window_bytes: 64 << 20,
             batch: 256,
             linger: Duration::from_millis(20),

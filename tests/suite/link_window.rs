@@ -12,7 +12,7 @@ use crate::linking::{SOON, is_empty, of, start};
 use crate::rabbit::{Rabbit, rough, shared};
 
 /// Two are sent at a time.
-const SIX: [&str; 2] = ["-o", "window=6"];
+const FOUR: [&str; 2] = ["-o", "window=4"];
 
 fn bodies(numbers: impl Iterator<Item = usize>) -> Vec<String> {
     numbers.map(|i| format!("m{i}")).collect()
@@ -30,7 +30,7 @@ fn came(rabbit: &Rabbit, queue: &str) -> Vec<String> {
     rabbit.drain(queue).into_iter().map(|(_, body)| body).collect()
 }
 
-/// Mqfs is killed when the broker has two messages and has not answered, and three more are claimed, of the last of which the link has
+/// Mqfs is killed when the broker has two messages and has not answered, and two more are claimed, of the last of which the link has
 /// not heard. What is with the broker is not claimed anew: the answer would be taken for that of others, such as an urgent one that came
 /// meanwhile. All else is, before anything is claimed.
 #[test]
@@ -42,13 +42,13 @@ fn a_mount_that_goes_while_something_is_under_way_changes_no_order() {
     let mut link = Command::new("strace");
     link.args(["-f", "-qq", "-E", &format!("XDG_RUNTIME_DIR={status}"), "-o", "/dev/null", "-P", &claimed]);
     // The first one is that of all names.
-    link.args(["-e", "trace=openat", "-e", "inject=openat:delay_enter=5000000:when=6"]);
-    link.args([env!("CARGO_BIN_EXE_mqfs"), "link", "-o", "name=w"]).args(SOON).args(SIX);
+    link.args(["-e", "trace=openat", "-e", "inject=openat:delay_enter=5000000:when=5"]);
+    link.args([env!("CARGO_BIN_EXE_mqfs"), "link", "-o", "name=w"]).args(SOON).args(FOUR);
     let link = m.start_command(link.args(["q", &rabbit.url("?queue=window-mount")]));
     wait_until(|| of(&m, "w", "state") == "running");
     rabbit.pause();
     fill(&q);
-    wait_until(|| m.stats(&q)["claimed"] == 5);
+    wait_until(|| m.stats(&q)["claimed"] == 4);
     m.kill9_and_remount();
     fs::write(q.join(".urgent"), "urgent").unwrap();
     set_xattr(q.join(".urgent"), "user.mq.priority", "1").unwrap();
@@ -63,19 +63,19 @@ fn a_mount_that_goes_while_something_is_under_way_changes_no_order() {
     assert_eq!(of(&m, "w", "duplicates"), 0);
 }
 
-/// The broker is killed when it has two messages and has not answered, and four more are claimed: all are sent in order, and none of
+/// The broker is killed when it has two messages and has not answered, and two more are claimed: all are sent in order, and none of
 /// them is claimed twice.
 #[test]
 fn what_is_claimed_meanwhile_stays_behind_what_the_broker_had() {
     let (m, rabbit) = (Mount::new(), rough());
     rabbit.queue("window-broker");
     let q = m.queue_with("q", &["durability=async", "visibility_timeout=1h"]);
-    let link = start(&m, &[&SOON[..], &SIX, &["-o", "name=w", "q", &rabbit.url("?queue=window-broker")]].concat());
+    let link = start(&m, &[&SOON[..], &FOUR, &["-o", "name=w", "q", &rabbit.url("?queue=window-broker")]].concat());
     wait_until(|| of(&m, "w", "state") == "running");
     rabbit.pause();
     fill(&q);
-    wait_until(|| m.stats(&q)["claimed"] == 6);
-    holds_for(Duration::from_millis(300), || m.stats(&q)["claimed"] == 6);
+    wait_until(|| m.stats(&q)["claimed"] == 4);
+    holds_for(Duration::from_millis(300), || m.stats(&q)["claimed"] == 4);
     rabbit.kill9();
     rabbit.start_again();
     wait_until(|| is_empty(&m, &q));
@@ -95,11 +95,11 @@ fn what_is_claimed_and_not_sent_is_given_back() {
     let (m, rabbit) = (Mount::new(), rough());
     rabbit.queue("window-end");
     let q = m.queue_with("q", &["durability=async", "visibility_timeout=1h"]);
-    let link = start(&m, &[&SOON[..], &SIX, &["-o", "name=w", "q", &rabbit.url("?queue=window-end")]].concat());
+    let link = start(&m, &[&SOON[..], &FOUR, &["-o", "name=w", "q", &rabbit.url("?queue=window-end")]].concat());
     wait_until(|| of(&m, "w", "state") == "running");
     rabbit.pause();
     fill(&q);
-    wait_until(|| m.stats(&q)["claimed"] == 6);
+    wait_until(|| m.stats(&q)["claimed"] == 4);
     link.signal(libc::SIGTERM);
     rabbit.resume();
     assert_eq!(link.finish().code(), Some(0));

@@ -13,9 +13,7 @@
 use std::ffi::OsString;
 use std::io::{self, Read};
 use std::os::fd::BorrowedFd;
-use std::panic::resume_unwind;
 use std::sync::Arc;
-use std::thread;
 
 use super::super::envelope::Envelope;
 use super::super::local::outgoing::{self, Claimed, Claims, Nack};
@@ -29,11 +27,8 @@ use super::strays;
 use crate::clock;
 use crate::error::{Refusal, is_mount_gone};
 
-/// So many acknowledgements are worth a thread.
-const MANY: usize = 8;
-
-/// One part of the window is with the broker, while what was confirmed before is acknowledged, and what comes next is claimed.
-const PARTS: usize = 3;
+/// One part of the window is with the broker, while what was confirmed before is acknowledged, and then what comes next is claimed.
+const PARTS: usize = 2;
 
 /// A message that is claimed and not acknowledged.
 pub struct Flight {
@@ -134,37 +129,13 @@ impl Window {
         }
     }
 
-    /// Acknowledges what is confirmed, and fills all of the window at the same time, by two threads: the mount takes as long for each
-    /// request, and most of that is the way there and back.
+    /// While the broker has one part: acknowledges what is confirmed, and fills all of the window.
     pub fn turn_over(&mut self, session: &mut Session<'_, '_>) -> Result<(), Trouble> {
-        if self.fd().is_some() {
+        self.acknowledge(session)?;
+        match self.fd() {
             // There was nothing more to claim just now.
-            return self.acknowledge(session);
-        }
-        if self.confirmed.len() < MANY || self.anew {
-            self.acknowledge(session)?;
-            return self.fill(session, Upto::Whole);
-        }
-        let (mut confirmed, mut acknowledged) = (std::mem::take(&mut self.confirmed), (0, Ok(())));
-        let held = confirmed.len();
-        let Window { queue, claims, origin, flights, .. } = self;
-        let filled = thread::scope(|scope| {
-            let (queue, confirmed) = (&*queue, &mut confirmed);
-            let named = thread::Builder::new().name("link-ack".to_owned());
-            let acknowledging = named.spawn_scoped(scope, || acknowledge(queue, confirmed));
-            let filled = claim_upto(queue, claims, origin, flights, session, Upto::Whole, held);
-            // Without a thread nothing of it is acknowledged yet.
-            if let Ok(thread) = acknowledging {
-                acknowledged = thread.join().unwrap_or_else(|panic| resume_unwind(panic));
-            }
-            filled
-        });
-        self.confirmed = confirmed;
-        session.voice.status.now.duplicates += acknowledged.0;
-        self.goes_on(filled)?;
-        match acknowledged.1 {
-            Err(error) if !is_mount_gone(&error) => Err(self.queue.trouble(&error)),
-            _ => self.acknowledge(session),
+            Some(_) => Ok(()),
+            None => self.fill(session, Upto::Whole),
         }
     }
 
