@@ -104,6 +104,21 @@ fn first_comings_are_in_order() {
 }
 
 #[test]
+fn what_a_killed_broker_kept_too_early_comes_again() {
+    let kept = |id: &str| format!("kept id={id} identity={id} lane=0\n");
+    let again = Promises { doubles_out: Doubles::Any, ..STRICT };
+    let day = good("e1.p1.2") + &good("e1.p1.1");
+    let killed = "fault kind=\"kill\\u0020broker\" side=out\n";
+    let wrong = ["out of order in the broker: e1.p1.1 after e1.p1.2"];
+    let loose = Promises { order_in: false, ..again };
+    let disturbed = "fault kind=cut side=in\n";
+    assert_eq!(broken(loose, &format!("{day}{disturbed}{killed}")), wrong, "it did not come again");
+    let twice = format!("{day}{disturbed}{}", kept("e1.p1.2"));
+    assert_eq!(broken(loose, &twice), wrong, "nobody was killed");
+    assert_eq!(broken(loose, &format!("{twice}{killed}")), [""; 0]);
+}
+
+#[test]
 fn what_has_no_group_is_in_order_with_nothing() {
     let group = |id: &str| Message::of(id).attribute("user.mq.group").map(<[u8]>::to_vec);
     let ids: Vec<String> = (1..100).map(|number| format!("e1.p1.{number}")).collect();
