@@ -14,6 +14,8 @@
 #![deny(missing_docs)]
 
 pub mod background;
+#[cfg(test)]
+mod chance;
 pub mod cli;
 pub mod clock;
 pub mod commands;

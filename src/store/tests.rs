@@ -11,26 +11,9 @@ use crate::error::Error;
 use crate::queue::config::QueueConfig;
 use crate::queue::state::State;
 
+pub(super) use crate::chance::Random;
+
 pub(super) const NOBODY: Taker = Taker { worker: None, uid: 0 };
-
-/// Random numbers, the same again for the same `MQFS_TEST_SEED`, which is printed.
-pub(super) struct Random(u64);
-
-impl Random {
-    pub(super) fn new() -> Self {
-        let given = std::env::var("MQFS_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
-        let seed = given.unwrap_or_else(crate::clock::now_ms);
-        println!("MQFS_TEST_SEED={seed}");
-        Self(seed | 1)
-    }
-
-    pub(super) fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) as usize % limit
-    }
-}
 
 /// What a check tells.
 pub(super) fn checked(dir: &Path, repair: bool) -> (Vec<String>, check::Summary) {

@@ -3,27 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::*;
-
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % limit as u64) as usize
-    }
-}
-
-fn seed() -> u64 {
-    let given = std::env::var("MQFS_TEST_SEED").ok().and_then(|text| text.parse().ok());
-    let seed = given.unwrap_or_else(|| {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-        now.subsec_nanos() as u64 * 2 + 1
-    });
-    println!("MQFS_TEST_SEED={seed}");
-    seed
-}
+use crate::chance::Random;
 
 /// What is known of a course: each user's tasks in their order, those under way, and since a user could be served, who was.
 #[derive(Default)]
@@ -63,7 +43,7 @@ const USERS: u32 = 5;
 
 #[test]
 fn whoever_waits_waits_for_one_task_of_each_other_user() {
-    let mut random = Random(seed() | 1);
+    let mut random = Random::new();
     for round in 0..300 {
         let at_once = 1 + random.below(3);
         let (mut turns, mut course) = (Turns::new(at_once), Course::default());
