@@ -1,12 +1,24 @@
 //! On whose behalf a thread works: the user whose request it serves, or who brought about what it does later.
 //!
 //! The log charges its lines to that user. Each thread knows it for itself, so there is no lock, and nothing is handed
-//! through the layers.
+//! through the layers. So does the thread that serves requests know which of them it serves now.
 
 use std::cell::Cell;
 
 thread_local! {
     static USER: Cell<Option<u32>> = const { Cell::new(None) };
+    static REQUEST: Cell<Option<u64>> = const { Cell::new(None) };
+}
+
+/// The number of the kernel's request that this thread serves now; `None` when it serves none, or the kernel does not tell when the
+/// one that it serves is interrupted.
+pub fn request() -> Option<u64> {
+    REQUEST.get()
+}
+
+/// From now on this thread serves that request.
+pub fn serve(request: Option<u64>) {
+    REQUEST.set(request);
 }
 
 /// The user for whom this thread works now; `None` when it does so for mqfs itself.

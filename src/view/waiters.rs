@@ -32,13 +32,14 @@
 //!   can find it.
 //! - The table's lock is held for no call: neither a waiter's, nor the store's, nor a notification.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
 use crate::error::Error;
+use crate::on_behalf;
 use crate::queue::state::State;
 use crate::store::record::MessageRecord;
 
@@ -62,6 +63,8 @@ pub type Notify = Box<dyn FnOnce() + Send>;
 
 /// So many are served by one call; the rest by the watch thread, as the caller has other things to do.
 const AT_ONCE: usize = 64;
+/// The kernel may tell that a request is interrupted before it hands the request over: so many are remembered.
+const EARLY: usize = 1024;
 
 /// All who wait.
 #[derive(Default)]
@@ -81,8 +84,17 @@ struct Table {
     next: u64,
     parked: BTreeMap<u64, Parked>,
     lines: HashMap<Line, Queue>,
+    /// The tickets of requests of which the kernel tells when they are interrupted, by their numbers; also while they are being
+    /// served.
+    requests: HashMap<u64, u64>,
+    /// Requests that were interrupted and were not parked then: they are being served, or are yet to come.
+    interrupted: VecDeque<u64>,
+    /// How many are parked whose signals have to be looked at.
+    looked_at: usize,
+    /// How many are parked that hold room and want more.
+    more: usize,
     errands: Errands,
-    /// The watch thread sleeps until somebody waits.
+    /// The watch thread sleeps until there is something to look at.
     asleep: bool,
     /// Nobody waits any more.
     closed: bool,
@@ -94,6 +106,9 @@ struct Parked {
     rank: u64,
     /// The thread that asks; 0 if it is not visible from here.
     tid: u32,
+    /// The number of the request, as long as the kernel will tell when it is interrupted. Otherwise the thread's signals have to be
+    /// looked at.
+    request: Option<u64>,
     since: Instant,
     waiter: Waiter,
 }
@@ -149,16 +164,42 @@ pub(super) struct Seen {
 impl Table {
     fn park(&mut self, ticket: u64, parked: Parked) {
         self.lines.entry(parked.line).or_default().tickets.insert((parked.rank, ticket));
+        self.count(&parked, usize::wrapping_add);
         self.parked.insert(ticket, parked);
+    }
+
+    fn count(&mut self, parked: &Parked, change: fn(usize, usize) -> usize) {
+        self.looked_at = change(self.looked_at, usize::from(parked.request.is_none()));
+        self.more = change(self.more, usize::from(matches!(parked.line, Line::More(_))));
+    }
+
+    /// Whether the request was interrupted while it was not parked.
+    fn was_interrupted(&mut self, request: Option<u64>) -> bool {
+        let at = self.interrupted.iter().position(|interrupted| Some(*interrupted) == request);
+        at.and_then(|at| self.interrupted.remove(at)).is_some()
+    }
+
+    /// The request of somebody who was taken out is answered.
+    fn answered(&mut self, parked: &Parked) {
+        if let Some(request) = parked.request {
+            self.requests.remove(&request);
+            self.was_interrupted(parked.request);
+        }
     }
 
     fn take(&mut self, ticket: u64) -> Option<Parked> {
         let parked = self.parked.remove(&ticket)?;
+        self.count(&parked, usize::wrapping_sub);
         if let Some(queue) = self.lines.get_mut(&parked.line) {
             queue.tickets.remove(&(parked.rank, ticket));
         }
         self.tidy(parked.line);
         Some(parked)
+    }
+
+    /// There is somebody for the watch thread to look at now and then.
+    fn is_to_be_looked_at(&self) -> bool {
+        self.looked_at > 0 || self.more > 0
     }
 
     /// Takes the first of a line that is being served. When there is nobody, the round is over.
@@ -199,7 +240,7 @@ impl Waiters {
         let mut table = self.table.lock();
         let result = change(&mut table);
         self.busy.store(!table.lines.is_empty(), Ordering::Relaxed);
-        if !table.errands.is_empty() || (table.asleep && !table.parked.is_empty()) {
+        if !table.errands.is_empty() || (table.asleep && table.is_to_be_looked_at()) {
             self.changed.notify_one();
         }
         result
@@ -258,17 +299,52 @@ impl Waiters {
         self.is_busy() && self.with(|table| table.lines.get(&line).is_some_and(|q| q.served || !q.tickets.is_empty()))
     }
 
-    /// Enters a waiter; gives it back when nobody waits any more.
-    fn enter(&self, line: Line, rank: u64, tid: u32, waiter: Waiter) -> Result<(), Waiter> {
+    /// Enters a waiter: the request of that number, of the thread `tid`. Gives it back with the reason when it cannot wait.
+    fn enter(
+        &self,
+        (line, rank): (Line, u64),
+        (tid, request): (u32, Option<u64>),
+        waiter: Waiter,
+    ) -> Result<(), (Waiter, Error)> {
         self.with(|table| {
             if table.closed {
-                return Err(waiter);
+                return Err((waiter, Error::GoingAway));
+            }
+            if table.was_interrupted(request) {
+                return Err((waiter, Error::Interrupted));
             }
             table.next += 1;
             let ticket = table.next;
-            table.park(ticket, Parked { line, rank, tid, since: Instant::now(), waiter });
+            if let Some(request) = request {
+                table.requests.insert(request, ticket);
+            }
+            table.park(ticket, Parked { line, rank, tid, request, since: Instant::now(), waiter });
             Ok(())
         })
+    }
+
+    /// The kernel tells that whoever waits for the answer to that request has got a signal.
+    ///
+    /// It tells once. So whoever goes on waiting, because the signal would do nothing to a writer, is looked at from then on.
+    pub fn interrupt(&self, request: u64) {
+        let given_up = self.with(|table| {
+            let ticket = table.requests.get(&request).copied();
+            let Some((ticket, parked)) = ticket.and_then(|ticket| Some((ticket, table.take(ticket)?))) else {
+                table.interrupted.truncate(EARLY - 1);
+                table.interrupted.push_front(request);
+                return None;
+            };
+            table.requests.remove(&request);
+            Some((ticket, parked))
+        });
+        let Some((ticket, mut parked)) = given_up else { return };
+        if !parked.line.is_for_room() || parked.tid == 0 || parked.line.is_interrupted(parked.tid) {
+            return self.send_away(parked, Error::Interrupted);
+        }
+        parked.request = None;
+        let line = parked.line;
+        self.with(|table| table.park(ticket, parked));
+        self.serve(line); // what came meanwhile
     }
 
     /// Serves a line, one after the other, until one is not satisfied.
@@ -292,12 +368,18 @@ impl Waiters {
             // What is given to the dying is given back, but only when they are gone.
             let turn = if line.is_interrupted(parked.tid) { Turn::GiveUp(Error::Interrupted) } else { Turn::Try };
             if (parked.waiter)(turn) {
+                self.with(|table| table.answered(&parked));
                 continue;
             }
             let back = self.with(|table| {
-                if table.closed {
+                let why = match table.was_interrupted(parked.request) {
+                    _ if table.closed => Some(Error::GoingAway),
+                    true => Some(Error::Interrupted),
+                    false => None,
+                };
+                if let Some(why) = why {
                     table.end(line);
-                    return Err(parked);
+                    return Err((parked, why));
                 }
                 table.park(ticket, parked);
                 let again = table.lines.get(&line).is_some_and(|queue| queue.again);
@@ -309,10 +391,7 @@ impl Waiters {
             match back {
                 Ok(true) => {}
                 Ok(false) => return,
-                Err(mut parked) => {
-                    (parked.waiter)(Turn::GiveUp(Error::GoingAway));
-                    return;
-                }
+                Err((parked, why)) => return self.send_away(parked, why),
             }
         }
         self.with(|table| {
@@ -323,12 +402,17 @@ impl Waiters {
 
     /// Answers one with an error, if it still waits.
     pub(super) fn give_up(&self, ticket: u64, why: Error) {
-        let Some(mut parked) = self.with(|table| table.take(ticket)) else { return };
-        (parked.waiter)(Turn::GiveUp(why));
-        // There may be room for the next, who needs less.
-        if parked.line.is_for_room() {
-            self.serve(parked.line);
+        if let Some(parked) = self.with(|table| table.take(ticket)) {
+            self.send_away(parked, why);
         }
+    }
+
+    /// Answers somebody who was taken out with an error.
+    fn send_away(&self, mut parked: Parked, why: Error) {
+        (parked.waiter)(Turn::GiveUp(why));
+        self.with(|table| table.answered(&parked));
+        // Somebody else may get what this one did not: the next, who needs less room, or what came while this one was out.
+        self.serve(parked.line);
     }
 
     /// Notes who is to be told when there is something for a line: once, and in place of who was noted for that open file
@@ -397,7 +481,7 @@ impl Waiters {
             if !table.errands.is_empty() {
                 return Some(Work::Errands(std::mem::take(&mut table.errands)));
             }
-            if table.parked.is_empty() {
+            if !table.is_to_be_looked_at() {
                 table.asleep = true;
                 self.changed.wait(&mut table);
                 table.asleep = false;
@@ -410,6 +494,7 @@ impl Waiters {
             }
             *tick = Instant::now() + every;
             let from = table.parked.range(*looked + 1..).chain(table.parked.range(..=*looked));
+            let from = from.filter(|(_, parked)| parked.request.is_none());
             let seen = |(ticket, parked): (&u64, &Parked)| {
                 let Parked { line, tid, since, .. } = *parked;
                 Seen { ticket: *ticket, line, tid, since }
@@ -429,12 +514,19 @@ impl View {
 
     /// As [`View::wait`], behind those of a lower rank and before those of a higher one.
     pub(super) fn wait_ranked(&self, line: Line, rank: u64, tid: u32, waiter: Waiter) {
-        match self.waiters.enter(line, rank, tid, waiter) {
+        // (Who is served is looked at once: the kernel does not tell of a signal that came before it handed the request over.)
+        match self.waiters.enter((line, rank), (tid, on_behalf::request()), waiter) {
             Ok(()) => self.waiters.serve(line),
-            Err(mut waiter) => {
-                waiter(Turn::GiveUp(Error::GoingAway));
+            Err((mut waiter, why)) => {
+                waiter(Turn::GiveUp(why));
             }
         }
+    }
+
+    /// The kernel tells that whoever waits for the answer to the request of that number has got a signal. Who waits for something
+    /// that may never come is answered [`Error::Interrupted`].
+    pub fn interrupt(&self, request: u64) {
+        self.waiters.interrupt(request);
     }
 
     /// A message of `queue` may have become ready, or may be claimed from now on. To be called after it is visible to all, with

@@ -44,7 +44,7 @@ impl Stock {
 
 /// As [`View::wait`].
 fn wait(waiters: &Waiters, waiter: Waiter) {
-    assert!(waiters.enter(LINE, 0, 0, waiter).is_ok());
+    assert!(waiters.enter((LINE, 0), (0, None), waiter).is_ok());
     waiters.serve(LINE);
 }
 
@@ -109,7 +109,7 @@ fn at_the_end_all_are_sent_away_and_nobody_comes_in() {
     waiters.close();
     assert_eq!(*stock.ended.lock(), [(0, libc::ENODEV), (1, libc::ENODEV), (2, libc::ENODEV)]);
     assert_eq!(notified.load(Ordering::Relaxed), 2, "once for each open file");
-    assert!(waiters.enter(LINE, 0, 0, stock.waiter(3)).is_err());
+    assert!(waiters.enter((LINE, 0), (0, None), stock.waiter(3)).is_err());
     assert!(waiters.work(&mut Instant::now(), Duration::ZERO, &mut 0, 1).is_none());
     assert!(!waiters.is_busy());
 }
@@ -154,4 +154,62 @@ fn no_wake_up_is_lost_between_threads() {
     got.sort_unstable();
     assert_eq!(got, (0..2 * EACH).collect::<Vec<_>>());
     assert_eq!((*stock.left.lock(), waiters.all_waiting(|_| true)), (0, 0));
+}
+
+/// As [`wait`], of a request of which the kernel tells when it is interrupted.
+fn wait_as(waiters: &Waiters, request: u64, waiter: Waiter) -> bool {
+    let entered = waiters.enter((LINE, 0), (0, Some(request)), waiter);
+    let parked = entered.is_ok();
+    if let Err((mut waiter, why)) = entered {
+        waiter(Turn::GiveUp(why));
+    }
+    waiters.serve(LINE);
+    parked
+}
+
+#[test]
+fn who_is_interrupted_is_sent_away_whenever_the_kernel_tells() {
+    let (waiters, stock) = (Waiters::default(), Arc::new(Stock::default()));
+    (1..=3).for_each(|request| assert!(wait_as(&waiters, request, stock.waiter(request as usize))));
+    waiters.interrupt(2);
+    waiters.interrupt(4);
+    assert_eq!(*stock.ended.lock(), [(2, libc::EINTR)]);
+    assert!(!wait_as(&waiters, 4, stock.waiter(4)), "it was told before the request came");
+    add(&waiters, &stock, 2);
+    assert_eq!((stock.got.lock().clone(), stock.ended.lock().len()), (vec![1, 3], 2));
+    // What is answered is forgotten.
+    waiters.interrupt(1);
+    assert!(waiters.table.lock().requests.is_empty());
+    (10..10 + 2 * EARLY as u64).for_each(|request| waiters.interrupt(request));
+    assert_eq!(waiters.table.lock().interrupted.len(), EARLY);
+}
+
+#[test]
+fn who_is_interrupted_while_it_tries_is_sent_away_after_that() {
+    let (waiters, ended) = (Arc::new(Waiters::default()), Arc::new(Mutex::new(Vec::new())));
+    let (of, told) = (waiters.clone(), ended.clone());
+    let waiter = move |turn| {
+        match turn {
+            Turn::Try => of.interrupt(7),
+            Turn::GiveUp(why) => told.lock().push(why.errno()),
+        }
+        false
+    };
+    assert!(wait_as(&waiters, 7, Box::new(waiter)));
+    assert_eq!(*ended.lock(), [libc::EINTR]);
+    assert_eq!((waiters.all_waiting(|_| true), waiters.table.lock().requests.len()), (0, 0));
+}
+
+#[test]
+fn only_those_are_looked_at_of_whom_the_kernel_does_not_tell() {
+    let (waiters, stock) = (Waiters::default(), Arc::new(Stock::default()));
+    assert!(wait_as(&waiters, 1, stock.waiter(1)));
+    assert!(!waiters.table.lock().is_to_be_looked_at());
+    wait(&waiters, stock.waiter(2));
+    let Some(Work::Looks(looks)) = waiters.work(&mut Instant::now(), Duration::ZERO, &mut 0, 9) else {
+        panic!("looks")
+    };
+    assert_eq!(looks.iter().map(|look| look.ticket).collect::<Vec<_>>(), [2]);
+    add(&waiters, &stock, 2);
+    assert!(!waiters.table.lock().is_to_be_looked_at());
 }

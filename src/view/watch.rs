@@ -1,8 +1,8 @@
 //! The thread that watches over the requests that wait.
 //!
-//! The kernel cannot interrupt a request once it was told that interrupts are not served, as `fuser` tells it: a process
-//! that waits for an answer would not even die of SIGKILL. So this thread looks at the signals that are pending for those
-//! who wait, and has them answered [`Error::Interrupted`]. It also serves lines on that are too long for one call, and
+//! The kernel tells when whoever waits has got a signal ([`View::interrupt`]). But it tells once for each request, and not of every
+//! request that is made to wait, as not all of that is done where requests are served. So this thread looks at the signals that are
+//! pending for the others, and has them answered [`Error::Interrupted`]. It also serves lines on that are too long for one call, and
 //! those for room, and tells those who poll, which must not be done where a request is being handled.
 
 use std::time::{Duration, Instant};
