@@ -237,7 +237,7 @@ impl Refusal {
     /// That of an errno.
     pub fn of_errno(errno: i32) -> Refusal {
         match errno {
-            libc::ENODEV | libc::ENOTCONN | libc::ECONNABORTED => Refusal::MountGone,
+            libc::ENODEV | libc::ENOTCONN | libc::ECONNABORTED | libc::ECANCELED => Refusal::MountGone,
             libc::ENOENT => Refusal::NotFound,
             libc::ESTALE => Refusal::Stale,
             libc::ENOTDIR => Refusal::NotDirectory,
@@ -288,8 +288,9 @@ mod tests {
         ] {
             assert_eq!(Refusal::of(&io::Error::from_raw_os_error(error.errno())), refusal, "{error}");
         }
-        // The kernel's own, when nobody answers any more.
-        assert!([libc::ENOTCONN, libc::ECONNABORTED].map(io::Error::from_raw_os_error).iter().all(is_mount_gone));
+        // The kernel's own, when nobody answers any more; the last when a process is killed that takes requests by io_uring.
+        let gone = [libc::ENOTCONN, libc::ECONNABORTED, libc::ECANCELED];
+        assert!(gone.map(io::Error::from_raw_os_error).iter().all(is_mount_gone));
         assert_eq!(Refusal::of(&io::Error::other("without a number")), Refusal::Other);
     }
 }

@@ -1,10 +1,14 @@
-//! Between the kernel and the view: requests decoded, replies sent, mounting, signals. Only here is `fuser` named.
+//! Between the kernel and the view: requests decoded, answers sent, mounting, signals. Only here is `fuser` named.
+//!
+//! Requests come by `/dev/fuse` ([`device`]) or by io_uring ([`uring`]); [`wire`] reads and writes what is the same on both, and
+//! [`dispatch`] has the view do what is asked. `fuser` has only the one way, answers INTERRUPT by itself, and hands out requests decoded
+//! and nothing else: so its definitions are used, and not its session.
 
 pub mod ask;
 pub mod confine;
-pub mod created;
 pub mod daemon;
-pub mod filesystem;
+pub mod device;
+pub mod dispatch;
 pub mod fusermount;
 pub mod helper;
 pub mod mount;
@@ -12,8 +16,9 @@ pub mod mountinfo;
 pub mod option_list;
 pub mod options;
 pub mod remounts;
-mod replies;
 pub mod serve;
 pub mod signals;
 pub mod spin;
 pub mod trial;
+pub mod uring;
+pub mod wire;

@@ -91,9 +91,10 @@ pub fn check_mount_point(given: &Path, options: &MountOptions) -> Result<PathBuf
 /// Whether what is mounted at `point` is a FUSE filesystem that nobody serves any more.
 ///
 /// statfs(2) is asked because the kernel never answers it from a cache. While the serving process is being killed, the
-/// question waits until the kernel has closed its device, and then fails with ECONNABORTED: that is dead as well.
+/// question waits until the kernel has closed its device, and then fails with ECONNABORTED, or ECANCELED when it was to go by io_uring:
+/// that is dead as well.
 pub fn is_dead(point: &Path) -> bool {
-    matches!(rustix::fs::statfs(point), Err(Errno::NOTCONN | Errno::CONNABORTED))
+    matches!(rustix::fs::statfs(point), Err(Errno::NOTCONN | Errno::CONNABORTED | Errno::CANCELED))
 }
 
 /// Unmounts a dead mount of type `kind` from `point`; true if there was one. A dead mount of another type is left

@@ -154,7 +154,7 @@ pub fn resolve(point: &Path) -> io::Result<PathBuf> {
     let (Some(parent), Some(name)) = (point.parent(), point.file_name()) else {
         return Err(error);
     };
-    if error.raw_os_error() != Some(libc::ENOTCONN) || name.as_bytes() == b".." {
+    if !crate::error::is_mount_gone(&error) || name.as_bytes() == b".." {
         return Err(error);
     }
     let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use rustix::mount::MountFlags;
 
+use super::device::Transport;
 use super::option_list;
 use super::spin::SpinMode;
 use crate::queue::config::{self, QueueConfig};
@@ -62,6 +63,8 @@ pub struct MountOptions {
     pub subtype: String,
     /// Whether the reader of requests spins while they come thick.
     pub spin: SpinMode,
+    /// By what way requests come.
+    pub transport: Transport,
     /// Where log lines go.
     pub log_file: Option<PathBuf>,
     /// How log lines look.
@@ -88,6 +91,7 @@ impl Default for MountOptions {
             fsname: None,
             subtype: SUBTYPE.to_owned(),
             spin: SpinMode::default(),
+            transport: Transport::default(),
             log_file: None,
             log_format: None,
             user_limits: UserLimits::default(),
@@ -133,6 +137,7 @@ const WITH_VALUE: &[&str] = &[
     "fsname",
     "subtype",
     "spin",
+    "transport",
     "log_file",
     "log_format",
     "user_queues",
@@ -230,6 +235,9 @@ impl MountOptions {
             "umask" => self.umask = Some(umask(&text).ok_or_else(|| bad("an octal number up to 0777"))?),
             "fsname" => self.fsname = Some(value.to_owned()),
             "subtype" => self.subtype = subtype(&text).ok_or_else(|| bad("letters, digits, `-`, `_` and `.`"))?,
+            "transport" => {
+                self.transport = Transport::from_str(&text, false).map_err(|_| bad("auto, uring or dev"))?;
+            }
             "spin" => self.spin = SpinMode::from_str(&text, false).map_err(|_| bad("on, off or auto"))?,
             "log_file" => self.log_file = Some(PathBuf::from(OsString::from_vec(value.as_bytes().to_vec()))),
             "log_format" => {

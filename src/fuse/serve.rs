@@ -2,20 +2,18 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use fuser::{Config, Session, SessionACL};
-use rustix::event::{PollFd, PollFlags, Timespec};
-
-use super::created::Kernel;
 use super::daemon;
-use super::filesystem::Filesystem;
+use super::device::{Device, Session};
+use super::dispatch::Admitted;
 use super::helper::Helper;
 use super::mount::{self, MountError};
 use super::mountinfo;
@@ -121,51 +119,41 @@ fn start_session(
         let _ = mount::take_off(point, helper);
         MountError::Other(format!("cannot start serving: {error}"))
     };
-    let device = mountinfo::at(point).map_err(undo)?.map(|entry| entry.device);
-    if let (Some(helper), Some(device)) = (helper, &device) {
-        helper.mounted(device).map_err(undo)?;
+    let number = mountinfo::at(point).map_err(undo)?.map(|entry| entry.device);
+    if let (Some(helper), Some(number)) = (helper, &number) {
+        helper.mounted(number).map_err(undo)?;
     }
-    let spin = Spin::new(options.spin);
-    let kernel = Arc::new(Kernel::default());
-    let filesystem = Filesystem::new(view.clone(), spin.clone(), kernel.clone());
-    let session = Session::from_fd(filesystem, channel, acl(options.access), config()).map_err(undo)?;
-    spin.attach(session.as_fd().try_clone_to_owned().map_err(undo)?).map_err(undo)?;
-    kernel.attach(session.as_fd().try_clone_to_owned().map_err(undo)?);
-    let waiting = session.as_fd().try_clone_to_owned().map_err(undo)?;
-    view.serve(Box::new(move || readable(&waiting)));
+    let (spin, device) = (Spin::new(options.spin), Device::new(channel));
+    let by = (options.transport, point);
+    let session =
+        Session::begin(device.clone(), view.clone(), spin.clone(), admitted(options.access), by).map_err(undo)?;
+    if !session.by_rings() {
+        spin.attach(device.as_fd().try_clone_to_owned().map_err(undo)?).map_err(undo)?;
+    }
+    view.serve(session.probe().map_err(undo)?);
     let panicked = control.sender.clone();
     view.alarm().watch(move |name| drop(panicked.send(Event::Panicked(name.to_owned()))));
     let sender = control.sender.clone();
-    let serve = move || drop(sender.send(Event::Ended(session.run())));
-    if let Some(device) = device.clone() {
-        remounts::follow(view, device).map_err(undo)?;
+    // What a panic leaves behind is not looked at any more: the mount ends.
+    let run = AssertUnwindSafe(move || session.run());
+    let panicked = |_| Err(io::Error::other("bug: the thread that serves panicked"));
+    let serve = move || drop(sender.send(Event::Ended(catch_unwind(run).unwrap_or_else(panicked))));
+    if let Some(number) = number.clone() {
+        remounts::follow(view, number).map_err(undo)?;
     }
     // By this name it is found when nobody answers, by those who may not look at our descriptors.
-    let name = mountinfo::session_name(device.as_deref().unwrap_or_default());
+    let name = mountinfo::session_name(number.as_deref().unwrap_or_default());
     let session = thread::Builder::new().name(name).spawn(serve).map_err(undo)?;
-    Ok((session, device))
+    Ok((session, number))
 }
 
-/// Whether a request waits in the kernel's queue.
-fn readable(device: &OwnedFd) -> bool {
-    let mut polled = [PollFd::new(device, PollFlags::IN)];
-    rustix::event::poll(&mut polled, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
-}
-
-/// Without `allow_other` the kernel lets in nobody but the owner, and `fuser` need not look: its own check would refuse
-/// the FLUSH of a process that changed its user after it opened a file, and `close` would fail for it.
-fn acl(access: Access) -> SessionACL {
+/// Without `allow_other` the kernel lets in nobody but the owner, and we need not look: a check of ours would refuse the FLUSH of a
+/// process that changed its user after it opened a file, and `close` would fail for it.
+fn admitted(access: Access) -> Admitted {
     match access {
-        Access::Owner | Access::AllowOther => SessionACL::All,
-        Access::AllowRoot => SessionACL::RootAndOwner,
+        Access::Owner | Access::AllowOther => Admitted::All,
+        Access::AllowRoot => Admitted::RootAnd(rustix::process::geteuid().as_raw()),
     }
-}
-
-fn config() -> Config {
-    let mut config = Config::default();
-    // The view relies on requests being handled in the order in which the kernel hands them out.
-    config.n_threads = Some(1);
-    config
 }
 
 impl Server {

@@ -1,7 +1,7 @@
 //! Spinning on the kernel's queue while requests come thick.
 //!
 //! In a virtual machine, waking a thread that sleeps in read(2) on `/dev/fuse` takes longer than serving the request.
-//! With O_NONBLOCK set on that descriptor the read answers EAGAIN instead of sleeping, `fuser` reads again at once, and
+//! With O_NONBLOCK set on that descriptor the read answers EAGAIN instead of sleeping, it is read again at once, and
 //! a request is picked up without anybody being woken: several times as fast for one client, at the price of a busy
 //! processor. So the flag is set when requests come thick and cleared after a millisecond without one; an idle mount
 //! sleeps.

@@ -55,9 +55,10 @@ impl fmt::Display for Violation {
 }
 
 /// Errors that a program may get when mqfs is killed under it: the mount is not connected, or not there; or the kernel was copying
-/// the request to mqfs just then, or its answer, which fails with EIO (`fuse_dev_do_read`). An EIO of mqfs' own is in its log
+/// the request to mqfs just then, or its answer, which fails with EIO (`fuse_dev_do_read`), or ECANCELED by io_uring. An EIO of mqfs' own is in its log
 /// too, and found there.
-const OF_A_CRASH: [i32; 5] = [libc::ENOENT, libc::ENOTCONN, libc::ECONNABORTED, libc::ENODEV, libc::EIO];
+const OF_A_CRASH: [i32; 6] =
+    [libc::ENOENT, libc::ENOTCONN, libc::ECONNABORTED, libc::ECANCELED, libc::ENODEV, libc::EIO];
 
 /// Somebody saw a message in the store.
 #[derive(Clone, Copy, Debug)]

@@ -176,6 +176,7 @@ mod terminal;
 mod time_to_live;
 mod times;
 mod tour;
+mod transport;
 mod unfinished;
 mod unfinished_writers;
 mod unmounting;

@@ -14,7 +14,11 @@ fn count() -> usize {
 
 /// A mount with that many messages in the queue `q`, made by two processes.
 fn filled(count: usize) -> (Mount, PathBuf) {
-    let m = Mount::new();
+    filled_with(&[], count)
+}
+
+fn filled_with(args: &[&str], count: usize) -> (Mount, PathBuf) {
+    let m = Mount::with(args);
     let q = m.queue_with("q", &["durability=async", "max_deliveries=0", "visibility_timeout=1d"]);
     enqueue(&m, count);
     (m, q)
@@ -97,7 +101,8 @@ print("\n".join(name for name in names if name[0] != "."))
 /// "`ls -U q | head` answers at once": the reader is served from the beginning, without the rest being gone through.
 #[test]
 fn the_head_of_a_big_queue_is_at_hand() {
-    let (m, q) = filled(count());
+    // What is answered by io_uring is not counted by the kernel as written.
+    let (m, q) = filled_with(&["-o", "transport=dev"], count());
     let names = listing(&q);
     let heads: String = names.iter().take(10).map(|name| format!("{name}\n")).collect();
     let stats = || {

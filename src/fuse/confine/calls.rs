@@ -16,9 +16,7 @@ pub const CALLS: Calls = &[
     ("time and chance", TIME),
     ("the system's log, and the helper", SOCKETS),
     ("mounts", MOUNT),
-    // What a transport takes that reads requests by io_uring (io_uring_setup, io_uring_enter, io_uring_register) is to be
-    // a list of its own here. Mind that it makes further calls possible that no filter sees: see
-    // IORING_REGISTER_RESTRICTIONS.
+    ("requests by way of io_uring", RINGS),
 ];
 
 /// Those of the helper of a mount of root's: it waits for the serving process to end, and takes the mount off.
@@ -51,6 +49,11 @@ pub const OF_HELPER: Calls = &[
     ("time", &[libc::SYS_clock_gettime, libc::SYS_clock_nanosleep, libc::SYS_nanosleep, libc::SYS_restart_syscall]),
     ("its end", &[libc::SYS_exit_group, libc::SYS_exit, libc::SYS_rt_sigreturn]),
 ];
+
+/// A ring makes further calls possible, which no filter sees; those that are not for us are kept out by
+/// IORING_REGISTER_RESTRICTIONS.
+const RINGS: &[libc::c_long] =
+    &[libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register, libc::SYS_sched_setaffinity];
 
 const FILES: &[libc::c_long] = &[
     libc::SYS_read,
