@@ -7,12 +7,12 @@ use crate::error::{Error, Result};
 use crate::on_behalf;
 use crate::view::access::Caller;
 use crate::view::xattr::Demand;
-use crate::view::{Attributes, Change, DirectoryEntry, Node, Opened, View};
+use crate::view::{Attributes, DirectoryEntry, Node, Opened, View};
 
 use super::spin::Spin;
 use super::wire::abi::StatfsOut;
 use super::wire::answer::{Answer, Listing};
-use super::wire::request::{Call, Request, Setattr};
+use super::wire::request::{Call, Request};
 
 /// How long the kernel may believe the attributes of a message that is being written. They change by requests of this
 /// kernel's only, and those it knows of. (With attributes that must be asked for again it would send a GETATTR before the first
@@ -146,9 +146,7 @@ impl Dispatch {
                 Ok(shown) => self.view.measure(caller, shown, move |found| answer.attributes(found)),
                 Err(error) => answer.error(&error),
             },
-            Call::Setattr(set) => {
-                let Setattr { handle, mode, uid, gid, size, accessed, modified } = *set;
-                let change = Change { mode, uid, gid, size, accessed, modified };
+            Call::Setattr { handle, change } => {
                 answer.attributes(node.and_then(|node| self.view.set_attributes(caller, node, handle, change)));
             }
             Call::Open { flags } => {

@@ -21,13 +21,11 @@ structures! { FromBytes:
     ForgetIn { nlookup: u64 }
     BatchForgetIn { count: u32, dummy: u32 }
     ForgetOne { nodeid: u64, nlookup: u64 }
-    GetattrIn { getattr_flags: u32, dummy: u32, fh: u64 }
     SetattrIn {
         valid: u32, padding: u32, fh: u64, size: u64, lock_owner: u64, atime: i64, mtime: i64, ctime: i64,
         atimensec: u32, mtimensec: u32, ctimensec: u32, mode: u32, unused4: u32, uid: u32, gid: u32, unused5: u32,
     }
     MkdirIn { mode: u32, umask: u32 }
-    MknodIn { mode: u32, rdev: u32, umask: u32, padding: u32 }
     RenameIn { newdir: u64 }
     Rename2In { newdir: u64, flags: u32, padding: u32 }
     LinkIn { oldnodeid: u64 }

@@ -41,11 +41,6 @@ impl Answer {
         Self { unique, carrier: Some(carrier) }
     }
 
-    /// The number of the request.
-    pub fn unique(&self) -> u64 {
-        self.unique
-    }
-
     /// There is none: the kernel does not wait for any.
     pub fn none(mut self) {
         self.carrier = None;

@@ -6,6 +6,7 @@ use fuser::{InitFlags, PollFlags, WriteFlags};
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 use super::abi::{self, InHeader, fattr, op};
+use crate::view::Change;
 
 /// One request.
 #[derive(Debug)]
@@ -48,7 +49,10 @@ pub enum Call<'a> {
         nodes: &'a [abi::ForgetOne],
     },
     Getattr,
-    Setattr(Box<Setattr>),
+    Setattr {
+        handle: Option<u64>,
+        change: Change,
+    },
     Symlink,
     Mknod,
     Mkdir {
@@ -138,19 +142,6 @@ pub enum Call<'a> {
     Other,
 }
 
-/// What SETATTR sets.
-#[derive(Debug, Default)]
-#[allow(missing_docs, reason = "as in `struct stat`")]
-pub struct Setattr {
-    pub handle: Option<u64>,
-    pub mode: Option<u32>,
-    pub uid: Option<u32>,
-    pub gid: Option<u32>,
-    pub size: Option<u64>,
-    pub accessed: Option<SystemTime>,
-    pub modified: Option<SystemTime>,
-}
-
 /// What is left of a request's bytes. By way of a ring, the structure that a call begins with stands elsewhere than the rest.
 struct Rest<'a> {
     structure: Option<&'a [u8]>,
@@ -220,7 +211,7 @@ fn call(opcode: u32, mut rest: Rest<'_>) -> Option<Call<'_>> {
             Call::BatchForget { nodes }
         }
         op::GETATTR => Call::Getattr,
-        op::SETATTR => Call::Setattr(Box::new(setattr(&rest.take()?))),
+        op::SETATTR => setattr(&rest.take()?),
         op::SYMLINK => Call::Symlink,
         op::MKNOD => Call::Mknod,
         op::MKDIR => {
@@ -306,22 +297,22 @@ fn init(bytes: &[u8]) -> Option<Call<'_>> {
     Some(Call::Init { major, minor, max_readahead, flags: u64::from(flags) | u64::from(more) << 32 })
 }
 
-fn setattr(arg: &abi::SetattrIn) -> Setattr {
+fn setattr(arg: &abi::SetattrIn) -> Call<'static> {
     let given = |flag: u32| arg.valid & flag != 0;
     let time = |flag, now, seconds, nanoseconds| match (given(flag), given(now)) {
         (false, _) => None,
         (true, true) => Some(SystemTime::now()),
         (true, false) => Some(time(seconds, nanoseconds)),
     };
-    Setattr {
-        handle: given(fattr::FH).then_some(arg.fh),
+    let change = Change {
         mode: given(fattr::MODE).then_some(arg.mode),
         uid: given(fattr::UID).then_some(arg.uid),
         gid: given(fattr::GID).then_some(arg.gid),
         size: given(fattr::SIZE).then_some(arg.size),
         accessed: time(fattr::ATIME, fattr::ATIME_NOW, arg.atime, arg.atimensec),
         modified: time(fattr::MTIME, fattr::MTIME_NOW, arg.mtime, arg.mtimensec),
-    }
+    };
+    Call::Setattr { handle: given(fattr::FH).then_some(arg.fh), change }
 }
 
 /// A time of the kernel's, which counts nanoseconds forward also before the epoch.
